@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint():
+    """The trained 8-layer Mixtral in Hugging Face layout."""
+    return TESTS / "models" / "tiny-mixtral"
+
+
+@pytest.fixture(scope="session")
+def pack_factory(tiny_checkpoint, tmp_path_factory):
+    """Packs of the tiny checkpoint: a function from export options to a path.
+
+    Each combination of options is exported once per session; do not change what is in a pack.
+    """
+    packs = {}
+
+    def make(experts="int4", dense="int8", group_size=32, tile_width=None):
+        from adapmoe_export import export_pack
+
+        options = (experts, dense, group_size, tile_width)
+        if options not in packs:
+            name = "-".join(str(option) for option in options)
+            pack = tmp_path_factory.mktemp("packs") / f"{name}.adapmoe"
+            export_pack(
+                tiny_checkpoint,
+                pack,
+                experts=experts,
+                dense=dense,
+                group_size=group_size,
+                tile_width=tile_width,
+            )
+            packs[options] = pack
+        return packs[options]
+
+    return make
