@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads in the background. Demand reads go before prefetch reads; within a priority, first in,
+// first out.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "runtime/base/status.h"
+#include "runtime/io/file.h"
+
+namespace adapmoe {
+
+enum class ReadPriority : uint8_t { kDemand, kPrefetch };
+
+struct ReadRequest {
+  int64_t offset = 0;         // with O_DIRECT a multiple of 4 KiB, like the size and the address
+  std::span<std::byte> into;  // stays valid until the completion
+  ReadPriority priority = ReadPriority::kDemand;
+  uint64_t tag = 0;  // given back with the completion
+};
+
+class AsyncReader {
+ public:
+  // Called once per request, on a reader thread.
+  using Completion = std::function<void(uint64_t tag, const Status& status)>;
+
+  // Finishes or drops what is queued; no completion is called after the destructor returns.
+  virtual ~AsyncReader() = default;
+
+  // Set once, before the first submit.
+  virtual void set_completion(Completion completion) = 0;
+  // Never blocks. Thread-safe.
+  virtual void submit(const ReadRequest& request) = 0;
+};
+
+// `threads` threads that read `file` with pread. The file outlives the reader.
+std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads);
+
+}  // namespace adapmoe

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// A read-only file, with O_DIRECT where the file system takes it. Thread-safe: positional reads
+// only.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "runtime/base/status.h"
+
+namespace adapmoe {
+
+class File {
+ public:
+  // Errors: kPackError when the file is missing or not a regular file, naming it. When `direct` is
+  // wanted but refused (tmpfs, overlay), the file is opened buffered and direct() is false.
+  static Result<File> open(const std::string& path, bool direct);
+  File(File&& other) noexcept;
+  File& operator=(File&&) = delete;
+  ~File();
+
+  const std::string& path() const { return path_; }
+  int64_t size() const { return size_; }
+  bool direct() const { return direct_; }
+
+  // Fills `out` from `offset`. With direct(), offset, size and address are multiples of 4 KiB.
+  // Errors: kReadError naming file and offset, for a failed read and for a file that ends early.
+  Status read_at(int64_t offset, std::span<std::byte> out) const;
+
+ private:
+  File(int fd, std::string path, int64_t size, bool direct)
+      : fd_(fd), path_(std::move(path)), size_(size), direct_(direct) {}
+
+  int fd_;
+  std::string path_;
+  int64_t size_;
+  bool direct_;
+};
+
+}  // namespace adapmoe

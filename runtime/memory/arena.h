@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The session's one memory reservation. Everything whose size depends on the model is carved from
+// it at open, so `memory` is a ceiling by construction. Pages are zero until first written.
+// Thread-compatible: carve at open, then only read.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "runtime/base/status.h"
+
+namespace adapmoe {
+
+class Arena {
+ public:
+  // Reserves `bytes` (rounded up to a page). Errors: kBudgetError when the kernel refuses.
+  static Result<Arena> reserve(int64_t bytes);
+  Arena(Arena&& other) noexcept;
+  Arena& operator=(Arena&&) = delete;
+  ~Arena();
+
+  // The next `bytes`, page-aligned. REQUIRES: remaining() >= bytes rounded up to a page.
+  std::span<std::byte> carve(int64_t bytes);
+  int64_t remaining() const { return capacity_ - used_; }
+
+ private:
+  Arena(std::byte* base, int64_t capacity) : base_(base), capacity_(capacity) {}
+
+  std::byte* base_;
+  int64_t capacity_;
+  int64_t used_ = 0;
+};
+
+}  // namespace adapmoe
