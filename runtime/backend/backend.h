@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the model asks of a processor. Rows are token rows; buffers are row-major floats in the
+// session's arena, zero-padded to their stride. Every implementation follows the canonical
+// arithmetic (runtime/README.md). Thread-compatible: one step at a time.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "runtime/base/model_config.h"
+#include "runtime/base/packed_layout.h"
+#include "runtime/base/status.h"
+
+namespace adapmoe {
+
+// A float matrix in memory. `stride` is in floats.
+struct Rows {
+  float* data = nullptr;
+  int64_t rows = 0;
+  int64_t stride = 0;
+  float* row(int64_t i) const { return data + i * stride; }
+  Rows first(int64_t n) const { return {data, n, stride}; }
+};
+
+// A packed matrix in memory.
+struct Matrix {
+  PackedShape shape;
+  const std::byte* data = nullptr;
+};
+
+// One of several products that share their input: y = w x.
+struct LinearOp {
+  const Matrix* w;
+  Rows y;
+};
+
+// One token row's view of its sequence's KV cache, in one layer.
+// [position][num_key_value_heads][head_dim_padded], f16 or f32.
+struct KVRow {
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+  int64_t position = 0;
+};
+
+struct AttentionOp {
+  Rows q, k, v;                     // [rows][heads * head_dim], before RoPE
+  std::span<const KVRow> kv;        // one per row; rows of one sequence in ascending position
+  const float* inv_freq = nullptr;  // [head_dim / 2]
+  int64_t sliding_window = 0;       // 0: all positions
+  Rows out;                         // [rows][num_attention_heads * head_dim]
+};
+
+// Some tiles of one expert and the token rows routed to it.
+struct ExpertOp {
+  std::span<const std::byte* const> tiles;  // consecutive tiles
+  int64_t first_tile = 0;
+  std::span<const int32_t> rows;  // rows of the expert input
+  int64_t first_output = 0;       // row i writes output row first_output + i
+};
+
+// Adds to every hidden row the weighted outputs of its experts, in ascending expert order.
+// expert_out is used up.
+struct CombineOp {
+  std::span<const int32_t>
+      outputs;  // [rows][top_k] rows of expert_out, -1 after the last expert used; at least one
+  std::span<const float> weights;  // [rows][top_k]
+  Rows expert_out;
+  Rows hidden;
+};
+
+// Sizes fixed at open, from which a backend computes its scratch.
+struct BackendShape {
+  ModelConfig config;
+  TileLayout tile;
+  int64_t tiles = 0;     // per expert
+  int64_t max_rows = 0;  // token rows per step
+  bool kv_f16 = true;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "cpu/avx2"
+  virtual int64_t scratch_bytes() const = 0;
+  // Gives the backend its scratch: zeroed, page-aligned, scratch_bytes() long. Before anything
+  // below.
+  virtual void set_scratch(std::span<std::byte> scratch) = 0;
+
+  virtual void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
+  virtual void rms_norm(const float* weight, Rows x, Rows y) = 0;
+  virtual void linear(Rows x, std::span<const LinearOp> ops) = 0;
+  virtual void attention(const AttentionOp& op) = 0;
+  virtual void add(Rows x, Rows into) = 0;
+
+  // Expert FFN: begin_experts fixes the input rows; gate_up_proj computes silu(gate) * up of the
+  // given tiles; down_proj adds the given tiles to the outputs, tiles ascending, starting from zero
+  // at tile 0.
+  virtual void begin_experts(Rows x) = 0;
+  virtual void gate_up_proj(std::span<const ExpertOp> ops) = 0;
+  virtual void down_proj(std::span<const ExpertOp> ops, Rows out) = 0;
+  virtual void combine(const CombineOp& op) = 0;
+};
+
+// Errors: kUnavailable when this build or machine cannot run it, kInvalidArgument for an unknown
+// name. `backend`: "auto", "cpu" or "cuda"; `kernels`: see select_kernels(). `note` receives one
+// line when "auto" fell back.
+Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
+                                              const std::string& kernels, int threads,
+                                              const BackendShape& shape, std::string* note);
+
+// Defined by backend/cuda, or by backend/no_gpu where there is none.
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape);
+Result<std::unique_ptr<Backend>> make_cpu_backend(const std::string& kernels, int threads,
+                                                  const BackendShape& shape);
+
+}  // namespace adapmoe

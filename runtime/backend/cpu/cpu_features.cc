@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/backend/cpu/cpu_features.h"
+
+#include "runtime/base/strings.h"
+
+namespace adapmoe {
+
+std::vector<const KernelTable*> available_kernels() {
+  std::vector<const KernelTable*> tables;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    tables.push_back(&avx2_kernels());
+  }
+#endif
+  tables.push_back(&scalar_kernels());
+  return tables;
+}
+
+Result<const KernelTable*> select_kernels(const std::string& name) {
+  const std::vector<const KernelTable*> tables = available_kernels();
+  if (name == "auto") return tables.front();
+  std::string names = "auto";
+  for (const KernelTable* table : tables) {
+    if (name == table->name) return table;
+    names += str_cat(", ", table->name);
+  }
+  return unavailable(
+      str_cat("kernels=\"", name, "\" cannot run on this machine; use one of ", names));
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// The canonical arithmetic, written once over a 16-lane type L (lanes_*.h); each kernels_*.cc
+// instantiates it for its own. Uses no standard containers: their inline code would be emitted for
+// one ISA and linked for all.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/backend/cpu/kernel_table.h"
+#include "runtime/base/canonical_math.h"
+
+namespace adapmoe {
+
+template <typename L>
+struct Kernels {
+  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
+
+  static void quantize(const float* x, int64_t n, int64_t group, int8_t* q, float* scale,
+                       int32_t* sum) {
+    for (int64_t g = 0; g * group < n; ++g) {
+      const float* xs = x + g * group;
+      int8_t* qs = q + g * group;
+      L largest = L::set1(0.0F);
+      for (int64_t k = 0; k < group; k += 16) largest = L::max(L::abs(L::load(xs + k)), largest);
+      const float amax = largest.max_lane();
+      // A group this small is zero: its scale would be subnormal and its inverse infinite.
+      const bool tiny = !(amax > 1e-30F);
+      scale[g] = tiny ? 0.0F : amax / 127.0F;
+      const L inverse = L::set1(tiny ? 0.0F : 127.0F / amax);
+      int32_t total = 0;
+      for (int64_t k = 0; k < group; k += 16) {
+        L value = L::mul(L::load(xs + k), inverse);
+        value = L::max(L::min(value, L::set1(127.0F)), L::set1(-127.0F));
+        total += value.store_int8(qs + k);
+      }
+      sum[g] = total;
+    }
+  }
+
+  // acc = fma(float(sum of the group), scale_w * scale_x, acc), groups ascending.
+  template <int R, bool kInt4>
+  static void quantized_rows(const BlockArgs& args, int64_t first) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(args.block);
+    const auto* quants = reinterpret_cast<const uint8_t*>(args.block + args.scale_bytes);
+    const int64_t group_bytes = args.group_size * (kInt4 ? 8 : 16);
+    const int8_t* x[R];
+    const float* x_scale[R];
+    const int32_t* x_sum[R];
+    L acc[R];
+    for (int r = 0; r < R; ++r) {
+      const int64_t row = args.index != nullptr ? args.index[first + r] : first + r;
+      x[r] = args.act.q + row * args.act.q_stride;
+      x_scale[r] = args.act.scale + row * args.act.group_stride;
+      x_sum[r] = args.act.sum + row * args.act.group_stride;
+      acc[r] = start(args, first + r);
+    }
+    const int64_t groups = args.cols / args.group_size;
+    for (int64_t g = 0; g < groups; ++g) {
+      typename L::Ints sums[R];
+      if constexpr (kInt4) {
+        int32_t bias[R];
+        for (int r = 0; r < R; ++r) bias[r] = 8 * x_sum[r][g];
+        L::template dot_int4<R>(quants, args.group_size, x, bias, sums);
+      } else {
+        L::template dot_int8<R>(reinterpret_cast<const int8_t*>(quants), args.group_size, x, sums);
+      }
+      const L w_scale = L::load(scales + 16 * g);
+      for (int r = 0; r < R; ++r) {
+        acc[r] = L::fma(L::to_float(sums[r]), L::mul(w_scale, L::set1(x_scale[r][g])), acc[r]);
+        x[r] += args.group_size;
+      }
+      quants += group_bytes;
+    }
+    for (int r = 0; r < R; ++r) acc[r].store(args.y + (first + r) * args.y_stride);
+  }
+
+  // acc = fma(w, x, acc), one per column, ascending. W is float or uint16_t (fp16).
+  template <int R, typename W>
+  static void float_rows(const BlockArgs& args, int64_t first) {
+    const auto* w = reinterpret_cast<const W*>(args.block);
+    const float* x[R];
+    L acc[R];
+    for (int r = 0; r < R; ++r) {
+      const int64_t row = args.index != nullptr ? args.index[first + r] : first + r;
+      x[r] = args.act.x + row * args.act.x_stride;
+      acc[r] = start(args, first + r);
+    }
+    for (int64_t k = 0; k < args.cols; ++k) {
+      const L weights = L::load(w + 16 * k);
+      for (int r = 0; r < R; ++r) acc[r] = L::fma(weights, L::set1(x[r][k]), acc[r]);
+    }
+    for (int r = 0; r < R; ++r) acc[r].store(args.y + (first + r) * args.y_stride);
+  }
+
+  static void block_int4(const BlockArgs& args) {
+    int64_t i = 0;
+    for (; i + kMaxRows <= args.rows; i += kMaxRows) quantized_rows<kMaxRows, true>(args, i);
+    for (; i < args.rows; ++i) quantized_rows<1, true>(args, i);
+  }
+  static void block_int8(const BlockArgs& args) {
+    int64_t i = 0;
+    for (; i + kMaxRows <= args.rows; i += kMaxRows) quantized_rows<kMaxRows, false>(args, i);
+    for (; i < args.rows; ++i) quantized_rows<1, false>(args, i);
+  }
+  static void block_f16(const BlockArgs& args) {
+    int64_t i = 0;
+    for (; i + kMaxRows <= args.rows; i += kMaxRows) float_rows<kMaxRows, uint16_t>(args, i);
+    for (; i < args.rows; ++i) float_rows<1, uint16_t>(args, i);
+  }
+  static void block_f32(const BlockArgs& args) {
+    int64_t i = 0;
+    for (; i + kMaxRows <= args.rows; i += kMaxRows) float_rows<kMaxRows, float>(args, i);
+    for (; i < args.rows; ++i) float_rows<1, float>(args, i);
+  }
+
+  static void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* y) {
+    L squares = L::set1(0.0F);
+    for (int64_t k = 0; k < n; k += 16) {
+      const L v = L::load(x + k);
+      squares = L::fma(v, v, squares);
+    }
+    const float mean = squares.sum() / static_cast<float>(n);
+    const L inverse = L::set1(1.0F / __builtin_sqrtf(mean + eps));
+    for (int64_t k = 0; k < n; k += 16) {
+      L::mul(L::mul(L::load(x + k), inverse), L::load(weight + k)).store(y + k);
+    }
+  }
+
+  static void swiglu(const float* gate, const float* up, int64_t n, float* out) {
+    const L one = L::set1(1.0F);
+    for (int64_t k = 0; k < n; k += 16) {
+      const L g = L::load(gate + k);
+      const L silu = L::div(g, L::add(one, exp_lanes(L::sub(L::set1(0.0F), g))));
+      L::mul(silu, L::load(up + k)).store(out + k);
+    }
+  }
+
+  static void to_half(const float* x, int64_t n, uint16_t* out) {
+    for (int64_t k = 0; k < n; k += 16) L::load(x + k).store_half(out + k);
+  }
+
+  // Through L, not Lane1: a shared inline function must not be compiled for one ISA and linked for
+  // all.
+  static float exp1(float x) { return exp_lanes(L::set1(x)).max_lane(); }
+
+  // Softmax attention in blocks of positions. Each block has its own maximum, sum and weighted
+  // values, so that blocks could be computed apart; they are merged in ascending order.
+  template <typename T>
+  static void attend(const AttendArgs& args) {
+    const int64_t dim = args.head_dim_padded;
+    float* scores = args.scratch;                              // [heads][kAttentionBlock]
+    float* block_out = scores + args.heads * kAttentionBlock;  // [heads][dim]
+    float* state = block_out + args.heads * dim;               // [heads][2]: maximum, sum
+    for (int64_t b = args.first / kAttentionBlock; b <= args.last / kAttentionBlock; ++b) {
+      const int64_t begin = b * kAttentionBlock;
+      const int64_t low = args.first > begin ? args.first : begin;
+      const int64_t end = begin + kAttentionBlock;
+      const int64_t high = args.last + 1 < end ? args.last + 1 : end;
+      score_block<T>(args, begin, low, high, scores);
+      const bool is_first = b == args.first / kAttentionBlock;
+      for (int64_t h = 0; h < args.heads; ++h) {
+        float* s = scores + h * kAttentionBlock;
+        float largest = 0.0F;
+        const float total = softmax_block(s, low - begin, high - begin, &largest);
+        float* into = is_first ? args.out + h * dim : block_out + h * dim;
+        weigh_values<T>(args, begin, low, high, s, into);
+        if (is_first) {
+          state[2 * h] = largest;
+          state[2 * h + 1] = total;
+        } else {
+          merge(args.out + h * dim, into, dim, state + 2 * h, largest, total);
+        }
+      }
+    }
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const L total = L::set1(state[2 * h + 1]);
+      float* out = args.out + h * dim;
+      for (int64_t k = 0; k < dim; k += 16) L::div(L::load(out + k), total).store(out + k);
+    }
+  }
+
+ private:
+  static L start(const BlockArgs& args, int64_t row) {
+    return args.accumulate ? L::load(args.y + row * args.y_stride) : L::set1(0.0F);
+  }
+
+  template <typename T>
+  static void score_block(const AttendArgs& args, int64_t begin, int64_t low, int64_t high,
+                          float* scores) {
+    const auto* k = reinterpret_cast<const T*>(args.k);
+    for (int64_t j = low; j < high; ++j) {
+      const T* key = k + j * args.kv_stride;
+      for (int64_t h = 0; h < args.heads; ++h) {
+        const float* q = args.q + h * args.head_dim_padded;
+        L acc = L::set1(0.0F);
+        for (int64_t d = 0; d < args.head_dim_padded; d += 16) {
+          acc = L::fma(L::load(q + d), L::load(key + d), acc);
+        }
+        scores[h * kAttentionBlock + j - begin] = acc.sum() * args.scale;
+      }
+    }
+  }
+
+  // s becomes exp(s - max) inside [low, high) and 0 outside; returns the sum, lane = position
+  // modulo 16.
+  static float softmax_block(float* s, int64_t low, int64_t high, float* largest) {
+    float m = s[low];
+    for (int64_t j = low + 1; j < high; ++j) m = m > s[j] ? m : s[j];
+    for (int64_t j = 0; j < low; ++j) s[j] = m;
+    for (int64_t j = high; j < kAttentionBlock; ++j) s[j] = m;
+    for (int64_t j = 0; j < kAttentionBlock; j += 16) {
+      exp_lanes(L::sub(L::load(s + j), L::set1(m))).store(s + j);
+    }
+    for (int64_t j = 0; j < low; ++j) s[j] = 0.0F;
+    for (int64_t j = high; j < kAttentionBlock; ++j) s[j] = 0.0F;
+    L acc = L::set1(0.0F);
+    for (int64_t j = 0; j < kAttentionBlock; j += 16) acc = L::add(acc, L::load(s + j));
+    *largest = m;
+    return acc.sum();
+  }
+
+  template <typename T>
+  static void weigh_values(const AttendArgs& args, int64_t begin, int64_t low, int64_t high,
+                           const float* weights, float* out) {
+    const auto* v = reinterpret_cast<const T*>(args.v);
+    for (int64_t d = 0; d < args.head_dim_padded; d += 16) {
+      L acc = L::set1(0.0F);
+      for (int64_t j = low; j < high; ++j) {
+        acc = L::fma(L::set1(weights[j - begin]), L::load(v + j * args.kv_stride + d), acc);
+      }
+      acc.store(out + d);
+    }
+  }
+
+  static void merge(float* out, const float* block_out, int64_t dim, float* state, float largest,
+                    float total) {
+    const float m = state[0] > largest ? state[0] : largest;
+    const float old_part = exp1(state[0] - m);
+    const float new_part = exp1(largest - m);
+    state[0] = m;
+    state[1] = __builtin_fmaf(state[1], old_part, total * new_part);
+    for (int64_t k = 0; k < dim; k += 16) {
+      const L fresh = L::mul(L::load(block_out + k), L::set1(new_part));
+      L::fma(L::load(out + k), L::set1(old_part), fresh).store(out + k);
+    }
+  }
+};
+
+// The table of one instruction set.
+template <typename L>
+constexpr KernelTable make_kernel_table(const char* name) {
+  using K = Kernels<L>;
+  return {name,
+          K::quantize,
+          K::block_int4,
+          K::block_int8,
+          K::block_f16,
+          K::block_f32,
+          K::rms_norm,
+          K::swiglu,
+          K::template attend<uint16_t>,
+          K::template attend<float>,
+          K::to_half};
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linked where the build has no CUDA, so that callers need no #ifdef.
+#include "runtime/backend/backend.h"
+
+namespace adapmoe {
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& /*shape*/) {
+  return unavailable(
+      "backend=\"cuda\": this build has no GPU support; use backend=\"cpu\" or \"auto\"");
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/backend/backend.h"
+#include "runtime/base/strings.h"
+
+namespace adapmoe {
+
+Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
+                                              const std::string& kernels, int threads,
+                                              const BackendShape& shape, std::string* note) {
+  if (backend == "cpu") return make_cpu_backend(kernels, threads, shape);
+  if (backend == "cuda") return make_cuda_backend(shape);
+  if (backend != "auto") {
+    return invalid_argument(str_cat("backend=\"", backend, "\": expected auto, cpu or cuda"));
+  }
+  auto gpu = make_cuda_backend(shape);
+  if (gpu.ok()) return gpu;
+  auto cpu = make_cpu_backend(kernels, threads, shape);
+  if (cpu.ok())
+    *note = str_cat("no GPU in this build or machine, running on ", cpu.value()->name());
+  return cpu;
+}
+
+}  // namespace adapmoe
