@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/model/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace adapmoe {
+
+Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t> logit_rows,
+                        float* logits, const Interrupt& interrupt, int64_t* activations) {
+  const auto n = static_cast<int64_t>(rows.size());
+  std::vector<int32_t> ids;
+  ids.reserve(rows.size());
+  for (const TokenRow& row : rows) ids.push_back(row.token);
+  m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
+  for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
+    if (interrupt && interrupt()) return cancelled("interrupted between layers");
+    const LayerWeights& w = weights_.layers[layer];
+    attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
+                    static_cast<int64_t>(layer), rows);
+    ADAPMOE_RETURN_IF_ERROR(
+        moe_layer(m_, w, static_cast<int32_t>(layer), n, interrupt, activations));
+  }
+  for (size_t begin = 0; begin < logit_rows.size(); begin += kHeadRows) {
+    const size_t count = std::min<size_t>(kHeadRows, logit_rows.size() - begin);
+    head(logit_rows.subspan(begin, count),
+         logits + begin * static_cast<size_t>(m_.config.vocab_size));
+  }
+  return {};
+}
+
+void Decoder::head(std::span<const int32_t> rows, float* logits) {
+  const auto n = static_cast<int64_t>(rows.size());
+  const auto width = static_cast<size_t>(m_.config.hidden_size);
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(m_.work.projected.row(i), m_.work.hidden.row(rows[static_cast<size_t>(i)]),
+                width * sizeof(float));
+  }
+  m_.backend.rms_norm(weights_.norm, m_.work.projected.first(n), m_.work.normed.first(n));
+  const LinearOp op{&weights_.lm_head, m_.work.logits};
+  m_.backend.linear(m_.work.normed.first(n), std::span(&op, 1));
+  const auto vocab = static_cast<size_t>(m_.config.vocab_size);
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(logits + static_cast<size_t>(i) * vocab, m_.work.logits.row(i),
+                vocab * sizeof(float));
+  }
+}
+
+}  // namespace adapmoe

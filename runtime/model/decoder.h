@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder stack: embedding, layers, head. Knows nothing about sequences beyond their token
+// rows.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "runtime/model/attention.h"
+#include "runtime/model/moe_layer.h"
+
+namespace adapmoe {
+
+class Decoder {
+ public:
+  // Everything referenced outlives the decoder.
+  Decoder(MoeContext context, const DenseWeights& weights) : m_(context), weights_(weights) {}
+
+  // Computes `rows` (at most the workspace's max_rows), writes their keys and values, and the
+  // logits of the rows listed in `logit_rows` to logits [logit_rows.size(), vocab_size]. Adds to
+  // *activations the (row, layer, expert) triples computed. Errors: kReadError, kPackError,
+  // kCancelled; the KV caches then hold garbage at the new positions only.
+  Status forward(std::span<const TokenRow> rows, std::span<const int32_t> logit_rows, float* logits,
+                 const Interrupt& interrupt, int64_t* activations);
+
+ private:
+  void head(std::span<const int32_t> rows, float* logits);
+
+  MoeContext m_;
+  const DenseWeights& weights_;
+};
+
+}  // namespace adapmoe

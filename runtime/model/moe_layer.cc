@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/model/moe_layer.h"
+
+#include <vector>
+
+#include "runtime/model/routing_plan.h"
+#include "runtime/residency/expert_stream.h"
+
+namespace adapmoe {
+namespace {
+
+RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows) {
+  std::vector<RoutingDecision> decisions;
+  for (int64_t i = 0; i < rows; ++i) {
+    const std::span<const float> logits(m.work.router_logits.row(i),
+                                        static_cast<size_t>(m.config.num_local_experts));
+    decisions.push_back(route(logits, layer, m.config.router, m.gating));
+  }
+  return plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
+}
+
+ExpertOp expert_op(const RoutingPlan& plan, int32_t expert, int64_t first_tile,
+                   std::span<const std::byte* const> tiles) {
+  const size_t at = plan.find(expert);
+  return {tiles, first_tile, plan.rows[at], plan.first_output[at]};
+}
+
+// All tiles are ready: every gate/up product of all of them, then every down product. Two barriers.
+Status run_residents(const MoeContext& m, const RoutingPlan& plan,
+                     const std::vector<ExpertHandle>& residents, const Interrupt& interrupt) {
+  std::vector<std::vector<const std::byte*>> tiles(residents.size());
+  std::vector<ExpertOp> ops;
+  for (size_t i = 0; i < residents.size(); ++i) {
+    for (int64_t t = 0; t < m.tiles; ++t) {
+      auto data = residents[i].tile(t, interrupt);
+      if (!data.ok()) return data.status();
+      tiles[i].push_back(data.value());
+    }
+    ops.push_back(expert_op(plan, residents[i].id().expert, 0, tiles[i]));
+  }
+  m.backend.gate_up_proj(ops);
+  m.backend.down_proj(ops, m.work.expert_out);
+  return {};
+}
+
+// Tiles are computed as they arrive, so the expert's read overlaps its own computation.
+Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHandle& handle,
+                    const Interrupt& interrupt) {
+  for (int64_t t = 0; t < m.tiles; ++t) {
+    auto data = handle.tile(t, interrupt);
+    if (!data.ok()) return data.status();
+    const std::byte* tile = data.value();
+    const ExpertOp op = expert_op(plan, handle.id().expert, t, std::span(&tile, 1));
+    m.backend.gate_up_proj(std::span(&op, 1));
+    m.backend.down_proj(std::span(&op, 1), m.work.expert_out);
+  }
+  return {};
+}
+
+}  // namespace
+
+Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer, int64_t rows,
+                 const Interrupt& interrupt, int64_t* activations) {
+  const Rows normed = m.work.normed.first(rows);
+  m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
+  const LinearOp router{&weights.router, m.work.router_logits};
+  m.backend.linear(normed, std::span(&router, 1));
+  const RoutingPlan plan = route_rows(m, layer, rows);
+  *activations += plan.activations;
+
+  auto stream = ExpertStream::begin(m.experts, layer, plan.experts, interrupt);
+  if (!stream.ok()) return stream.status();
+  m.backend.begin_experts(normed);
+  ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), interrupt));
+  stream.value().release_residents();
+  while (true) {
+    auto expert = stream.value().next(interrupt);
+    if (!expert.ok()) return expert.status();
+    if (!expert.value().has_value()) break;
+    ADAPMOE_RETURN_IF_ERROR(run_streamed(m, plan, *expert.value(), interrupt));
+  }
+  m.backend.combine({plan.outputs, plan.weights, m.work.expert_out, m.work.hidden.first(rows)});
+  return {};
+}
+
+}  // namespace adapmoe

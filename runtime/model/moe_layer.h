@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// One sparse MoE block: router, gate, residency, expert FFNs, combine.
+#pragma once
+#include <cstdint>
+
+#include "runtime/backend/backend.h"
+#include "runtime/base/interrupt.h"
+#include "runtime/base/status.h"
+#include "runtime/gate/gate.h"
+#include "runtime/model/weights.h"
+#include "runtime/model/workspace.h"
+#include "runtime/residency/expert_cache.h"
+
+namespace adapmoe {
+
+// What every layer shares. The referenced objects outlive it.
+struct MoeContext {
+  const ModelConfig& config;
+  Backend& backend;
+  ExpertCache& experts;
+  const GatingConfig& gating;
+  const Workspace& work;
+  int64_t tiles;  // per expert
+};
+
+// hidden += MoE(norm(hidden)) for the first `rows` rows. Adds to *activations the (row, expert)
+// pairs computed. Errors: kReadError, kPackError, kCancelled.
+Status moe_layer(const MoeContext& context, const LayerWeights& weights, int32_t layer,
+                 int64_t rows, const Interrupt& interrupt, int64_t* activations);
+
+}  // namespace adapmoe

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/residency/expert_cache.h"
+
+#include <chrono>
+#include <utility>
+
+#include "runtime/base/check.h"
+#include "runtime/base/crc32c.h"
+#include "runtime/base/strings.h"
+
+namespace adapmoe {
+namespace {
+
+constexpr auto kInterruptPeriod = std::chrono::milliseconds(20);
+
+}  // namespace
+
+ExpertHandle::~ExpertHandle() {
+  if (cache_ != nullptr) cache_->release(id_);
+}
+
+Result<const std::byte*> ExpertHandle::tile(int64_t index, const Interrupt& interrupt) const {
+  return cache_->tile(id_, index, interrupt);
+}
+
+ExpertCache::ExpertCache(const Pack& pack, FramePool frames, std::unique_ptr<AsyncReader> reader,
+                         std::unique_ptr<EvictionPolicy> policy, VerifyTiles verify)
+    : pack_(pack),
+      tiles_(pack.experts().tiles),
+      frames_(std::move(frames)),
+      policy_(std::move(policy)),
+      verify_(verify),
+      reader_(std::move(reader)) {
+  const ModelConfig& c = pack.config();
+  const auto experts = static_cast<size_t>(c.num_hidden_layers * c.num_local_experts);
+  const size_t tiles = experts * static_cast<size_t>(tiles_);
+  entries_.resize(experts);
+  frame_of_.assign(tiles, kNoFrame);
+  states_ = std::make_unique<std::atomic<TileState>[]>(tiles);
+  verified_.assign(tiles, false);
+  reader_->set_completion([this](uint64_t tag, const Status& status) { complete(tag, status); });
+}
+
+ExpertCache::~ExpertCache() = default;
+
+size_t ExpertCache::flat(ExpertId id) const {
+  return static_cast<size_t>(id.layer * pack_.config().num_local_experts + id.expert);
+}
+size_t ExpertCache::flat_tile(ExpertId id, int64_t tile) const {
+  return flat(id) * static_cast<size_t>(tiles_) + static_cast<size_t>(tile);
+}
+ExpertId ExpertCache::id_of(size_t flat) const {
+  const auto experts = static_cast<size_t>(pack_.config().num_local_experts);
+  return {static_cast<int32_t>(flat / experts), static_cast<int32_t>(flat % experts)};
+}
+
+bool ExpertCache::resident(ExpertId id) const {
+  const std::lock_guard lock(mutex_);
+  return resident_locked(entries_[flat(id)]);
+}
+
+bool ExpertCache::resident_locked(const Entry& entry) const {
+  return entry.occupied == tiles_ && entry.loading == 0 && entry.error.ok();
+}
+
+Result<std::optional<ExpertHandle>> ExpertCache::acquire(ExpertId id, const Interrupt& interrupt) {
+  std::unique_lock lock(mutex_);
+  Entry& entry = entries_[flat(id)];
+  const bool hit = resident_locked(entry);
+  if (entry.occupied < tiles_) {
+    auto room = make_room_locked(id, lock, interrupt);
+    if (!room.ok()) return room.status();
+    if (!room.value()) return std::optional<ExpertHandle>();
+    start_reads_locked(id);
+  }
+  ++stats_.visits;
+  stats_.hits += hit ? 1 : 0;
+  ++entry.holds;
+  entry.last_use = ++clock_;
+  return std::optional<ExpertHandle>(ExpertHandle(this, id));
+}
+
+// Evicts until the missing tiles of `id` have frames; false when that needs experts that somebody
+// holds.
+Result<bool> ExpertCache::make_room_locked(ExpertId id, std::unique_lock<std::mutex>& lock,
+                                           const Interrupt& interrupt) {
+  const int64_t missing = tiles_ - entries_[flat(id)].occupied;
+  while (missing > frames_.free_frames()) {
+    int64_t within_reach = frames_.free_frames();
+    std::vector<EvictionCandidate> candidates;
+    for (size_t i = 0; i < entries_.size(); ++i) {
+      const Entry& entry = entries_[i];
+      if (entry.holds > 0 || entry.occupied == 0 || i == flat(id)) continue;
+      within_reach += entry.occupied;
+      if (entry.loading == 0) candidates.push_back({id_of(i), entry.last_use});
+    }
+    if (missing > within_reach) return false;
+    if (!candidates.empty()) {
+      evict_locked(flat(candidates[policy_->choose(candidates, id.layer)].id));
+    } else {  // reads that nobody waits for any more: their frames come free when they complete
+      ADAPMOE_RETURN_IF_ERROR(wait_locked(lock, interrupt));
+    }
+  }
+  return true;
+}
+
+void ExpertCache::evict_locked(size_t victim) {
+  Entry& entry = entries_[victim];
+  ADAPMOE_CHECK(entry.holds == 0 && entry.loading == 0);
+  for (int64_t t = 0; t < tiles_; ++t) {
+    const size_t at = victim * static_cast<size_t>(tiles_) + static_cast<size_t>(t);
+    if (frame_of_[at] == kNoFrame) continue;
+    frames_.give_back(std::exchange(frame_of_[at], kNoFrame));
+    states_[at].store(TileState::kEmpty, std::memory_order_relaxed);
+  }
+  entry.occupied = 0;
+  entry.error = Status();
+}
+
+void ExpertCache::start_reads_locked(ExpertId id) {
+  Entry& entry = entries_[flat(id)];
+  for (int64_t t = 0; t < tiles_; ++t) {
+    const size_t at = flat_tile(id, t);
+    if (frame_of_[at] != kNoFrame) continue;
+    frame_of_[at] = frames_.take();
+    states_[at].store(TileState::kLoading, std::memory_order_relaxed);
+    ++entry.occupied;
+    ++entry.loading;
+    reader_->submit(
+        {.offset = pack_.tile_offset(id, t),
+         .into = {frames_.data(frame_of_[at]), static_cast<size_t>(frames_.frame_bytes())},
+         .priority = ReadPriority::kDemand,
+         .tag = at});
+  }
+}
+
+Status ExpertCache::check_tile(ExpertId id, int64_t tile, const std::byte* data) {
+  const auto bytes = static_cast<size_t>(frames_.frame_bytes());
+  const uint32_t expected = pack_.tile_crc32c(id, tile);
+  const uint32_t found = crc32c(data, bytes);
+  if (found == expected) return {};
+  return pack_error(str_cat(pack_.expert_file().path(), ": expert ", id.expert, " of layer ",
+                            id.layer, ", tile ", tile, " at offset ", pack_.tile_offset(id, tile),
+                            ": CRC32C is ", std::hex, found, ", expected ", expected,
+                            "; the file is damaged, copy or export the pack again"));
+}
+
+void ExpertCache::complete(uint64_t tag, const Status& read) {
+  const auto tiles = static_cast<size_t>(tiles_);
+  const ExpertId id = id_of(tag / tiles);
+  const auto tile = static_cast<int64_t>(tag % tiles);
+  const std::byte* data = nullptr;
+  bool verify = verify_ == VerifyTiles::kAlways;
+  {
+    const std::lock_guard lock(mutex_);
+    data = frames_.data(frame_of_[tag]);
+    verify = verify || (verify_ == VerifyTiles::kFirst && !verified_[tag]);
+  }
+  const Status status = read.ok() && verify ? check_tile(id, tile, data) : read;
+  {
+    const std::lock_guard lock(mutex_);
+    Entry& entry = entries_[flat(id)];
+    --entry.loading;
+    stats_.bytes_read += read.ok() ? frames_.frame_bytes() : 0;
+    if (status.ok()) {
+      verified_[tag] = true;
+      states_[tag].store(TileState::kReady, std::memory_order_release);
+    } else {
+      entry.error = status;
+      states_[tag].store(TileState::kFailed, std::memory_order_release);
+      if (entry.holds == 0 && entry.loading == 0) evict_locked(flat(id));
+    }
+  }
+  changed_.notify_all();
+}
+
+Status ExpertCache::wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto outcome = changed_.wait_for(lock, kInterruptPeriod);
+  stats_.stall_ns += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+  if (outcome == std::cv_status::timeout) {
+    lock.unlock();  // the callback may take other locks
+    const bool stop = interrupt && interrupt();
+    lock.lock();
+    if (stop) return cancelled("interrupted while waiting for an expert");
+  }
+  return {};
+}
+
+Result<const std::byte*> ExpertCache::tile(ExpertId id, int64_t index, const Interrupt& interrupt) {
+  const size_t at = flat_tile(id, index);
+  if (states_[at].load(std::memory_order_acquire) != TileState::kReady) {
+    std::unique_lock lock(mutex_);
+    while (states_[at].load(std::memory_order_relaxed) == TileState::kLoading) {
+      ADAPMOE_RETURN_IF_ERROR(wait_locked(lock, interrupt));
+    }
+    if (states_[at].load(std::memory_order_relaxed) != TileState::kReady) {
+      return entries_[flat(id)].error;
+    }
+  }
+  // The frame cannot change while the caller holds the expert.
+  return static_cast<const std::byte*>(frames_.data(frame_of_[at]));
+}
+
+void ExpertCache::release(ExpertId id) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = entries_[flat(id)];
+  ADAPMOE_CHECK(entry.holds > 0);
+  --entry.holds;
+  // A failed tile is read again by the next acquire.
+  if (entry.holds == 0 && entry.loading == 0 && !entry.error.ok()) evict_locked(flat(id));
+}
+
+ResidencyStats ExpertCache::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+}  // namespace adapmoe

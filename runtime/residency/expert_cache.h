@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns the tile frames and their states, and decides by policy who gives way. Knows nothing about
+// arithmetic.
+//
+// A tile is empty -> loading -> ready, or -> failed and empty again once its expert is released. An
+// expert may be partly resident. Eviction takes whole experts that nobody holds and that have no
+// read under way.
+//
+// Thread-safe: one thread acquires and waits (the step), reader threads complete.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "runtime/base/interrupt.h"
+#include "runtime/io/async_reader.h"
+#include "runtime/memory/frame_pool.h"
+#include "runtime/residency/eviction_policy.h"
+#include "runtime/residency/expert_handle.h"
+#include "runtime/store/pack.h"
+
+namespace adapmoe {
+
+// When the CRC32C of a tile is checked: every time it is read, the first time, or not at all.
+enum class VerifyTiles : uint8_t { kAlways, kFirst, kNever };
+
+// Counted since the cache was made.
+struct ResidencyStats {
+  int64_t visits = 0;  // acquires
+  int64_t hits = 0;    // of experts with every tile ready
+  int64_t bytes_read = 0;
+  int64_t stall_ns = 0;  // the step waiting for tiles or frames
+};
+
+class ExpertCache {
+ public:
+  // The pack outlives the cache.
+  ExpertCache(const Pack& pack, FramePool frames, std::unique_ptr<AsyncReader> reader,
+              std::unique_ptr<EvictionPolicy> policy, VerifyTiles verify);
+  ~ExpertCache();
+  ExpertCache(const ExpertCache&) = delete;
+  ExpertCache& operator=(const ExpertCache&) = delete;
+
+  bool resident(ExpertId id) const;
+  // Holds `id` and starts demand reads of its missing tiles, ascending, evicting as the policy
+  // says. Empty when the frames that nobody holds do not suffice: release a handle first. Waits
+  // only for reads that nobody holds any more.
+  Result<std::optional<ExpertHandle>> acquire(ExpertId id, const Interrupt& interrupt);
+
+  ResidencyStats stats() const;
+
+ private:
+  friend class ExpertHandle;  // release() and tile() are its two ends
+  enum class TileState : uint8_t { kEmpty, kLoading, kReady, kFailed };
+
+  struct Entry {
+    int32_t holds = 0;
+    int32_t loading = 0;   // tiles
+    int32_t occupied = 0;  // tiles with a frame
+    uint64_t last_use = 0;
+    Status error;  // of the latest failed tile
+  };
+
+  size_t flat(ExpertId id) const;
+  size_t flat_tile(ExpertId id, int64_t tile) const;
+  ExpertId id_of(size_t flat) const;
+
+  bool resident_locked(const Entry& entry) const;
+  Result<bool> make_room_locked(ExpertId id, std::unique_lock<std::mutex>& lock,
+                                const Interrupt& interrupt);
+  void start_reads_locked(ExpertId id);
+  void evict_locked(size_t victim);
+  void complete(uint64_t tag, const Status& read);
+  Status check_tile(ExpertId id, int64_t tile, const std::byte* data);
+  Status wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);
+  void release(ExpertId id);
+  Result<const std::byte*> tile(ExpertId id, int64_t index, const Interrupt& interrupt);
+
+  const Pack& pack_;
+  const int64_t tiles_;  // per expert
+  FramePool frames_;
+  std::unique_ptr<EvictionPolicy> policy_;
+  const VerifyTiles verify_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;                   // a read completed
+  std::vector<Entry> entries_;                        // [layers * experts]
+  std::vector<FrameIndex> frame_of_;                  // [layers * experts * tiles]
+  std::unique_ptr<std::atomic<TileState>[]> states_;  // the same; ready is read without the mutex
+  std::vector<bool> verified_;                        // the same; for VerifyTiles::kFirst
+  uint64_t clock_ = 0;                                // acquires so far
+  ResidencyStats stats_;
+  std::unique_ptr<AsyncReader>
+      reader_;  // last member: destroyed first, so no completion comes late
+};
+
+}  // namespace adapmoe
