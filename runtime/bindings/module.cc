@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of what `adapmoe._core` offers; one file per topic.
+#include <nanobind/nanobind.h>
+
+namespace adapmoe {
+
+void export_stats(nanobind::module_& m);
+void export_session(nanobind::module_& m);
+void export_pack_reader(nanobind::module_& m);
+void export_pack_writer(nanobind::module_& m);
+
+}  // namespace adapmoe
+
+NB_MODULE(_core, m) {
+  m.doc() = "The compiled core of adapmoe.";
+  m.attr("__version__") = ADAPMOE_VERSION;
+  adapmoe::export_stats(m);
+  adapmoe::export_session(m);
+  adapmoe::export_pack_reader(m);
+  adapmoe::export_pack_writer(m);
+}

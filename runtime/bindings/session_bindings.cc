@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <utility>
+
+#include "runtime/base/strings.h"
+#include "runtime/bindings/errors.h"
+#include "runtime/bindings/signals.h"
+#include "runtime/engine/session.h"
+
+namespace nb = nanobind;
+
+namespace adapmoe {
+namespace {
+
+using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<nb::numpy, float>;
+
+// Shared by the Python session and its sequences, so that closing the session frees its memory
+// whoever still refers to it.
+struct Shared {
+  std::shared_ptr<Session> session;
+
+  // A copy keeps the session alive for one call. Needs the GIL.
+  std::shared_ptr<Session> get() const {
+    if (session == nullptr) throw nb::value_error("the session is closed");
+    return session;
+  }
+};
+
+struct PySession {
+  std::shared_ptr<Shared> shared;
+};
+
+struct PySequence {
+  std::shared_ptr<Shared> shared;
+  Sequence sequence;
+
+  PySequence(std::shared_ptr<Shared> s, Sequence q) : shared(std::move(s)), sequence(q) {}
+  PySequence(const PySequence&) = delete;
+  PySequence& operator=(const PySequence&) = delete;
+  ~PySequence() { close(); }
+  void close() {
+    if (shared->session != nullptr) shared->session->close_sequence(sequence);
+    sequence = Sequence();
+  }
+};
+
+// Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
+template <typename Step>
+std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Step& step) {
+  size_t count = 1;
+  for (const size_t n : shape) count *= n;
+  std::unique_ptr<float[]> logits(new float[count]);
+  Result<StepStats> stats = [&] {
+    const nb::gil_scoped_release release;
+    return step(std::span<float>(logits.get(), count));
+  }();
+  const StepStats value = value_or_raise(std::move(stats));
+  const nb::capsule owner(logits.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  return {Logits(logits.release(), shape.size(), shape.data(), owner), value};
+}
+
+std::pair<Logits, StepStats> prefill(PySequence& self, const Ids& ids, bool all_logits) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  const auto vocab = static_cast<size_t>(session->model().vocab_size);
+  std::vector<size_t> shape =
+      all_logits ? std::vector<size_t>{ids.size(), vocab} : std::vector<size_t>{vocab};
+  return run_step(std::move(shape), [&](std::span<float> logits) {
+    return session->prefill(self.sequence, {ids.data(), ids.size()}, all_logits, logits,
+                            python_signals());
+  });
+}
+
+std::pair<Logits, StepStats> decode(const std::shared_ptr<Session>& session,
+                                    const std::vector<Sequence*>& sequences,
+                                    const std::vector<int32_t>& ids, std::vector<size_t> shape) {
+  return run_step(std::move(shape), [&](std::span<float> logits) {
+    return session->decode(sequences, ids, logits, python_signals());
+  });
+}
+
+std::pair<Logits, StepStats> decode_one(PySequence& self, int32_t token_id) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  return decode(session, {&self.sequence}, {token_id},
+                {static_cast<size_t>(session->model().vocab_size)});
+}
+
+std::pair<Logits, StepStats> decode_batch(
+    const PySession& self, const std::vector<std::pair<PySequence*, int32_t>>& items) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  std::vector<Sequence*> sequences;
+  std::vector<int32_t> ids;
+  for (const auto& [sequence, id] : items) {
+    if (sequence->shared != self.shared) {
+      throw nb::value_error("a sequence of another session stands in the batch");
+    }
+    sequences.push_back(&sequence->sequence);
+    ids.push_back(id);
+  }
+  return decode(session, sequences, ids,
+                {items.size(), static_cast<size_t>(session->model().vocab_size)});
+}
+
+// One of `names` as its index. Errors: ValueError listing them.
+size_t choose(const char* what, const std::string& value,
+              std::initializer_list<const char*> names) {
+  size_t index = 0;
+  std::string known;
+  for (const char* name : names) {
+    if (value == name) return index;
+    known += (index++ == 0 ? "" : ", ") + std::string(name);
+  }
+  raise_if_error(invalid_argument(str_cat(what, "=\"", value, "\": expected one of ", known)));
+  return index;
+}
+
+void open(PySession* self, const std::string& path, int64_t memory_bytes, double expert_fraction,
+          int threads, int64_t max_context, int64_t max_sequences, const std::string& kv_dtype,
+          int64_t prefill_chunk, const std::string& backend, const std::string& kernels,
+          const std::string& policy, int readers, bool direct_io, const std::string& verify,
+          const std::string& gating, float gating_threshold, std::vector<float> sensitivity) {
+  SessionConfig c;
+  c.memory_bytes = memory_bytes;
+  c.expert_fraction = expert_fraction;
+  c.threads = threads;
+  c.max_context = max_context;
+  c.max_sequences = max_sequences;
+  c.kv_f16 = choose("kv_dtype", kv_dtype, {"f16", "f32"}) == 0;
+  c.prefill_chunk = prefill_chunk;
+  c.backend = backend;
+  c.kernels = kernels;
+  c.policy = policy;
+  c.readers = readers;
+  c.direct_io = direct_io;
+  c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
+  c.gating = {static_cast<GatingMode>(choose("gating", gating, {"off", "sensitivity"})),
+              gating_threshold, std::move(sensitivity)};
+  auto session = [&] {
+    const nb::gil_scoped_release release;
+    return Session::open(path, std::move(c));
+  }();
+  auto shared = std::make_shared<Shared>();
+  shared->session = value_or_raise(std::move(session));
+  new (self) PySession{std::move(shared)};
+}
+
+}  // namespace
+
+void export_session(nb::module_& m) {
+  nb::class_<PySequence>(m, "Sequence", "One token stream with its KV cache.")
+      .def_prop_ro("length", [](const PySequence& s) { return s.sequence.length; })
+      .def_prop_ro("closed",
+                   [](const PySequence& s) {
+                     return s.sequence.kv_index < 0 || s.shared->session == nullptr;
+                   })
+      .def("prefill", &prefill, nb::arg("ids"), nb::arg("all_logits") = false,
+           "Append ids int32 [n]; float32 logits of the last position [vocab_size], or of all "
+           "[n, vocab_size], and StepStats.")
+      .def("decode", &decode_one, nb::arg("token_id"),
+           "Append one token; float32 logits [vocab_size] and StepStats.")
+      .def(
+          "reset", [](PySequence& s) { s.sequence.length = 0; }, "Forget all tokens.")
+      .def("close", &PySequence::close, "Give the KV cache back.");
+
+  nb::class_<PySession>(m, "Session", "An open pack. One step at a time; calls queue up.")
+      .def("__init__", &open, nb::arg("path"), nb::kw_only(), nb::arg("memory_bytes") = 0,
+           nb::arg("expert_fraction") = 0.0, nb::arg("threads") = 0, nb::arg("max_context") = 0,
+           nb::arg("max_sequences") = 1, nb::arg("kv_dtype") = "f16",
+           nb::arg("prefill_chunk") = 128, nb::arg("backend") = "auto", nb::arg("kernels") = "auto",
+           nb::arg("policy") = "farthest-layer", nb::arg("readers") = 4,
+           nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
+           nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>())
+      .def(
+          "new_sequence",
+          [](const PySession& s) {
+            return new PySequence(s.shared, value_or_raise(s.shared->get()->new_sequence()));
+          },
+          nb::rv_policy::take_ownership)
+      .def("decode_batch", &decode_batch, nb::arg("items"),
+           "Append one token to each of several sequences; logits [n, vocab_size] and StepStats.")
+      .def_prop_ro("memory_split",
+                   [](const PySession& s) { return s.shared->get()->memory_split(); })
+      .def_prop_ro("totals", [](const PySession& s) { return s.shared->get()->totals(); })
+      .def_prop_ro("vocab_size",
+                   [](const PySession& s) { return s.shared->get()->model().vocab_size; })
+      .def_prop_ro("max_context",
+                   [](const PySession& s) { return s.shared->get()->config().max_context; })
+      .def_prop_ro("max_sequences",
+                   [](const PySession& s) { return s.shared->get()->config().max_sequences; })
+      .def_prop_ro("backend", [](const PySession& s) { return s.shared->get()->backend(); })
+      .def_prop_ro("notes", [](const PySession& s) { return s.shared->get()->notes(); })
+      .def(
+          "close", [](const PySession& s) { s.shared->session.reset(); },
+          "Free the memory; sequences of this session are closed with it.");
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The composition root: opens a pack under a memory ceiling, builds everything that a step needs,
+// and runs steps. Thread-safe: one step at a time, callers queue up. Not destroyed while a call
+// runs.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/base/interrupt.h"
+#include "runtime/base/status.h"
+#include "runtime/engine/session_config.h"
+#include "runtime/memory/memory_budget.h"
+
+namespace adapmoe {
+
+// What one step, or several together, did.
+struct StepStats {
+  int64_t tokens = 0;             // token rows computed
+  int64_t experts_used = 0;       // expert visits: one per layer, expert and chunk
+  int64_t experts_activated = 0;  // (token, layer, expert) triples
+  int64_t expert_hits = 0;        // visits that found the expert resident
+  int64_t bytes_read = 0;
+  double stall_s = 0.0;    // waiting for expert tiles
+  double compute_s = 0.0;  // wall minus stall
+  double wall_s = 0.0;
+
+  StepStats& operator+=(const StepStats& other);
+};
+
+// One token stream: a KV cache and how many tokens it holds. Belongs to the session that made it.
+struct Sequence {
+  int64_t kv_index = -1;  // -1: closed
+  int64_t length = 0;
+};
+
+class Session {
+ public:
+  // Errors: kPackError, kReadError, kBudgetError (naming the bytes needed), kUnavailable,
+  // kInvalidArgument.
+  static Result<std::unique_ptr<Session>> open(const std::string& pack_dir, SessionConfig config);
+  ~Session();
+
+  // Neither waits for a running step. Errors: kInvalidArgument when max_sequences are open.
+  Result<Sequence> new_sequence();
+  void close_sequence(Sequence& sequence);
+
+  // Appends `ids`. `logits` has vocab_size floats, for the last position, or ids.size() *
+  // vocab_size with all_logits. On error the sequence is as before. Errors: kInvalidArgument,
+  // kContextOverflow, kReadError, kPackError, kCancelled.
+  Result<StepStats> prefill(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
+                            std::span<float> logits, const Interrupt& interrupt);
+
+  // Appends one token to each of several different sequences. `logits` is [items, vocab_size].
+  // Errors as prefill().
+  Result<StepStats> decode(std::span<Sequence* const> sequences, std::span<const int32_t> ids,
+                           std::span<float> logits, const Interrupt& interrupt);
+
+  const MemorySplit& memory_split() const;
+  const ModelConfig& model() const;
+  const SessionConfig& config() const;
+  std::string backend() const;
+  // Facts the user should see, one line each.
+  const std::vector<std::string>& notes() const;
+  StepStats totals() const;
+
+ private:
+  struct Parts;
+  explicit Session(std::unique_ptr<Parts> parts);
+  Status check_ids(std::span<const int32_t> ids) const;
+
+  std::unique_ptr<Parts> parts_;
+  std::mutex step_;      // held for a whole step
+  std::mutex kv_mutex_;  // which KV caches are in use; never waits for a step
+  mutable std::mutex totals_mutex_;
+  StepStats totals_;
+};
+
+}  // namespace adapmoe

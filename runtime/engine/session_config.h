@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every setting of a session, with its default and unit.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "runtime/gate/gate.h"               // GatingConfig
+#include "runtime/residency/expert_cache.h"  // VerifyTiles
+
+namespace adapmoe {
+
+struct SessionConfig {
+  int64_t memory_bytes = 0;  // 0: 80 % of the smaller of the cgroup's room and MemAvailable
+  double expert_fraction =
+      0.0;                  // > 0: what holds this fraction of the experts, instead of memory_bytes
+  int threads = 0;          // 0: one per core that the process may use
+  int64_t max_context = 0;  // tokens per sequence; 0: min(max_position_embeddings, 4096)
+  int64_t max_sequences = 1;  // KV caches reserved
+  bool kv_f16 = true;
+  int64_t prefill_chunk = 128;  // token rows per step
+  std::string backend = "auto";
+  std::string kernels = "auto";
+  std::string policy = "farthest-layer";
+  int readers = 4;  // reader threads
+  bool direct_io = true;
+  VerifyTiles verify = VerifyTiles::kAlways;
+  GatingConfig gating;
+};
+
+}  // namespace adapmoe

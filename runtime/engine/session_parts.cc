@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/engine/session_parts.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/base/strings.h"
+
+namespace adapmoe {
+namespace {
+
+constexpr int64_t kDefaultContext = 4096;
+constexpr double kAutoShare = 0.8;  // of the available memory
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+Status in_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return {};
+  return invalid_argument(
+      str_cat(name, "=", value, ": expected a value between ", low, " and ", high));
+}
+
+}  // namespace
+
+Status Session::Parts::check_config() {
+  const ModelConfig& c = pack->config();
+  if (config.max_context == 0) {
+    config.max_context = std::min(c.max_position_embeddings, kDefaultContext);
+  }
+  if (config.threads == 0) config.threads = usable_cores();
+  ADAPMOE_RETURN_IF_ERROR(in_range("memory_bytes", config.memory_bytes, 0, INT64_MAX));
+  ADAPMOE_RETURN_IF_ERROR(in_range("threads", config.threads, 1, 1024));
+  ADAPMOE_RETURN_IF_ERROR(in_range("readers", config.readers, 1, 256));
+  ADAPMOE_RETURN_IF_ERROR(
+      in_range("max_context", config.max_context, 1, c.max_position_embeddings));
+  ADAPMOE_RETURN_IF_ERROR(in_range("max_sequences", config.max_sequences, 1, 4096));
+  ADAPMOE_RETURN_IF_ERROR(in_range("prefill_chunk", config.prefill_chunk, 1, 4096));
+  if (!(config.expert_fraction >= 0.0 && config.expert_fraction <= 1.0)) {
+    return invalid_argument(
+        str_cat("expert_fraction=", config.expert_fraction, ": expected a value between 0 and 1"));
+  }
+  const GatingConfig& g = config.gating;
+  if (!(g.threshold >= 0.0F)) {
+    return invalid_argument(str_cat("gating_threshold=", g.threshold, ": expected 0 or more"));
+  }
+  if (g.mode != GatingMode::kOff &&
+      static_cast<int64_t>(g.sensitivity.size()) != c.num_hidden_layers) {
+    return invalid_argument(
+        str_cat("gating=\"sensitivity\" needs one sensitivity per layer: expected ",
+                c.num_hidden_layers, " values, got ", g.sensitivity.size()));
+  }
+  return {};
+}
+
+Status Session::Parts::make_backend_and_split() {
+  const ModelConfig& c = pack->config();
+  const ExpertGeometry& e = pack->experts();
+  const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
+  const BackendShape shape{
+      .config = c,
+      .tile = TileLayout::make(e.dtype, e.group_size, c.hidden_size, e.tile_width),
+      .tiles = e.tiles,
+      .max_rows = max_rows,
+      .kv_f16 = config.kv_f16};
+  std::string note;
+  auto made = make_backend(config.backend, config.kernels, config.threads, shape, &note);
+  if (!made.ok()) return made.status();
+  backend = std::move(made).value();
+  if (!note.empty()) notes.push_back(note);
+
+  Bump count;
+  Workspace::layout(count, c, max_rows);
+  const MemoryNeeds needs{
+      .dense_bytes = pack->dense_bytes(),
+      .kv_bytes = config.max_sequences *
+                  align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes),
+      .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
+      .tile_bytes = e.tile_bytes,
+      .tiles_per_expert = e.tiles,
+      .top_k = c.router.top_k,
+      .num_layers = c.num_hidden_layers,
+      .num_experts = c.num_hidden_layers * c.num_local_experts};
+  const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
+  int64_t memory = config.memory_bytes;
+  if (config.expert_fraction > 0.0) {
+    memory = memory_for_fraction(needs, config.expert_fraction);
+  } else if (memory == 0) {
+    memory = static_cast<int64_t>(static_cast<double>(available) * kAutoShare);
+  }
+  auto result = split_memory(needs, memory);
+  if (!result.ok()) return result.status();
+  split = result.value();
+  const int64_t reserved =
+      split.dense_bytes + split.kv_bytes + split.scratch_bytes + split.expert_bytes;
+  if (reserved > available) {
+    return budget_error(str_cat("memory of ", format_bytes(reserved),
+                                " is more than this process may take: ", format_bytes(available),
+                                " are available (cgroup limit and MemAvailable); lower memory"));
+  }
+  return {};
+}
+
+Status Session::Parts::carve() {
+  const ModelConfig& c = pack->config();
+  auto reserved =
+      Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes + split.expert_bytes);
+  if (!reserved.ok()) return reserved.status();
+  arena.emplace(std::move(reserved).value());
+
+  auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes));
+  if (!weights.ok()) return weights.status();
+  dense = std::move(weights).value();
+  for (int64_t i = 0; i < config.max_sequences; ++i) {
+    kv.emplace_back(c, config.max_context, config.kv_f16,
+                    arena->carve(KVCache::bytes(c, config.max_context, config.kv_f16)));
+  }
+  kv_in_use.assign(kv.size(), false);
+  const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
+  Bump count;
+  Workspace::layout(count, c, max_rows);
+  Bump bump(arena->carve(count.used()));
+  work = Workspace::layout(bump, c, max_rows);
+  backend->set_scratch(arena->carve(backend->scratch_bytes()));
+
+  auto policy = make_eviction_policy(config.policy, c.num_hidden_layers);
+  if (!policy.ok()) return policy.status();
+  experts =
+      std::make_unique<ExpertCache>(*pack,
+                                    FramePool(arena->carve(split.expert_bytes), split.tile_bytes,
+                                              static_cast<int32_t>(split.frames)),
+                                    make_pread_reader(pack->expert_file(), config.readers),
+                                    std::move(policy).value(), config.verify);
+  decoder = std::make_unique<Decoder>(
+      MoeContext{c, *backend, *experts, config.gating, work, pack->experts().tiles}, dense);
+  return {};
+}
+
+Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string& pack_dir,
+                                                              SessionConfig config) {
+  auto parts = std::make_unique<Parts>();
+  parts->config = std::move(config);
+  auto pack = Pack::open(pack_dir, parts->config.direct_io);
+  if (!pack.ok()) return pack.status();
+  parts->pack.emplace(std::move(pack).value());
+  ADAPMOE_RETURN_IF_ERROR(parts->check_config());
+  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split());
+  ADAPMOE_RETURN_IF_ERROR(parts->carve());
+  if (parts->config.direct_io && !parts->pack->expert_file().direct()) {
+    parts->notes.push_back(
+        str_cat("O_DIRECT is refused for ", parts->pack->expert_file().path(),
+                "; reading through the page cache, which is not counted in memory"));
+  }
+  if (parts->split.below_one_cycle()) {
+    parts->notes.push_back(str_cat("experts get ", format_bytes(parts->split.expert_bytes),
+                                   ", less than one token's experts, ",
+                                   format_bytes(parts->split.cycle_bytes), ": expect few hits"));
+  }
+  return parts;
+}
+
+}  // namespace adapmoe

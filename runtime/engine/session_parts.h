@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a session is made of, in order of construction.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/engine/session.h"
+#include "runtime/memory/arena.h"
+#include "runtime/model/decoder.h"
+#include "runtime/model/kv_cache.h"
+
+namespace adapmoe {
+
+struct Session::Parts {
+  // Errors: see Session::open().
+  static Result<std::unique_ptr<Parts>> build(const std::string& pack_dir, SessionConfig config);
+
+  SessionConfig config;
+  std::vector<std::string> notes;
+  std::optional<Pack> pack;
+  std::unique_ptr<Backend> backend;
+  MemorySplit split;
+  std::optional<Arena> arena;
+  DenseWeights dense;
+  std::vector<KVCache> kv;
+  std::vector<bool> kv_in_use;
+  Workspace work;
+  std::unique_ptr<ExpertCache> experts;
+  std::unique_ptr<Decoder> decoder;
+
+ private:
+  Status check_config();
+  Status make_backend_and_split();
+  Status carve();
+};
+
+}  // namespace adapmoe
