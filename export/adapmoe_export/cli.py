@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe export`."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from adapmoe_export.architecture import Json
+from adapmoe_export.errors import ExportError
+from adapmoe_export.pack_writer import export_pack
+
+
+class Dtype(str, Enum):
+    """Storage of a matrix."""
+
+    int4 = "int4"
+    int8 = "int8"
+    f16 = "f16"
+    f32 = "f32"
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Hugging Face Mixtral directory.")],
+    out: Annotated[Path, typer.Argument(help="The pack to write, such as mixtral.adapmoe.")],
+    experts: Annotated[Dtype, typer.Option(help="Dtype of the experts.")] = Dtype.int4,
+    dense: Annotated[Dtype, typer.Option(help="Dtype of the other matrices.")] = Dtype.int8,
+    group_size: Annotated[int, typer.Option(help="Weights per scale: 32, 64 or 128.")] = 32,
+    tile_width: Annotated[str, typer.Option(help="Columns per tile, or 'auto'.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing pack.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="0: one per core.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Convert a Hugging Face checkpoint into a pack.
+
+    Example: adapmoe export Mixtral-8x7B-v0.1 mixtral.adapmoe --experts int4
+    """
+    with _progress_bar() as progress:
+        manifest = export_pack(
+            checkpoint,
+            out,
+            experts=experts.value,
+            dense=dense.value,
+            group_size=group_size,
+            tile_width=_parse_width(tile_width),
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(_summary(out, manifest)))
+    else:
+        _print_tables(out, manifest)
+
+
+def _parse_width(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise ExportError(f"tile width {text!r}: give 'auto' or a number of columns")
+    return int(text)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    columns = (
+        TextColumn("exporting"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("export", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _summary(out: Path, manifest: Json) -> Json:
+    keys = ("files", "quantization", "quantization_error")
+    geometry = {key: value for key, value in manifest["experts"].items() if key != "crc32c"}
+    return {"pack": str(out), "experts": geometry} | {key: manifest[key] for key in keys}
+
+
+def _print_tables(out: Path, manifest: Json) -> None:
+    console = Console()
+    files = Table("file", title=str(out), title_justify="left")
+    files.add_column("bytes", justify="right")
+    for name, file in sorted(manifest["files"].items()):
+        files.add_row(name, f"{file['bytes']:,}")
+    errors = Table("tensors", title="weight error", title_justify="left")
+    errors.add_column("relative RMSE", justify="right")
+    for kind, error in manifest["quantization_error"].items():
+        errors.add_row(kind, f"{error['relative_rmse']:.5f}")
+    console.print(files, errors)

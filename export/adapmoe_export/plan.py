@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout of a pack, known in full before the first weight is read."""
+
+from dataclasses import dataclass
+
+from adapmoe import _core
+from adapmoe_export.architecture import Architecture, ExpertSpec, Json, ModelConfig, TensorSpec
+from adapmoe_export.options import FLOAT_GROUP_SIZE, ExportOptions
+from adapmoe_export.safetensors_writer import TensorEntry, make_header
+from adapmoe_export.tiling import Tiling, align_up, choose_tiling
+
+ROPE_INV_FREQ = "rope.inv_freq"
+VECTOR_MULTIPLE = 16  # vectors are zero-padded to a multiple of this many elements
+
+
+@dataclass(frozen=True)
+class DenseTensor:
+    """One tensor of dense.safetensors. `shape` is [rows, cols] or [length]."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    group_size: int  # 0 for a vector
+    nbytes: int
+    source: TensorSpec | None  # None: the exporter computes it
+
+    @property
+    def entry(self) -> TensorEntry:
+        """How the safetensors header describes it."""
+        if self.group_size:
+            return TensorEntry(self.name, "U8", (self.nbytes,), self.nbytes)
+        return TensorEntry(self.name, "F32", (self.nbytes // 4,), self.nbytes)
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """Everything that follows from the config and the options."""
+
+    architecture: Architecture
+    config: ModelConfig
+    options: ExportOptions
+    tiling: Tiling
+    dense: list[DenseTensor]  # in file order
+
+    @property
+    def expert_group_size(self) -> int:
+        """Group size of the expert matrices."""
+        return self.options.group_size_of(self.options.experts)
+
+    def experts(self) -> list[ExpertSpec]:
+        """All experts, layer-major."""
+        return [
+            self.architecture.expert(self.config, layer, expert)
+            for layer in range(self.config.num_hidden_layers)
+            for expert in range(self.config.num_local_experts)
+        ]
+
+    def sources(self) -> list[TensorSpec]:
+        """Every tensor that the checkpoint must hold."""
+        dense = [tensor.source for tensor in self.dense if tensor.source is not None]
+        return dense + [spec for expert in self.experts() for spec in expert.tensors()]
+
+    def dense_entries(self) -> list[TensorEntry]:
+        """Tensors of dense.safetensors, in file order."""
+        return [tensor.entry for tensor in self.dense]
+
+    def expert_entries(self) -> list[TensorEntry]:
+        """Tensors of experts.safetensors, in file order."""
+        size = self.tiling.expert_bytes
+        return [
+            TensorEntry(
+                f"model.layers.{layer}.block_sparse_moe.experts.{expert}", "U8", (size,), size
+            )
+            for layer in range(self.config.num_hidden_layers)
+            for expert in range(self.config.num_local_experts)
+        ]
+
+    def total_bytes(self) -> int:
+        """Bytes of both safetensors files."""
+        return sum(
+            len(make_header(entries)) + sum(entry.nbytes for entry in entries)
+            for entries in (self.dense_entries(), self.expert_entries())
+        )
+
+    def expert_geometry(self) -> Json:
+        """The manifest's `experts`, without the checksums."""
+        return {
+            "file": "experts.safetensors",
+            "data_offset": len(make_header(self.expert_entries())),
+            "tiles": self.tiling.tiles,
+            "tile_width": self.tiling.tile_width,
+            "tile_bytes": self.tiling.tile_bytes,
+            "expert_bytes": self.tiling.expert_bytes,
+        }
+
+    def dense_geometry(self) -> Json:
+        """The manifest's `dense`."""
+        tensors: Json = {}
+        offset = 0
+        for tensor in self.dense:
+            place = {"dtype": tensor.dtype, "offset": offset, "bytes": tensor.nbytes}
+            if tensor.group_size:
+                rows, cols = tensor.shape
+                place |= {"kind": "matrix", "group_size": tensor.group_size}
+                place |= {"rows": rows, "cols": cols}
+            else:
+                place |= {"kind": "vector", "length": tensor.shape[0]}
+            tensors[tensor.name] = place
+            offset += tensor.nbytes
+        data_offset = len(make_header(self.dense_entries()))
+        return {"file": "dense.safetensors", "data_offset": data_offset, "tensors": tensors}
+
+
+def make_plan(architecture: Architecture, config: ModelConfig, options: ExportOptions) -> PackPlan:
+    """Lay out the pack. Raises ExportError for a tile width that does not fit."""
+    dense = [_dense_tensor(spec, options) for spec in architecture.dense_tensors(config)]
+    dense.append(_vector(ROPE_INV_FREQ, config.head_dim // 2, None))
+    tiling = choose_tiling(
+        config.intermediate_size,
+        config.hidden_size,
+        options.experts,
+        options.group_size_of(options.experts),
+        options.tile_width,
+    )
+    dense.sort(key=lambda tensor: tensor.name)
+    return PackPlan(architecture, config, options, tiling, dense)
+
+
+def _dense_tensor(spec: TensorSpec, options: ExportOptions) -> DenseTensor:
+    if spec.role == "vector":
+        return _vector(spec.name, spec.shape[0], spec)
+    dtype = "f32" if spec.role == "router" else options.dense
+    group_size = FLOAT_GROUP_SIZE if spec.role == "router" else options.group_size_of(dtype)
+    rows, cols = spec.shape
+    nbytes = _core.packed_bytes(rows, cols, dtype, group_size)
+    return DenseTensor(spec.name, spec.shape, dtype, group_size, nbytes, spec)
+
+
+def _vector(name: str, length: int, source: TensorSpec | None) -> DenseTensor:
+    return DenseTensor(name, (length,), "f32", 0, 4 * align_up(length, VECTOR_MULTIPLE), source)
