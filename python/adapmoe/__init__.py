@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run Mixture-of-Experts language models that do not fit in memory."""
+
+from adapmoe.errors import (
+    AdapmoeError,
+    BackendUnavailableError,
+    BudgetError,
+    CancelledError,
+    CheckpointError,
+    ContextOverflowError,
+    PackError,
+    ReadError,
+)
+from adapmoe.generate import GenerationStream
+from adapmoe.generation import GenerationChunk, GenerationResult
+from adapmoe.llm import LLM
+from adapmoe.sampling_params import SamplingParams
+from adapmoe.sequence import Sequence
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "AdapmoeError",
+    "BackendUnavailableError",
+    "BudgetError",
+    "CancelledError",
+    "CheckpointError",
+    "ContextOverflowError",
+    "GenerationChunk",
+    "GenerationResult",
+    "GenerationStream",
+    "PackError",
+    "ReadError",
+    "SamplingParams",
+    "Sequence",
+    "__version__",
+]

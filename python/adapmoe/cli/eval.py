@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe eval`: perplexity of a text."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.cli.options import (
+    ExpertsResidentOption,
+    JsonOption,
+    KernelsOption,
+    KvDtypeOption,
+    MaxContextOption,
+    MemoryOption,
+    PackArgument,
+    PolicyOption,
+    ThreadsOption,
+    open_llm,
+)
+from adapmoe.llm import LLM
+from adapmoe.perplexity import Evaluation, evaluate
+
+
+def evaluate_text(
+    pack: PackArgument,
+    text: Annotated[
+        Path,
+        typer.Option(exists=True, dir_okay=False, help="The text, UTF-8.", show_default=False),
+    ],
+    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 256,
+    memory: MemoryOption = "auto",
+    experts_resident: ExpertsResidentOption = None,
+    threads: ThreadsOption = None,
+    max_context: MaxContextOption = 0,
+    policy: PolicyOption = "farthest-layer",
+    kernels: KernelsOption = "auto",
+    kv_dtype: KvDtypeOption = "f16",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well the model predicts a text: perplexity over windows that do not overlap.
+
+    Examples:
+
+      adapmoe eval mixtral.adapmoe --text evaluation.txt --memory 12GiB
+
+      adapmoe eval mixtral.adapmoe --text evaluation.txt --window 512 --json
+    """
+    with usage_errors():
+        content = text.read_text(encoding="utf-8")
+        llm = open_llm(
+            pack,
+            {
+                "memory": memory,
+                "experts_resident": experts_resident,
+                "threads": threads,
+                "max_context": max_context,
+                "policy": policy,
+                "kernels": kernels,
+                "kv_dtype": kv_dtype,
+            },
+        )
+        with llm:
+            found = _with_progress_bar(llm, content, window)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        typer.echo("perplexity {perplexity:.4f}  nll {nll:.6f}  tokens {tokens}".format(**found))
+
+
+def _with_progress_bar(llm: LLM, text: str, window: int) -> Evaluation:
+    columns = (
+        TextColumn("windows"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("windows", total=None)
+
+        def on_progress(done: int, windows: int) -> None:
+            progress.update(task, completed=done, total=windows)
+
+        return evaluate(llm, text, window=window, on_progress=on_progress)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe inspect`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from adapmoe import _core
+
+
+def inspect(
+    pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Check a pack's manifest and file sizes, and show what the pack holds.
+
+    Example: adapmoe inspect mixtral.adapmoe
+    """
+    text = _core.inspect_pack(str(pack))
+    if as_json:
+        print(text)
+        return
+    manifest = json.loads(text)
+    console = Console()
+    console.print(
+        _table(str(pack), _overview(manifest)),
+        _table("config", manifest["config"]),
+        _table("experts", _expert_rows(manifest["experts"])),
+        _table("files", {name: f"{f['bytes']:,} bytes" for name, f in manifest["files"].items()}),
+        _table("relative RMSE of the weights", _error_rows(manifest)),
+    )
+
+
+def _table(title: str, rows: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _overview(manifest: dict[str, Any]) -> dict[str, Any]:
+    router = manifest["router"]
+    rows = {
+        "format": f"{manifest['format']} {manifest['format_version']}",
+        "architecture": manifest["architecture"],
+        "router": f"{router['score']}, top {router['top_k']} of "
+        f"{manifest['config']['num_local_experts']}",
+        "expert FFN": manifest["expert_ffn"],
+    }
+    for role, quantization in manifest["quantization"].items():
+        rows[f"{role} dtype"] = f"{quantization['dtype']}, group size {quantization['group_size']}"
+    return rows
+
+
+def _expert_rows(experts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "experts": f"{len(experts['crc32c'])} of {experts['expert_bytes']:,} bytes",
+        "tiles per expert": experts["tiles"],
+        "tile": f"{experts['tile_width']} columns, {experts['tile_bytes']:,} bytes",
+    }
+
+
+def _error_rows(manifest: dict[str, Any]) -> dict[str, Any]:
+    # Free-form by the format: shown where it has the exporter's shape.
+    errors = manifest.get("quantization_error", {})
+    return {
+        kind: f"{error['relative_rmse']:.5f}"
+        for kind, error in errors.items()
+        if isinstance(error, dict) and isinstance(error.get("relative_rmse"), float)
+    }

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several verbs share, and opening a pack with them."""
+
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import typer
+
+from adapmoe.llm import LLM
+from adapmoe.units import parse_percent
+
+PackArgument = Annotated[
+    Path,
+    typer.Argument(metavar="PACK", help="The pack, a directory NAME.adapmoe.", show_default=False),
+]
+MemoryOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="Ceiling for weights, KV cache, scratch and experts: 12GiB, 2.5GB, auto.",
+    ),
+]
+ExpertsResidentOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Instead of --memory: enough to keep this share of all experts resident, such as 50%.",
+        show_default=False,
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Compute threads. Default: one per core.", show_default=False),
+]
+MaxContextOption = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Most tokens per sequence. 0: what the model was trained for, up to 4096."
+    ),
+]
+PolicyOption = Annotated[str, typer.Option(help="Which expert to evict: farthest-layer or lru.")]
+KernelsOption = Annotated[str, typer.Option(help="auto, scalar or avx2. All give the same tokens.")]
+KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")
+]
+
+
+class LLMOptions(TypedDict):
+    """Keyword arguments of `open_llm`, as the options above deliver them."""
+
+    memory: str
+    experts_resident: str | None
+    threads: int | None
+    max_context: int
+    policy: str
+    kernels: str
+    kv_dtype: str
+
+
+def open_llm(pack: Path, options: LLMOptions) -> LLM:
+    """Open `pack`; the memory split goes to stderr.
+
+    Raises:
+        ValueError: an option with a wrong value.
+        AdapmoeError: the pack cannot be opened.
+    """
+    share = options["experts_resident"]
+    return LLM(
+        pack,
+        memory=options["memory"],
+        expert_fraction=0.0 if share is None else parse_percent(share),
+        threads=options["threads"],
+        max_context=options["max_context"],
+        policy=options["policy"],
+        kernels=options["kernels"],
+        kv_dtype=options["kv_dtype"],
+        verbose=True,
+    )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions for expected failures; the compiled core raises the same classes."""
+
+
+class AdapmoeError(Exception):
+    """Base of all; the message says what failed, what was expected and what to do."""
+
+
+class PackError(AdapmoeError):
+    """The pack is missing, incomplete, damaged or of an unknown version."""
+
+
+class CheckpointError(AdapmoeError):
+    """The Hugging Face checkpoint cannot be exported."""
+
+
+class BudgetError(AdapmoeError):
+    """`memory` is below the floor of this model, or not available on this machine."""
+
+
+class ReadError(AdapmoeError, OSError):
+    """The disk failed, or a file of the pack changed while it was open."""
+
+
+class BackendUnavailableError(AdapmoeError):
+    """The backend, instruction set or feature asked for does not exist on this machine."""
+
+
+class ContextOverflowError(AdapmoeError, ValueError):
+    """Prompt and answer together need more tokens than `max_context`."""
+
+
+class CancelledError(AdapmoeError):
+    """The step was interrupted by the caller before it was complete."""

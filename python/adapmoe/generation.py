@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One prompt on its way: from logits to token to text, and when to end."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.errors import ContextOverflowError
+from adapmoe.sampling import make_rng, sample
+from adapmoe.sampling_params import SamplingParams
+from adapmoe.stats import GenerationStats
+from adapmoe.stop import StopMatcher
+from adapmoe.tokenizer import StreamDecoder, Tokenizer
+
+DEFAULT_MAX_TOKENS = 256
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """One finished (or interrupted) generation.
+
+    Attributes:
+        text: the generated text without the prompt and without the stop string.
+        token_ids: the generated tokens, an end-of-sequence token included.
+        prompt_tokens: tokens of the prompt.
+        finish_reason: "stop" (end-of-sequence token or stop string), "length", or None if
+            interrupted.
+        stats: what it cost.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    finish_reason: FinishReason | None
+    stats: GenerationStats
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """A piece of streamed text.
+
+    Attributes:
+        index: which prompt of the list it belongs to.
+        text: what follows the chunks before; whole characters.
+        token_ids: tokens since the chunk before.
+        finish_reason: None until the last chunk of this prompt.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+
+
+def token_limit(prompt_tokens: int, max_tokens: int | None, max_context: int) -> int:
+    """How many tokens to generate so that prompt and answer fit into the context.
+
+    Raises:
+        ContextOverflowError: an explicit `max_tokens`, or the prompt alone, does not fit.
+    """
+    room = max_context - prompt_tokens
+    if room < 1:
+        raise ContextOverflowError(
+            f"the prompt has {prompt_tokens} tokens, max_context is {max_context}: nothing can be "
+            "generated; shorten the prompt or raise max_context"
+        )
+    if max_tokens is None:
+        return min(DEFAULT_MAX_TOKENS, room)
+    if max_tokens > room:
+        raise ContextOverflowError(
+            f"{prompt_tokens} prompt tokens + max_tokens {max_tokens} = "
+            f"{prompt_tokens + max_tokens} is more than max_context {max_context}; "
+            f"lower max_tokens to {room} or raise max_context"
+        )
+    return max_tokens
+
+
+class Generation:
+    """State of one generation: tokens and text so far, generator, stop strings.
+
+    `finish_reason` is None while it goes on.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        prompt: NDArray[np.int32],
+        params: SamplingParams,
+        limit: int,
+        tokenizer: Tokenizer,
+    ) -> None:
+        """`prompt`: int32 `[n]`; `limit`: tokens to generate at most, from `token_limit`."""
+        self.index = index
+        self.prompt = prompt
+        self.stats = GenerationStats()
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self._params = params
+        self._limit = limit
+        self._eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
+        self._rng = make_rng(params.seed)
+        self._decoder = StreamDecoder(tokenizer, prompt.tolist())
+        self._stop = StopMatcher(params.stop_strings)
+        self._text: list[str] = []
+        self._sent_tokens = 0
+        self._sent_texts = 0
+
+    def advance(self, logits: NDArray[np.float32]) -> None:
+        """Sample the next token from float32 `[vocab_size]` and take it into the text."""
+        token_id = sample(logits, self._params, self._rng)
+        self.token_ids.append(token_id)
+        self._text.append(self._stop.push(self._decoder.push(token_id)))
+        if self._stop.stopped or token_id in self._eos_ids:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self._limit:
+            self.finish_reason = "length"
+        if self.finish_reason:
+            self._text.append(self._stop.push(self._decoder.flush()))
+            self._text.append(self._stop.flush())
+
+    def take_chunk(self) -> GenerationChunk | None:
+        """What is new since the last call; None while no character is complete."""
+        text = "".join(self._text[self._sent_texts :])
+        if not text and not self.finish_reason:
+            return None
+        tokens = self.token_ids[self._sent_tokens :]
+        self._sent_tokens, self._sent_texts = len(self.token_ids), len(self._text)
+        return GenerationChunk(self.index, text, tokens, self.finish_reason)
+
+    def result(self) -> GenerationResult:
+        """All there is so far."""
+        return GenerationResult(
+            "".join(self._text),
+            list(self.token_ids),
+            len(self.prompt),
+            self.finish_reason,
+            self.stats,
+        )

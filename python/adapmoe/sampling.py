@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From logits to a token id: a pipeline of pure functions on float64 `[vocab_size]` scores.
+
+A score of -inf means "never". The filters keep exactly the tokens that transformers' warpers keep.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.errors import AdapmoeError
+from adapmoe.sampling_params import SamplingParams
+
+Scores = NDArray[np.float64]
+
+
+def make_rng(seed: int | None) -> np.random.Generator:
+    """One generator per sequence, so that what a batch contains does not change what is drawn."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def greedy(scores: Scores) -> int:
+    """Return the index of the highest score, the lowest index where several are equal."""
+    return int(np.argmax(scores))
+
+
+def apply_temperature(scores: Scores, temperature: float) -> Scores:
+    """Divide by `temperature` > 0."""
+    return np.asarray(scores / temperature, dtype=np.float64)
+
+
+def keep_top_k(scores: Scores, top_k: int) -> Scores:
+    """Keep what is not below the k-th highest; ties at the border all stay. 0: keep all."""
+    if top_k == 0 or top_k >= scores.size:
+        return scores
+    border = np.partition(scores, scores.size - top_k)[scores.size - top_k]
+    return np.where(scores < border, -np.inf, scores)
+
+
+def keep_top_p(scores: Scores, top_p: float) -> Scores:
+    """Keep the fewest tokens whose probabilities reach `top_p`, at least one. 1: keep all."""
+    if top_p == 1:
+        return scores
+    ascending = np.argsort(scores, kind="stable")
+    # Summed from the least likely upwards: what is dropped are the tails that fit into 1 - top_p.
+    tail = np.cumsum(probabilities(scores)[ascending])
+    dropped = ascending[:-1][tail[:-1] <= 1 - top_p]
+    kept: Scores = scores.copy()
+    kept[dropped] = -np.inf
+    return kept
+
+
+def probabilities(scores: Scores) -> Scores:
+    """Softmax. Needs at least one finite score."""
+    weights = np.exp(scores - scores.max())
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def draw(probs: Scores, rng: np.random.Generator) -> int:
+    """Draw one index by inverting the cumulative distribution; consumes one number of `rng`."""
+    cumulative = np.cumsum(probs)
+    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    # Rounding may put the point on the upper end, past the last token that has any probability.
+    return min(index, int(np.flatnonzero(probs)[-1]))
+
+
+def warp(scores: Scores, params: SamplingParams) -> Scores:
+    """Temperature, then top-k, then top-p. `params.temperature` must not be 0."""
+    scores = apply_temperature(scores, params.temperature)
+    scores = keep_top_k(scores, params.top_k)
+    return keep_top_p(scores, params.top_p)
+
+
+def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Generator) -> int:
+    """Choose the next token.
+
+    Args:
+        logits: float32 `[vocab_size]`, as prefill and decode return them.
+        params: temperature 0 is greedy and leaves `rng` untouched.
+        rng: the sequence's own generator.
+
+    Raises:
+        AdapmoeError: the logits are not finite, which a damaged pack can cause.
+    """
+    scores: Scores = logits.astype(np.float64)
+    if not np.isfinite(scores.max()):
+        raise AdapmoeError(
+            "the model produced logits that are not finite; check the pack with `adapmoe inspect`"
+        )
+    if params.temperature == 0:
+        return greedy(scores)
+    return draw(probabilities(warp(scores, params)), rng)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import adapmoe
+
+
+def test_the_steps_return_the_last_logits_and_their_statistics(open_llm):
+    llm = open_llm()
+    with llm.new_sequence() as sequence:
+        with pytest.raises(ValueError, match="no step"):
+            _ = sequence.last_stats
+        last = sequence.prefill([1, 5, 9])
+        assert last.dtype == np.float32
+        assert last.shape == (llm.vocab_size,)
+        assert sequence.last_stats.tokens == 3
+        after = sequence.decode(7)
+        assert sequence.last_stats.tokens == 1
+        assert sequence.length == 4
+        sequence.reset()
+        every = sequence.prefill(np.array([1, 5, 9, 7]), all_logits=True)
+        assert every.shape == (4, llm.vocab_size)
+        assert np.array_equal(every[2], last)
+        assert np.array_equal(every[3], after)
+    assert sequence.closed
+
+
+def test_a_batch_is_what_each_sequence_gives_alone(open_llm):
+    llm = open_llm(max_sequences=3)
+    a, b, alone = (llm.new_sequence() for _ in range(3))
+    a.prefill([1, 5])
+    b.prefill([1, 8, 8])
+    rows = llm.decode_batch([(b, 4), (a, np.int64(3))])
+    alone.prefill([1, 8, 8])
+    assert np.array_equal(rows[0], alone.decode(4))
+    alone.reset()
+    alone.prefill([1, 5])
+    assert np.array_equal(rows[1], alone.decode(3))
+    assert a.last_stats is b.last_stats
+    assert a.last_stats.tokens == 2
+
+
+def test_closing_closes_the_sequences(open_llm):
+    llm = open_llm(max_sequences=2)
+    sequence = llm.new_sequence()
+    assert llm.free_sequences == 1
+    llm.close()
+    assert sequence.closed
+    llm.close()
+    with pytest.raises(adapmoe.AdapmoeError, match="closed"):
+        llm.new_sequence()
+
+
+def test_settings_reach_the_session(open_llm):
+    llm = open_llm(memory="2GiB", threads=3, policy="lru", sensitivity=(0.5, 1.0), max_context=99)
+    options = llm._session.options
+    assert options["memory_bytes"] == 2**31
+    assert options["threads"] == 3
+    assert options["policy"] == "lru"
+    assert options["sensitivity"] == [0.5, 1.0]
+    assert options["expert_fraction"] == 0.0
+    assert (llm.max_context, llm.max_sequences, llm.backend) == (99, 1, "fake/none")
+    assert open_llm()._session.options["memory_bytes"] == 0
+    assert open_llm()._session.options["threads"] == 0
+
+
+def test_memory_and_expert_fraction_exclude_each_other(open_llm):
+    assert open_llm(expert_fraction=0.5)._session.options["expert_fraction"] == 0.5
+    with pytest.raises(ValueError, match="either memory or expert_fraction"):
+        open_llm(memory="1GiB", expert_fraction=0.5)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        open_llm(expert_fraction=1.5)
+
+
+def test_verbose_prints_the_split_to_stderr(open_llm, capsys):
+    open_llm(verbose=True)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "32 of 64 tiles" in output.err
+    for label in ("memory", "dense weights", "KV cache", "scratch", "experts"):
+        assert label in output.err
+    open_llm()
+    assert capsys.readouterr().err == ""
+
+
+def test_notes_of_the_session_are_warnings(open_llm, caplog):
+    open_llm({"notes": ["O_DIRECT refused"]})
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "O_DIRECT refused")
+    ]
+
+
+def test_errors_have_the_builtin_bases_callers_expect():
+    assert issubclass(adapmoe.ReadError, OSError)
+    assert issubclass(adapmoe.ContextOverflowError, ValueError)
+    assert str(adapmoe.ReadError("experts.safetensors: short read")).startswith("experts")
+    for name in adapmoe.__all__:
+        if name.endswith("Error"):
+            assert issubclass(getattr(adapmoe, name), adapmoe.AdapmoeError)
+
+
+def test_the_version_is_the_one_of_the_project():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.*)"', text, re.MULTILINE)[1] == adapmoe.__version__
