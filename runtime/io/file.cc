@@ -67,4 +67,6 @@ Status File::read_at(int64_t offset, std::span<std::byte> out) const {
   return {};
 }
 
+void File::drop_page_cache() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
+
 }  // namespace adapmoe

@@ -28,6 +28,9 @@ class File {
   // Errors: kReadError naming file and offset, for a failed read and for a file that ends early.
   Status read_at(int64_t offset, std::span<std::byte> out) const;
 
+  // Tells the kernel that what was read buffered is not needed again. Only advice.
+  void drop_page_cache() const;
+
  private:
   File(int fd, std::string path, int64_t size, bool direct)
       : fd_(fd), path_(std::move(path)), size_(size), direct_(direct) {}

@@ -115,7 +115,10 @@ int64_t Pack::dense_bytes() const {
 Status Pack::read_dense(std::span<std::byte> into) const {
   const int64_t bytes = dense_file_.size() - manifest_.dense_data_offset;
   ADAPMOE_CHECK(static_cast<int64_t>(into.size()) >= bytes);
-  return dense_file_.read_at(manifest_.dense_data_offset, into.first(static_cast<size_t>(bytes)));
+  const Status status =
+      dense_file_.read_at(manifest_.dense_data_offset, into.first(static_cast<size_t>(bytes)));
+  dense_file_.drop_page_cache();  // the arena holds the only copy that counts
+  return status;
 }
 
 }  // namespace adapmoe
