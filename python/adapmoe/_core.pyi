@@ -47,6 +47,10 @@ class Sequence:
         """Logits of the last position [vocab_size], or of all positions [n, vocab_size]."""
     def decode(self, token_id: int) -> tuple[NDArray[np.float32], StepStats]: ...
     def reset(self) -> None: ...  # forget all tokens, keep the slot
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens. ValueError unless 0 <= length <= self.length."""
+    def fork(self) -> Sequence:
+        """A new sequence with the same tokens (the KV cache is copied). ValueError when all are open."""
     def close(self) -> None: ...
 
 class Session:
@@ -77,6 +81,9 @@ class Session:
     def decode_batch(
         self, items: _Seq[tuple[Sequence, int]]
     ) -> tuple[NDArray[np.float32], StepStats]: ...
+    def set_memory(self, memory_bytes: int) -> MemorySplit:
+        """Change the ceiling between steps: experts are evicted, or more can become resident. BudgetError
+        below the floor or above what the process may take; the old ceiling then stays."""
     @property
     def memory_split(self) -> MemorySplit: ...
     @property
