@@ -44,10 +44,9 @@ struct PySequence {
   PySequence(std::shared_ptr<Shared> s, Sequence q) : shared(std::move(s)), sequence(q) {}
   PySequence(const PySequence&) = delete;
   PySequence& operator=(const PySequence&) = delete;
-  ~PySequence() { close(); }
-  void close() {
+  // Nobody else uses it now. Must not wait for a step: the step may be waiting for the GIL.
+  ~PySequence() {
     if (shared->session != nullptr) shared->session->close_sequence(sequence);
-    sequence = Sequence();
   }
 };
 
@@ -107,6 +106,40 @@ std::pair<Logits, StepStats> decode_batch(
                 {items.size(), static_cast<size_t>(session->model().vocab_size)});
 }
 
+void close_sequence(PySequence& self) {
+  const std::shared_ptr<Session> session = self.shared->session;
+  if (session == nullptr) return;
+  const nb::gil_scoped_release release;
+  session->between_steps([&] { session->close_sequence(self.sequence); });
+}
+
+void truncate(PySequence& self, int64_t length) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  const Status status = [&] {
+    const nb::gil_scoped_release release;
+    return session->truncate(self.sequence, length);
+  }();
+  raise_if_error(status);
+}
+
+PySequence* fork(PySequence& self) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  auto copy = [&] {
+    const nb::gil_scoped_release release;
+    return session->fork(self.sequence);
+  }();
+  return new PySequence(self.shared, value_or_raise(std::move(copy)));
+}
+
+MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  auto split = [&] {
+    const nb::gil_scoped_release release;
+    return session->set_memory(memory_bytes);
+  }();
+  return value_or_raise(std::move(split));
+}
+
 // One of `names` as its index. Errors: ValueError listing them.
 size_t choose(const char* what, const std::string& value,
               std::initializer_list<const char*> names) {
@@ -164,9 +197,12 @@ void export_session(nb::module_& m) {
            "[n, vocab_size], and StepStats.")
       .def("decode", &decode_one, nb::arg("token_id"),
            "Append one token; float32 logits [vocab_size] and StepStats.")
+      .def("truncate", &truncate, nb::arg("length"), "Keep the first `length` tokens.")
       .def(
-          "reset", [](PySequence& s) { s.sequence.length = 0; }, "Forget all tokens.")
-      .def("close", &PySequence::close, "Give the KV cache back.");
+          "reset", [](PySequence& s) { truncate(s, 0); }, "Forget all tokens.")
+      .def("fork", &fork, nb::rv_policy::take_ownership,
+           "A new sequence with the same tokens; the KV cache is copied.")
+      .def("close", &close_sequence, "Give the KV cache back.");
 
   nb::class_<PySession>(m, "Session", "An open pack. One step at a time; calls queue up.")
       .def("__init__", &open, nb::arg("path"), nb::kw_only(), nb::arg("memory_bytes") = 0,
@@ -184,6 +220,8 @@ void export_session(nb::module_& m) {
           nb::rv_policy::take_ownership)
       .def("decode_batch", &decode_batch, nb::arg("items"),
            "Append one token to each of several sequences; logits [n, vocab_size] and StepStats.")
+      .def("set_memory", &set_memory, nb::arg("memory_bytes"),
+           "Change the ceiling between steps. Returns the new MemorySplit.")
       .def_prop_ro("memory_split",
                    [](const PySession& s) { return s.shared->get()->memory_split(); })
       .def_prop_ro("totals", [](const PySession& s) { return s.shared->get()->totals(); })

@@ -89,6 +89,42 @@ void Session::close_sequence(Sequence& sequence) {
   sequence = Sequence();
 }
 
+Status Session::truncate(Sequence& sequence, int64_t length) {
+  const std::lock_guard lock(step_);
+  if (sequence.kv_index < 0) return closed_error();
+  if (length < 0 || length > sequence.length) {
+    return invalid_argument(
+        str_cat("cannot truncate to ", length, " tokens: the sequence holds ", sequence.length));
+  }
+  sequence.length = length;
+  return {};
+}
+
+Result<Sequence> Session::fork(const Sequence& sequence) {
+  const std::lock_guard lock(step_);
+  if (sequence.kv_index < 0) return closed_error();
+  auto made = new_sequence();
+  if (!made.ok()) return made.status();
+  Sequence copy = made.value();
+  copy.length = sequence.length;
+  parts_->kv[static_cast<size_t>(copy.kv_index)].copy_from(
+      parts_->kv[static_cast<size_t>(sequence.kv_index)], sequence.length);
+  return copy;
+}
+
+Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
+  const std::lock_guard lock(step_);
+  auto split = split_memory(parts_->needs, memory_bytes);
+  if (!split.ok()) return split.status();
+  const int64_t growth = split.value().reserved_bytes() - parts_->split.reserved_bytes();
+  const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
+  if (growth > available) return not_available(growth, available);
+  ADAPMOE_RETURN_IF_ERROR(parts_->experts->resize(static_cast<int32_t>(split.value().frames)));
+  const std::lock_guard facts_lock(facts_mutex_);
+  parts_->split = split.value();
+  return parts_->split;
+}
+
 Status Session::check_ids(std::span<const int32_t> ids) const {
   if (ids.empty()) return invalid_argument("no token ids given; at least one is needed");
   for (const int32_t id : ids) {
@@ -132,7 +168,7 @@ Result<StepStats> Session::prefill(Sequence& sequence, std::span<const int32_t> 
   }
   sequence.length += count;
   const StepStats stats = meter.finish(count, activations);
-  const std::lock_guard totals_lock(totals_mutex_);
+  const std::lock_guard facts_lock(facts_mutex_);
   totals_ += stats;
   return stats;
 }
@@ -166,19 +202,22 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
       parts_->decoder->forward(rows, logit_rows, logits.data(), interrupt, &activations));
   for (Sequence* s : sequences) ++s->length;
   const StepStats stats = meter.finish(static_cast<int64_t>(ids.size()), activations);
-  const std::lock_guard totals_lock(totals_mutex_);
+  const std::lock_guard facts_lock(facts_mutex_);
   totals_ += stats;
   return stats;
 }
 
-const MemorySplit& Session::memory_split() const { return parts_->split; }
+MemorySplit Session::memory_split() const {
+  const std::lock_guard lock(facts_mutex_);
+  return parts_->split;
+}
 const ModelConfig& Session::model() const { return parts_->pack->config(); }
 const SessionConfig& Session::config() const { return parts_->config; }
 std::string Session::backend() const { return std::string(parts_->backend->name()); }
 const std::vector<std::string>& Session::notes() const { return parts_->notes; }
 
 StepStats Session::totals() const {
-  const std::lock_guard lock(totals_mutex_);
+  const std::lock_guard lock(facts_mutex_);
   return totals_;
 }
 

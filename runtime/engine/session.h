@@ -46,7 +46,22 @@ class Session {
 
   // Neither waits for a running step. Errors: kInvalidArgument when max_sequences are open.
   Result<Sequence> new_sequence();
+  // For a sequence that no other thread uses any more.
   void close_sequence(Sequence& sequence);
+
+  // Between steps. Errors: kInvalidArgument when the sequence is closed, for a length it does not
+  // have, or when all max_sequences are open.
+  Status truncate(Sequence& sequence, int64_t length);
+  Result<Sequence> fork(const Sequence& sequence);
+
+  // Changes the ceiling between steps. Errors: kBudgetError; the old ceiling then stays.
+  Result<MemorySplit> set_memory(int64_t memory_bytes);
+  // Runs `action` when no step runs.
+  template <typename Action>
+  void between_steps(const Action& action) {
+    const std::lock_guard lock(step_);
+    action();
+  }
 
   // Appends `ids`. `logits` has vocab_size floats, for the last position, or ids.size() *
   // vocab_size with all_logits. On error the sequence is as before. Errors: kInvalidArgument,
@@ -59,7 +74,7 @@ class Session {
   Result<StepStats> decode(std::span<Sequence* const> sequences, std::span<const int32_t> ids,
                            std::span<float> logits, const Interrupt& interrupt);
 
-  const MemorySplit& memory_split() const;
+  MemorySplit memory_split() const;
   const ModelConfig& model() const;
   const SessionConfig& config() const;
   std::string backend() const;
@@ -73,9 +88,9 @@ class Session {
   Status check_ids(std::span<const int32_t> ids) const;
 
   std::unique_ptr<Parts> parts_;
-  std::mutex step_;      // held for a whole step
-  std::mutex kv_mutex_;  // which KV caches are in use; never waits for a step
-  mutable std::mutex totals_mutex_;
+  std::mutex step_;                 // held for a whole step
+  std::mutex kv_mutex_;             // which KV caches are in use; never waits for a step
+  mutable std::mutex facts_mutex_;  // totals_ and the split
   StepStats totals_;
 };
 

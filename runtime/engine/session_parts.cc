@@ -28,6 +28,12 @@ Status in_range(const char* name, int64_t value, int64_t low, int64_t high) {
 
 }  // namespace
 
+Status not_available(int64_t wanted, int64_t available) {
+  return budget_error(str_cat("memory of ", format_bytes(wanted),
+                              " is more than this process may take: ", format_bytes(available),
+                              " are available (cgroup limit and MemAvailable); lower memory"));
+}
+
 Status Session::Parts::check_config() {
   const ModelConfig& c = pack->config();
   if (config.max_context == 0) {
@@ -76,16 +82,15 @@ Status Session::Parts::make_backend_and_split() {
 
   Bump count;
   Workspace::layout(count, c, max_rows);
-  const MemoryNeeds needs{
-      .dense_bytes = pack->dense_bytes(),
-      .kv_bytes = config.max_sequences *
-                  align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes),
-      .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
-      .tile_bytes = e.tile_bytes,
-      .tiles_per_expert = e.tiles,
-      .top_k = c.router.top_k,
-      .num_layers = c.num_hidden_layers,
-      .num_experts = c.num_hidden_layers * c.num_local_experts};
+  needs = {.dense_bytes = pack->dense_bytes(),
+           .kv_bytes = config.max_sequences *
+                       align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes),
+           .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
+           .tile_bytes = e.tile_bytes,
+           .tiles_per_expert = e.tiles,
+           .top_k = c.router.top_k,
+           .num_layers = c.num_hidden_layers,
+           .num_experts = c.num_hidden_layers * c.num_local_experts};
   const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
   int64_t memory = config.memory_bytes;
   if (config.expert_fraction > 0.0) {
@@ -96,20 +101,16 @@ Status Session::Parts::make_backend_and_split() {
   auto result = split_memory(needs, memory);
   if (!result.ok()) return result.status();
   split = result.value();
-  const int64_t reserved =
-      split.dense_bytes + split.kv_bytes + split.scratch_bytes + split.expert_bytes;
-  if (reserved > available) {
-    return budget_error(str_cat("memory of ", format_bytes(reserved),
-                                " is more than this process may take: ", format_bytes(available),
-                                " are available (cgroup limit and MemAvailable); lower memory"));
-  }
+  const int64_t reserved = split.reserved_bytes();
+  if (reserved > available) return not_available(reserved, available);
   return {};
 }
 
 Status Session::Parts::carve() {
   const ModelConfig& c = pack->config();
   auto reserved =
-      Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes + split.expert_bytes);
+      Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes +
+                     split.frames_total * split.tile_bytes);  // set_memory() may use them all later
   if (!reserved.ok()) return reserved.status();
   arena.emplace(std::move(reserved).value());
 
@@ -132,8 +133,8 @@ Status Session::Parts::carve() {
   if (!policy.ok()) return policy.status();
   experts =
       std::make_unique<ExpertCache>(*pack,
-                                    FramePool(arena->carve(split.expert_bytes), split.tile_bytes,
-                                              static_cast<int32_t>(split.frames)),
+                                    FramePool(arena->carve(split.frames_total * split.tile_bytes),
+                                              split.tile_bytes, static_cast<int32_t>(split.frames)),
                                     make_pread_reader(pack->expert_file(), config.readers),
                                     std::move(policy).value(), config.verify);
   decoder = std::make_unique<Decoder>(

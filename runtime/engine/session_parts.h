@@ -13,6 +13,9 @@
 
 namespace adapmoe {
 
+// Errors: kBudgetError saying that `wanted` bytes cannot be had.
+Status not_available(int64_t wanted, int64_t available);
+
 struct Session::Parts {
   // Errors: see Session::open().
   static Result<std::unique_ptr<Parts>> build(const std::string& pack_dir, SessionConfig config);
@@ -21,6 +24,7 @@ struct Session::Parts {
   std::vector<std::string> notes;
   std::optional<Pack> pack;
   std::unique_ptr<Backend> backend;
+  MemoryNeeds needs;
   MemorySplit split;
   std::optional<Arena> arena;
   DenseWeights dense;

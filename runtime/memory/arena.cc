@@ -15,7 +15,7 @@ namespace adapmoe {
 Result<Arena> Arena::reserve(int64_t bytes) {
   const int64_t capacity = align_up(bytes, kPageBytes);
   void* base = mmap(nullptr, static_cast<size_t>(capacity), PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) {
     return budget_error(str_cat("cannot reserve ", format_bytes(capacity),
                                 " of memory: ", std::generic_category().message(errno),

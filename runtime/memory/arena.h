@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The session's one memory reservation. Everything whose size depends on the model is carved from
-// it at open, so `memory` is a ceiling by construction. Pages are zero until first written.
+// The session's one reservation of address space. Everything whose size depends on the model is
+// carved from it at open. Pages are zero, and take memory only when first written.
 // Thread-compatible: carve at open, then only read.
 #pragma once
 #include <cstddef>

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include "runtime/backend/backend.h"  // KVRow
@@ -19,11 +20,21 @@ class KVCache {
 
   // REQUIRES: region is bytes() long and outlives the cache.
   KVCache(const ModelConfig& c, int64_t max_context, bool f16, std::span<std::byte> region)
-      : region_(region), half_layer_bytes_(half_layer_bytes(c, max_context, f16)) {}
+      : region_(region),
+        half_layer_bytes_(half_layer_bytes(c, max_context, f16)),
+        max_context_(max_context) {}
 
   KVRow row(int64_t layer, int64_t position) const {
     std::byte* k = region_.data() + 2 * layer * half_layer_bytes_;
     return {.k = k, .v = k + half_layer_bytes_, .position = position};
+  }
+
+  // Copies the first `positions` positions of every layer. REQUIRES: both have the same shape.
+  void copy_from(const KVCache& other, int64_t positions) {
+    const size_t bytes = static_cast<size_t>(positions * half_layer_bytes_ / max_context_);
+    for (size_t at = 0; at < region_.size(); at += static_cast<size_t>(half_layer_bytes_)) {
+      std::memcpy(region_.data() + at, other.region_.data() + at, bytes);
+    }
   }
 
  private:
@@ -33,6 +44,7 @@ class KVCache {
 
   std::span<std::byte> region_;
   int64_t half_layer_bytes_;
+  int64_t max_context_;
 };
 
 }  // namespace adapmoe

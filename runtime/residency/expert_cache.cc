@@ -86,22 +86,45 @@ Result<bool> ExpertCache::make_room_locked(ExpertId id, std::unique_lock<std::mu
                                            const Interrupt& interrupt) {
   const int64_t missing = tiles_ - entries_[flat(id)].occupied;
   while (missing > frames_.free_frames()) {
-    int64_t within_reach = frames_.free_frames();
-    std::vector<EvictionCandidate> candidates;
-    for (size_t i = 0; i < entries_.size(); ++i) {
-      const Entry& entry = entries_[i];
-      if (entry.holds > 0 || entry.occupied == 0 || i == flat(id)) continue;
-      within_reach += entry.occupied;
-      if (entry.loading == 0) candidates.push_back({id_of(i), entry.last_use});
-    }
-    if (missing > within_reach) return false;
-    if (!candidates.empty()) {
-      evict_locked(flat(candidates[policy_->choose(candidates, id.layer)].id));
-    } else {  // reads that nobody waits for any more: their frames come free when they complete
-      ADAPMOE_RETURN_IF_ERROR(wait_locked(lock, interrupt));
-    }
+    const Reach reach = reach_locked(flat(id));
+    if (missing > frames_.free_frames() + reach.frames) return false;
+    ADAPMOE_RETURN_IF_ERROR(give_way_locked(reach, id.layer, lock, interrupt));
   }
   return true;
+}
+
+ExpertCache::Reach ExpertCache::reach_locked(size_t except) const {
+  Reach reach;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    if (entry.holds > 0 || entry.occupied == 0 || i == except) continue;
+    reach.frames += entry.occupied;
+    if (entry.loading == 0) reach.candidates.push_back({id_of(i), entry.last_use});
+  }
+  return reach;
+}
+
+// Evicts the policy's choice, or waits for a read that nobody waits for any more.
+Status ExpertCache::give_way_locked(const Reach& reach, int32_t layer,
+                                    std::unique_lock<std::mutex>& lock,
+                                    const Interrupt& interrupt) {
+  ADAPMOE_CHECK(reach.frames > 0);
+  if (reach.candidates.empty()) return wait_locked(lock, interrupt);
+  evict_locked(flat(reach.candidates[policy_->choose(reach.candidates, layer)].id));
+  return {};
+}
+
+Status ExpertCache::resize(int32_t frames) {
+  std::unique_lock lock(mutex_);
+  const auto last_layer = static_cast<int32_t>(pack_.config().num_hidden_layers - 1);
+  frames_.shrink(frames);
+  while (frames_.in_use() > frames) {
+    const Reach reach = reach_locked(entries_.size());
+    ADAPMOE_RETURN_IF_ERROR(give_way_locked(reach, last_layer, lock, Interrupt()));
+    frames_.shrink(frames);
+  }
+  frames_.grow(frames);
+  return {};
 }
 
 void ExpertCache::evict_locked(size_t victim) {

@@ -51,6 +51,10 @@ class ExpertCache {
   // only for reads that nobody holds any more.
   Result<std::optional<ExpertHandle>> acquire(ExpertId id, const Interrupt& interrupt);
 
+  // Lets at most `frames` frames be used: evicts by policy, or brings parked frames back.
+  // REQUIRES: nothing is held; frames suffice for one expert.
+  Status resize(int32_t frames);
+
   ResidencyStats stats() const;
 
  private:
@@ -69,7 +73,16 @@ class ExpertCache {
   size_t flat_tile(ExpertId id, int64_t tile) const;
   ExpertId id_of(size_t flat) const;
 
+  // What eviction could free now or once the reads that nobody waits for have completed.
+  struct Reach {
+    int64_t frames = 0;
+    std::vector<EvictionCandidate> candidates;
+  };
+
   bool resident_locked(const Entry& entry) const;
+  Reach reach_locked(size_t except) const;
+  Status give_way_locked(const Reach& reach, int32_t layer, std::unique_lock<std::mutex>& lock,
+                         const Interrupt& interrupt);
   Result<bool> make_room_locked(ExpertId id, std::unique_lock<std::mutex>& lock,
                                 const Interrupt& interrupt);
   void start_reads_locked(ExpertId id);
