@@ -4,6 +4,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; --hypothesis-profile=default draws new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
 
 TESTS = Path(__file__).resolve().parent
 

@@ -27,18 +27,18 @@ struct Lane1 {
   }
 };
 
-// e^x, within 2 ulp for x in [-87, 88]; clamped outside. Cody-Waite reduction, degree-6 polynomial
-// on [-ln2/2, ln2/2].
+// e^x, within 1 ulp for x in [-87, 88]; clamped outside. Cody-Waite reduction, then the degree-6
+// polynomial of least relative error on [-ln2/2, ln2/2] that begins 1 + r + r^2/2.
 template <typename L>
 inline L exp_lanes(L x) {
   x = L::min(L::max(x, L::set1(-87.0F)), L::set1(88.0F));
   const L n = L::round(L::mul(x, L::set1(1.44269504F)));
   L r = L::fma(n, L::set1(-0.693359375F), x);
   r = L::fma(n, L::set1(2.12194440e-4F), r);
-  L p = L::set1(1.0F / 720.0F);
-  p = L::fma(p, r, L::set1(1.0F / 120.0F));
-  p = L::fma(p, r, L::set1(1.0F / 24.0F));
-  p = L::fma(p, r, L::set1(1.0F / 6.0F));
+  L p = L::set1(1.38637563e-3F);
+  p = L::fma(p, r, L::set1(8.36750958e-3F));
+  p = L::fma(p, r, L::set1(4.16672379e-2F));
+  p = L::fma(p, r, L::set1(1.66665345e-1F));
   p = L::fma(p, r, L::set1(0.5F));
   p = L::fma(p, r, L::set1(1.0F));
   p = L::fma(p, r, L::set1(1.0F));

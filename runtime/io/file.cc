@@ -6,13 +6,19 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <system_error>
+#include <thread>
 #include <utility>
 
+#include "runtime/base/packed_layout.h"  // kPageBytes
 #include "runtime/base/strings.h"
 
 namespace adapmoe {
 namespace {
+
+constexpr int kAttempts = 3;  // a disk may answer at the second try
+constexpr auto kRetryDelay = std::chrono::milliseconds(10);
 
 std::string errno_text() { return std::generic_category().message(errno); }
 
@@ -49,20 +55,25 @@ File::~File() {
 
 Status File::read_at(int64_t offset, std::span<std::byte> out) const {
   size_t done = 0;
+  int attempts = 0;  // without progress
   while (done < out.size()) {
     const ssize_t n =
         pread(fd_, out.data() + done, out.size() - done, offset + static_cast<int64_t>(done));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      return read_error(str_cat(path_, ": read of ", out.size(), " bytes at offset ", offset,
-                                " failed: ", errno_text()));
+    const std::string reason = n < 0 ? errno_text() : "the file ends there";
+    // O_DIRECT continues on a page boundary: what a short read left of a page is read again.
+    size_t now = done + static_cast<size_t>(n > 0 ? n : 0);
+    if (direct_ && now < out.size()) now = now / kPageBytes * kPageBytes;
+    if (now > done) {
+      done = now;
+      attempts = 0;
+    } else if (++attempts == kAttempts) {
+      return read_error(str_cat(path_, ": cannot read ", out.size() - done, " bytes at offset ",
+                                offset + static_cast<int64_t>(done), ": ", reason, " (", kAttempts,
+                                " attempts); check the disk, or copy or export the pack again"));
+    } else {
+      std::this_thread::sleep_for(kRetryDelay);
     }
-    if (n == 0) {
-      return read_error(str_cat(path_, ": ends at byte ", offset + static_cast<int64_t>(done),
-                                ", expected ", out.size(), " bytes at offset ", offset,
-                                "; the file was truncated, export or copy the pack again"));
-    }
-    done += static_cast<size_t>(n);
   }
   return {};
 }

@@ -25,7 +25,8 @@ class File {
   bool direct() const { return direct_; }
 
   // Fills `out` from `offset`. With direct(), offset, size and address are multiples of 4 KiB.
-  // Errors: kReadError naming file and offset, for a failed read and for a file that ends early.
+  // Short reads are continued, failed ones tried again. Errors: kReadError naming file, offset and
+  // reason, also for a file that ends early.
   Status read_at(int64_t offset, std::span<std::byte> out) const;
 
   // Tells the kernel that what was read buffered is not needed again. Only advice.
