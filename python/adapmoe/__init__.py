@@ -6,14 +6,18 @@ from adapmoe.errors import (
     BackendUnavailableError,
     BudgetError,
     CancelledError,
+    ChatTemplateError,
     CheckpointError,
+    ClosedError,
     ContextOverflowError,
     PackError,
     ReadError,
 )
 from adapmoe.generate import GenerationStream
+from adapmoe.generate_async import AsyncGenerationStream
 from adapmoe.generation import GenerationChunk, GenerationResult
 from adapmoe.llm import LLM
+from adapmoe.logprobs import TokenLogprobs
 from adapmoe.sampling_params import SamplingParams
 from adapmoe.sequence import Sequence
 
@@ -22,10 +26,13 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AdapmoeError",
+    "AsyncGenerationStream",
     "BackendUnavailableError",
     "BudgetError",
     "CancelledError",
+    "ChatTemplateError",
     "CheckpointError",
+    "ClosedError",
     "ContextOverflowError",
     "GenerationChunk",
     "GenerationResult",
@@ -34,5 +41,6 @@ __all__ = [
     "ReadError",
     "SamplingParams",
     "Sequence",
+    "TokenLogprobs",
     "__version__",
 ]

@@ -50,11 +50,11 @@ class Sequence:
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens. ValueError unless 0 <= length <= self.length."""
     def fork(self) -> Sequence:
-        """A new sequence with the same tokens (the KV cache is copied). ValueError when all are open."""
+        """A new sequence with the same tokens, KV cache copied. ValueError when all are open."""
     def close(self) -> None: ...
 
 class Session:
-    """An open pack: arena, readers, thread pool. One step at a time; calls from several threads queue up."""
+    """An open pack: arena, readers, thread pool. One step at a time; calls of threads queue up."""
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class Session:
         self, items: _Seq[tuple[Sequence, int]]
     ) -> tuple[NDArray[np.float32], StepStats]: ...
     def set_memory(self, memory_bytes: int) -> MemorySplit:
-        """Change the ceiling between steps: experts are evicted, or more can become resident. BudgetError
-        below the floor or above what the process may take; the old ceiling then stays."""
+        """Change the ceiling between steps: experts are evicted, or more can become resident.
+        BudgetError below the floor or above what the process may take; the old one then stays."""
     @property
     def memory_split(self) -> MemorySplit: ...
     @property
@@ -106,10 +106,27 @@ def inspect_pack(path: str) -> str:
     """The validated manifest as JSON text, without opening a session. Raises PackError."""
 
 def pack_matrix(
-    weights: NDArray[np.float32], dtype: str, group_size: int, threads: int = 0
+    weights: NDArray[np.float32] | NDArray[np.uint16],
+    dtype: str,
+    group_size: int,
+    threads: int = 0,
+    source: str = "f32",
 ) -> tuple[NDArray[np.uint8], float, float]:
-    """Pack `[rows, cols]` as FORMAT.md's packed matrix. Returns (bytes, sum of squared error, sum of squares).
-    Non-finite weights: ValueError."""
+    """Pack `[rows, cols]` as FORMAT.md's packed matrix: float32, or with source "bf16" or "f16" the
+    uint16 bits of the weights. Returns (bytes, sum of squared error, sum of squares). Non-finite
+    weights: ValueError."""
+
+def packing_error(
+    data: NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    dtype: str,
+    group_size: int,
+    weights: NDArray[np.float32] | NDArray[np.uint16],
+    source: str = "f32",
+) -> tuple[float, float]:
+    """(sum of squared error, sum of squares) of `weights` `[<= rows, <= cols]`, given as for
+    pack_matrix, in a packed matrix, uint8 `[packed_bytes]`."""
 
 def packed_bytes(rows: int, cols: int, dtype: str, group_size: int) -> int: ...
 def crc32c(data: NDArray[np.uint8]) -> int: ...

@@ -32,3 +32,11 @@ class ContextOverflowError(AdapmoeError, ValueError):
 
 class CancelledError(AdapmoeError):
     """The step was interrupted by the caller before it was complete."""
+
+
+class ClosedError(AdapmoeError):
+    """The model or the sequence has been closed, perhaps by another thread while it was used."""
+
+
+class ChatTemplateError(AdapmoeError):
+    """There is no chat template, or it refuses the messages or does what it may not."""

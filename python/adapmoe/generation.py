@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import ContextOverflowError
-from adapmoe.sampling import make_rng, sample
+from adapmoe.logprobs import TokenLogprobs
+from adapmoe.sampler import Sampler
 from adapmoe.sampling_params import SamplingParams
 from adapmoe.stats import GenerationStats
 from adapmoe.stop import StopMatcher
@@ -26,9 +27,10 @@ class GenerationResult:
         text: the generated text without the prompt and without the stop string.
         token_ids: the generated tokens, an end-of-sequence token included.
         prompt_tokens: tokens of the prompt.
-        finish_reason: "stop" (end-of-sequence token or stop string), "length", or None if
-            interrupted.
+        finish_reason: "stop" (end-of-sequence token, stop token or stop string), "length", or None
+            if interrupted.
         stats: what it cost.
+        logprobs: one per token of `token_ids`; None unless `SamplingParams.logprobs` asks for them.
     """
 
     text: str
@@ -36,6 +38,7 @@ class GenerationResult:
     prompt_tokens: int
     finish_reason: FinishReason | None
     stats: GenerationStats
+    logprobs: list[TokenLogprobs] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ class GenerationChunk:
         text: what follows the chunks before; whole characters.
         token_ids: tokens since the chunk before.
         finish_reason: None until the last chunk of this prompt.
+        logprobs: one per token of `token_ids`; None unless `SamplingParams.logprobs` asks for them.
     """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: FinishReason | None
+    logprobs: list[TokenLogprobs] | None = None
 
 
 def token_limit(prompt_tokens: int, max_tokens: int | None, max_context: int) -> int:
@@ -79,7 +84,7 @@ def token_limit(prompt_tokens: int, max_tokens: int | None, max_context: int) ->
 
 
 class Generation:
-    """State of one generation: tokens and text so far, generator, stop strings.
+    """State of one generation: tokens and text so far, sampler, stop strings.
 
     `finish_reason` is None while it goes on.
     """
@@ -98,10 +103,11 @@ class Generation:
         self.stats = GenerationStats()
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._params = params
+        self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
         self._limit = limit
         self._eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
-        self._rng = make_rng(params.seed)
+        self._stop_ids = frozenset(params.stop_token_ids)
+        self._sampler = Sampler(prompt, params)
         self._decoder = StreamDecoder(tokenizer, prompt.tolist())
         self._stop = StopMatcher(params.stop_strings)
         self._text: list[str] = []
@@ -110,10 +116,13 @@ class Generation:
 
     def advance(self, logits: NDArray[np.float32]) -> None:
         """Sample the next token from float32 `[vocab_size]` and take it into the text."""
-        token_id = sample(logits, self._params, self._rng)
+        token_id, logprobs = self._sampler.next(logits)
         self.token_ids.append(token_id)
-        self._text.append(self._stop.push(self._decoder.push(token_id)))
-        if self._stop.stopped or token_id in self._eos_ids:
+        if self.logprobs is not None and logprobs is not None:
+            self.logprobs.append(logprobs)
+        if token_id not in self._stop_ids:
+            self._text.append(self._stop.push(self._decoder.push(token_id)))
+        if self._stop.stopped or token_id in self._eos_ids | self._stop_ids:
             self.finish_reason = "stop"
         elif len(self.token_ids) == self._limit:
             self.finish_reason = "length"
@@ -127,8 +136,9 @@ class Generation:
         if not text and not self.finish_reason:
             return None
         tokens = self.token_ids[self._sent_tokens :]
+        logprobs = None if self.logprobs is None else self.logprobs[self._sent_tokens :]
         self._sent_tokens, self._sent_texts = len(self.token_ids), len(self._text)
-        return GenerationChunk(self.index, text, tokens, self.finish_reason)
+        return GenerationChunk(self.index, text, tokens, self.finish_reason, logprobs)
 
     def result(self) -> GenerationResult:
         """All there is so far."""
@@ -138,4 +148,5 @@ class Generation:
             len(self.prompt),
             self.finish_reason,
             self.stats,
+            None if self.logprobs is None else list(self.logprobs),
         )

@@ -4,21 +4,12 @@
 import logging
 import os
 import sys
-import weakref
 from collections.abc import Sequence as ItemSequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from adapmoe.errors import AdapmoeError, PackError
-from adapmoe.generate import GenerationStream
-from adapmoe.generation import GenerationResult
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.sequence import Sequence, TokenIds, as_token_ids, decode_batch
 from adapmoe.stats import describe_split
+from adapmoe.text_level import TextLevel
 from adapmoe.tokenizer import Tokenizer
 from adapmoe.units import parse_memory
 
@@ -34,12 +25,22 @@ def _open_session(path: str, **options: Any) -> "_core.Session":  # noqa: ANN401
     return Session(path, **options)
 
 
-class LLM:
+class LLM(TextLevel):
     """A Mixture-of-Experts model, opened from a pack, its experts streamed under a memory ceiling.
 
     Example:
         with adapmoe.LLM("mixtral.adapmoe", memory="12GiB") as llm:
             print(llm.generate("The first law of robotics").text)
+
+    Threads: all methods may be called from any thread at any time. The core computes one step at a
+    time, so calls of several threads take turns; what each gets is what it would get alone, bit by
+    bit. A call waits only for the steps before it, not for whole generations, with one exception:
+    `generate` and `chat` (streams and the asynchronous ones too) need one of `max_sequences` places
+    and wait while all are held by generations of other threads or tasks. Where that wait might
+    never end, they raise AdapmoeError: all places are held by sequences opened by hand, or this
+    thread or task holds one itself by a stream that it has not finished. `new_sequence` and `fork`
+    never wait. One `Sequence` or stream is meant for one thread at a time. `close` lets the running
+    step end; then every other use, in whatever thread, raises ClosedError.
 
     Args:
         path: the pack, a directory that `adapmoe export` wrote.
@@ -98,10 +99,9 @@ class LLM:
             raise ValueError("give either memory or expert_fraction, not both")
         if not 0 <= expert_fraction <= 1:
             raise ValueError(f"expert_fraction must be from 0 to 1, not {expert_fraction!r}")
-        self._path = Path(path)
-        self._tokenizer = self._read_tokenizer()
-        self._core: _core.Session | None = _open_session(
-            str(self._path),
+        tokenizer = _read_tokenizer(Path(path))
+        session = _open_session(
+            str(path),
             memory_bytes=parse_memory(memory),
             expert_fraction=expert_fraction,
             threads=threads or 0,
@@ -119,181 +119,14 @@ class LLM:
             gating_threshold=gating_threshold,
             sensitivity=list(sensitivity),
         )
-        self._sequences: weakref.WeakSet[Sequence] = weakref.WeakSet()
-        for note in self._core.notes:
+        super().__init__(path, session, prefill_chunk, tokenizer)
+        for note in session.notes:
             _log.warning("%s", note)
         if verbose:
             print(f"{self._path}: {self.backend}", file=sys.stderr)
             print(describe_split(self.memory_split), file=sys.stderr)
 
-    def _read_tokenizer(self) -> Tokenizer | None:
-        """A pack without a tokenizer still runs on token ids."""
-        present = (self._path / "tokenizer.json").exists()
-        return Tokenizer.from_pack(self._path) if present else None
 
-    @property
-    def _session(self) -> "_core.Session":
-        if self._core is None:
-            raise AdapmoeError(f"{self._path}: this LLM is closed")
-        return self._core
-
-    @overload
-    def generate(
-        self,
-        prompt: str | TokenIds,
-        params: SamplingParams | None = None,
-        *,
-        stream: Literal[False] = False,
-    ) -> GenerationResult: ...
-    @overload
-    def generate(
-        self,
-        prompt: list[str] | list[list[int]],
-        params: SamplingParams | None = None,
-        *,
-        stream: Literal[False] = False,
-    ) -> list[GenerationResult]: ...
-    @overload
-    def generate(
-        self,
-        prompt: str | TokenIds | list[str] | list[list[int]],
-        params: SamplingParams | None = None,
-        *,
-        stream: Literal[True],
-    ) -> GenerationStream: ...
-    def generate(
-        self,
-        prompt: str | TokenIds | list[str] | list[list[int]],
-        params: SamplingParams | None = None,
-        *,
-        stream: bool = False,
-    ) -> GenerationResult | list[GenerationResult] | GenerationStream:
-        """Continue one prompt or several.
-
-        Args:
-            prompt: text, token ids, or a list of either. Text gets the begin-of-sequence token.
-            params: how to sample; None: greedy, up to 256 tokens.
-            stream: return an iterator of chunks instead of waiting for the end.
-
-        Returns:
-            One result for one prompt, a list in the same order for a list, or a `GenerationStream`.
-
-        Raises:
-            ContextOverflowError: a prompt and its answer do not fit into max_context; no step has
-                run.
-            PackError: the pack has no tokenizer.
-            ReadError: an expert could not be read.
-            ValueError: token ids that are not in the vocabulary.
-        """
-        single = _is_single(prompt)
-        prompts = [prompt] if single else list(prompt)
-        chunks = GenerationStream(
-            self, [self._encode(p) for p in prompts], params or SamplingParams()
-        )
-        if stream:
-            return chunks
-        with chunks:
-            for _ in chunks:
-                pass
-        return chunks.results[0] if single else chunks.results
-
-    def _encode(self, prompt: Any) -> NDArray[np.int32]:  # noqa: ANN401 - as_token_ids checks it
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        return as_token_ids(ids, self.vocab_size)
-
-    def new_sequence(self) -> Sequence:
-        """Begin a token stream to drive step by step.
-
-        Raises:
-            AdapmoeError: all `max_sequences` places are taken.
-        """
-        sequence = Sequence(self._session.new_sequence(), self.vocab_size)
-        self._sequences.add(sequence)
-        return sequence
-
-    def decode_batch(self, items: ItemSequence[tuple[Sequence, int]]) -> NDArray[np.float32]:
-        """Append one token to each of several sequences in one step.
-
-        Args:
-            items: (sequence, token id) pairs, every sequence at most once.
-
-        Returns:
-            float32 `[n, vocab_size]`: the logits after each token, in the order of `items`, bit by
-            bit what `Sequence.decode` would return.
-
-        Raises:
-            ContextOverflowError, ReadError, ValueError: as `Sequence.decode`.
-        """
-        return decode_batch(self._session, items)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the pack. Raises PackError where there is none."""
-        if self._tokenizer is None:
-            raise PackError(
-                f"{self._path / 'tokenizer.json'}: missing; use new_sequence with token ids"
-            )
-        return self._tokenizer
-
-    @property
-    def memory_split(self) -> "_core.MemorySplit":
-        """What the ceiling is spent on, in bytes."""
-        return self._session.memory_split
-
-    @property
-    def stats(self) -> "_core.StepStats":
-        """Sums over all steps since the pack was opened."""
-        return self._session.totals
-
-    @property
-    def vocab_size(self) -> int:
-        """Length of a row of logits."""
-        return self._session.vocab_size
-
-    @property
-    def max_context(self) -> int:
-        """Most tokens in one sequence."""
-        return self._session.max_context
-
-    @property
-    def max_sequences(self) -> int:
-        """Most sequences open at the same time."""
-        return self._session.max_sequences
-
-    @property
-    def free_sequences(self) -> int:
-        """How many more sequences can be opened now."""
-        return self.max_sequences - sum(not sequence.closed for sequence in self._sequences)
-
-    @property
-    def backend(self) -> str:
-        """Backend and kernels in use, such as "cpu/avx2"."""
-        return self._session.backend
-
-    def close(self) -> None:
-        """Close all sequences and give all memory back. Closing twice is harmless."""
-        if self._core is not None:
-            for sequence in list(self._sequences):
-                sequence.close()
-            self._core.close()
-            self._core = None
-
-    def __enter__(self) -> "LLM":
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
-
-
-def _is_single(prompt: Any) -> bool:  # noqa: ANN401 - any prompt that generate accepts
-    """Text or one row of token ids, not a list of them. An empty list is a list of no prompts."""
-    if isinstance(prompt, str):
-        return True
-    return len(prompt) > 0 and not isinstance(prompt[0], str) and np.ndim(prompt[0]) == 0
+def _read_tokenizer(pack: Path) -> Tokenizer | None:
+    """A pack without a tokenizer still runs on token ids."""
+    return Tokenizer.from_pack(pack) if (pack / "tokenizer.json").exists() else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From logits to a token id: a pipeline of pure functions on float64 `[vocab_size]` scores.
+"""From scores to a token id: a pipeline of pure functions on float64 `[vocab_size]` scores.
 
 A score of -inf means "never". The filters keep exactly the tokens that transformers' warpers keep.
 """
@@ -7,7 +7,6 @@ A score of -inf means "never". The filters keep exactly the tokens that transfor
 import numpy as np
 from numpy.typing import NDArray
 
-from adapmoe.errors import AdapmoeError
 from adapmoe.sampling_params import SamplingParams
 
 Scores = NDArray[np.float64]
@@ -49,6 +48,14 @@ def keep_top_p(scores: Scores, top_p: float) -> Scores:
     return kept
 
 
+def keep_min_p(scores: Scores, min_p: float) -> Scores:
+    """Keep what is at least `min_p` times as likely as the most likely token. 0: keep all."""
+    if min_p == 0:
+        return scores
+    probs = probabilities(scores)
+    return np.where(probs < min_p * probs.max(), -np.inf, scores)
+
+
 def probabilities(scores: Scores) -> Scores:
     """Softmax. Needs at least one finite score."""
     weights = np.exp(scores - scores.max())
@@ -64,28 +71,15 @@ def draw(probs: Scores, rng: np.random.Generator) -> int:
 
 
 def warp(scores: Scores, params: SamplingParams) -> Scores:
-    """Temperature, then top-k, then top-p. `params.temperature` must not be 0."""
+    """Temperature, top-k, top-p, min-p. `params.temperature` must not be 0."""
     scores = apply_temperature(scores, params.temperature)
     scores = keep_top_k(scores, params.top_k)
-    return keep_top_p(scores, params.top_p)
+    scores = keep_top_p(scores, params.top_p)
+    return keep_min_p(scores, params.min_p)
 
 
-def sample(logits: NDArray[np.float32], params: SamplingParams, rng: np.random.Generator) -> int:
-    """Choose the next token.
-
-    Args:
-        logits: float32 `[vocab_size]`, as prefill and decode return them.
-        params: temperature 0 is greedy and leaves `rng` untouched.
-        rng: the sequence's own generator.
-
-    Raises:
-        AdapmoeError: the logits are not finite, which a damaged pack can cause.
-    """
-    scores: Scores = logits.astype(np.float64)
-    if not np.isfinite(scores.max()):
-        raise AdapmoeError(
-            "the model produced logits that are not finite; check the pack with `adapmoe inspect`"
-        )
+def choose(scores: Scores, params: SamplingParams, rng: np.random.Generator) -> int:
+    """Choose a token: the best at temperature 0, which leaves `rng` untouched, or else a draw."""
     if params.temperature == 0:
         return greedy(scores)
     return draw(probabilities(warp(scores, params)), rng)

@@ -2,7 +2,6 @@
 """Text to token ids and back, whole or as a stream."""
 
 import codecs
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from adapmoe.errors import PackError
+from adapmoe.json_file import read_json
 from adapmoe.token_bytes import TokenBytes
 
 
@@ -45,12 +45,12 @@ class Tokenizer:
         """
         directory = Path(directory)
         path = directory / "tokenizer.json"
-        spec = _read_json(path, required=True)
+        spec = read_json(path, required=True)
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise PackError(f"{path}: not a tokenizer that can be used: {error}") from error
-        config = _read_json(directory / "tokenizer_config.json")
+        config = read_json(directory / "tokenizer_config.json")
         return cls(
             backend,
             TokenBytes(backend, spec.get("decoder")),
@@ -63,13 +63,14 @@ class Tokenizer:
         """Number of tokens, the added ones included. The model may have more rows."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         """Token ids of `text`, with the begin-of-sequence token in front exactly once.
 
-        A text that already begins with it (chat templates write it) does not get a second one.
+        A text that already begins with it does not get a second one. Without `add_bos`, only what
+        stands in the text: chat templates write the token themselves where the model wants it.
         """
         ids = self._backend.encode(text, add_special_tokens=False).ids
-        if self.bos_id is None or ids[:1] == [self.bos_id]:
+        if not add_bos or self.bos_id is None or ids[:1] == [self.bos_id]:
             return ids
         return [self.bos_id, *ids]
 
@@ -107,22 +108,6 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
-    if not required and not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PackError(
-            f"{path}: missing; the pack has no tokenizer, use token ids instead"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise PackError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise PackError(f"{path}: expected a JSON object")
-    return value
-
-
 def _token_id(
     backend: tokenizers.Tokenizer, config: dict[str, Any], name: str, directory: Path
 ) -> int | None:
@@ -155,8 +140,8 @@ def _eos_ids(
     backend: tokenizers.Tokenizer, config: dict[str, Any], directory: Path
 ) -> frozenset[int]:
     """The first that says so: generation_config.json, the model's config, tokenizer_config.json."""
-    manifest = _read_json(directory / "manifest.json")
-    for source in (_read_json(directory / "generation_config.json"), manifest.get("config", {})):
+    manifest = read_json(directory / "manifest.json")
+    for source in (read_json(directory / "generation_config.json"), manifest.get("config", {})):
         eos = source.get("eos_token_id")
         if eos is not None:
             return frozenset(eos if isinstance(eos, list) else [eos])

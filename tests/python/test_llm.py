@@ -50,8 +50,59 @@ def test_closing_closes_the_sequences(open_llm):
     llm.close()
     assert sequence.closed
     llm.close()
-    with pytest.raises(adapmoe.AdapmoeError, match="closed"):
-        llm.new_sequence()
+    for use in (
+        llm.new_sequence,
+        lambda: llm.generate([1]),
+        lambda: llm.stats,
+        lambda: llm.decode_batch([(sequence, 1)]),
+        lambda: sequence.prefill([1]),
+        lambda: sequence.decode(1),
+        lambda: sequence.truncate(0),
+        sequence.reset,
+        sequence.fork,
+    ):
+        with pytest.raises(adapmoe.ClosedError, match="closed"):
+            use()
+    assert sequence.length == 0
+
+
+def test_truncate_keeps_a_prefix(open_llm):
+    with open_llm().new_sequence() as sequence:
+        expected = sequence.prefill([1, 5, 9])
+        sequence.decode(7)
+        sequence.truncate(2)
+        assert sequence.length == 2
+        assert np.array_equal(sequence.decode(9), expected)
+        for wrong in (-1, 4):
+            with pytest.raises(ValueError, match="truncate"):
+                sequence.truncate(wrong)
+
+
+def test_forks_go_their_own_ways(open_llm):
+    llm = open_llm(max_sequences=2)
+    first = llm.new_sequence()
+    first.prefill([1, 5])
+    second = first.fork()
+    assert llm.free_sequences == 0
+    with pytest.raises(adapmoe.AdapmoeError, match="in use"):
+        first.fork()
+    expected = first.decode(9)
+    first.decode(3)
+    assert (first.length, second.length) == (4, 2)
+    assert np.array_equal(second.decode(9), expected)
+    second.close()
+    assert llm.free_sequences == 1
+
+
+def test_set_memory_returns_the_new_split(open_llm):
+    llm = open_llm()
+    assert llm.set_memory("12MiB").memory_bytes == 12 * 2**20
+    assert llm.memory_split.memory_bytes == 12 * 2**20
+    with pytest.raises(adapmoe.BudgetError, match="floor"):
+        llm.set_memory(5)
+    for wrong in ("auto", "much", 0):
+        with pytest.raises(ValueError, match=r"size|positive"):
+            llm.set_memory(wrong)
 
 
 def test_settings_reach_the_session(open_llm):

@@ -5,20 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from adapmoe.errors import AdapmoeError
-from adapmoe.sampling import draw, make_rng, sample
+from adapmoe.sampling import choose, draw, make_rng
 from adapmoe.sampling_params import SamplingParams
 
 
-@given(hnp.arrays(np.float32, st.integers(1, 60), elements=st.integers(-5, 5)))
+@given(hnp.arrays(np.float64, st.integers(1, 60), elements=st.integers(-5, 5)))
 def test_temperature_0_takes_the_lowest_index_of_the_highest(logits):
-    token = sample(logits, SamplingParams(), make_rng(0))
+    token = choose(logits, SamplingParams(), make_rng(0))
     assert token == min(np.flatnonzero(logits == logits.max()))
 
 
 def test_temperature_0_leaves_the_generator_alone():
     rng = make_rng(3)
-    sample(np.zeros(4, np.float32), SamplingParams(), rng)
+    choose(np.zeros(4), SamplingParams(), rng)
     assert rng.random() == make_rng(3).random()
 
 
@@ -45,45 +44,12 @@ def test_the_ends_of_the_interval_never_give_an_impossible_token(point):
 
 
 def test_a_seed_repeats_and_seeds_differ():
-    logits = np.zeros(1000, np.float32)
+    logits = np.zeros(1000)
     params = SamplingParams(temperature=1.0)
 
     def tokens(seed):
         rng = make_rng(seed)
-        return [sample(logits, params, rng) for _ in range(8)]
+        return [choose(logits, params, rng) for _ in range(8)]
 
     assert tokens(5) == tokens(5)
     assert tokens(5) != tokens(6)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_an_error(bad):
-    with pytest.raises(AdapmoeError, match="not finite"):
-        sample(np.array([0, bad, 1], np.float32), SamplingParams(), make_rng(0))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_tokens": 0},
-        {"temperature": -0.1},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"top_k": -1},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
-        {"seed": -1},
-        {"stop": ""},
-        {"stop": ["x", ""]},
-    ],
-)
-def test_parameters_out_of_range_are_named(wrong):
-    (name,) = wrong
-    with pytest.raises(ValueError, match=f"{name} must be"):
-        SamplingParams(**wrong)
-
-
-def test_stop_is_one_string_or_several():
-    assert SamplingParams(stop="ab").stop_strings == ("ab",)
-    assert SamplingParams(stop=["a", "b"]).stop_strings == ("a", "b")
-    assert SamplingParams().stop_strings == ()

@@ -2,11 +2,13 @@
 """A stand-in for adapmoe._core.Session: same interface, logits from a hash of the token history."""
 
 import hashlib
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 
-from adapmoe.errors import AdapmoeError, ContextOverflowError
+from adapmoe.errors import BudgetError, ContextOverflowError
 
 VOCAB_SIZE = 4096  # tests/models/tiny-mixtral
 LAYERS, TOP_K = 8, 2
@@ -18,7 +20,7 @@ class FakeSession:
     vocab_size = VOCAB_SIZE
     backend = "fake/none"
 
-    def __init__(self, path, *, script=None, interrupt_after=None, notes=(), **options):
+    def __init__(self, path, *, script=None, interrupt_after=None, step_s=0.0, notes=(), **options):
         self.path = path
         self.options = options
         self.max_context = options.get("max_context") or 512
@@ -26,7 +28,10 @@ class FakeSession:
         self.notes = list(notes)
         self.script = script or (lambda history: None)
         self.interrupt_after = interrupt_after
+        self.step_s = step_s
         self.open = 0
+        self.closed = False
+        self.lock = threading.RLock()
         self.batches = []
         self.totals = SimpleNamespace(**vars(step_stats(0)))
         self.memory_split = SimpleNamespace(
@@ -43,18 +48,29 @@ class FakeSession:
         )
 
     def new_sequence(self):
-        if self.open == self.max_sequences:
-            raise AdapmoeError(f"all {self.max_sequences} sequences are in use")
-        self.open += 1
-        return FakeSequence(self)
+        with self.lock:
+            if self.closed:
+                raise ValueError("the session is closed")
+            if self.open == self.max_sequences:
+                raise ValueError(f"all {self.max_sequences} sequences are in use")
+            self.open += 1
+            return FakeSequence(self)
 
     def decode_batch(self, items):
-        self.batches.append(len(items))
-        rows = np.stack([sequence.append([token])[0] for sequence, token in items])
-        return rows, self.step(len(items))
+        with self.lock:
+            self.batches.append(len(items))
+            stats = self.step(len(items))
+            return np.stack([sequence.append([token])[0] for sequence, token in items]), stats
+
+    def set_memory(self, memory_bytes):
+        if memory_bytes < self.memory_split.floor_bytes:
+            raise BudgetError(f"below the floor of {self.memory_split.floor_bytes} bytes")
+        self.memory_split.memory_bytes = memory_bytes
+        return self.memory_split
 
     def step(self, tokens):
         """Count one step; KeyboardInterrupt instead where the test wants it."""
+        time.sleep(self.step_s)
         if self.interrupt_after is not None:
             if self.interrupt_after == 0:
                 raise KeyboardInterrupt
@@ -65,7 +81,9 @@ class FakeSession:
         return stats
 
     def close(self):
-        assert self.open == 0, "sequences are closed before their session"
+        with self.lock:
+            assert self.open == 0, "sequences are closed before their session"
+            self.closed = True
 
 
 class FakeSequence:
@@ -79,7 +97,8 @@ class FakeSequence:
         return len(self.history)
 
     def append(self, ids):
-        assert not self.closed
+        if self.closed:
+            raise ValueError("the sequence is closed")
         if len(self.history) + len(ids) > self.session.max_context:
             raise ContextOverflowError("more tokens than max_context")
         rows = []
@@ -99,21 +118,34 @@ class FakeSequence:
 
     def prefill(self, ids, all_logits=False):
         assert ids.dtype == np.int32
-        stats = self.session.step(len(ids))
-        rows = self.append(ids)
+        with self.session.lock:
+            stats = self.session.step(len(ids))
+            rows = self.append(ids)
         return (rows if all_logits else rows[-1]), stats
 
     def decode(self, token_id):
-        stats = self.session.step(1)
-        return self.append([token_id])[-1], stats
+        with self.session.lock:
+            stats = self.session.step(1)
+            return self.append([token_id])[-1], stats
+
+    def truncate(self, length):
+        if not 0 <= length <= len(self.history):
+            raise ValueError(f"cannot truncate to {length} tokens")
+        del self.history[length:]
 
     def reset(self):
-        self.history = []
+        self.truncate(0)
+
+    def fork(self):
+        copy = self.session.new_sequence()
+        copy.history = list(self.history)
+        return copy
 
     def close(self):
-        assert not self.closed
-        self.closed = True
-        self.session.open -= 1
+        with self.session.lock:
+            assert not self.closed
+            self.closed = True
+            self.session.open -= 1
 
     def __del__(self):
         if not self.closed:

@@ -15,6 +15,7 @@ from adapmoe.cli.options import (
     JsonOption,
     KernelsOption,
     KvDtypeOption,
+    LLMOptions,
     MaxContextOption,
     MemoryOption,
     PackArgument,
@@ -52,19 +53,10 @@ def evaluate_text(
     """
     with usage_errors():
         content = text.read_text(encoding="utf-8")
-        llm = open_llm(
-            pack,
-            {
-                "memory": memory,
-                "experts_resident": experts_resident,
-                "threads": threads,
-                "max_context": max_context,
-                "policy": policy,
-                "kernels": kernels,
-                "kv_dtype": kv_dtype,
-            },
+        options = LLMOptions(
+            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
         )
-        with llm:
+        with open_llm(pack, options) as llm:
             found = _with_progress_bar(llm, content, window)
     if as_json:
         typer.echo(json.dumps(found))

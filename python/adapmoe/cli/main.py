@@ -11,9 +11,11 @@ import typer.core
 import typer.main
 
 import adapmoe
+from adapmoe.cli.chat import chat
 from adapmoe.cli.eval import evaluate_text
 from adapmoe.cli.exit_codes import USAGE_ERROR, exit_codes
 from adapmoe.cli.run import run
+from adapmoe.cli.verify import verify
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -28,12 +30,13 @@ class _Verbs(typer.core.TyperGroup):
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
+app.command("chat")(chat)
 app.command("eval")(evaluate_text)
+app.command("verify")(verify)
 
 # These two verbs come with imports that the others should not pay for, and parse their own options.
 _FORWARD = {
@@ -102,10 +105,9 @@ def _forward(ctx: typer.Context, module: str, function: str) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal that is not UTF-8 must not end the run
+    for stream in (sys.stdin, sys.stdout):  # what is not UTF-8 must not end the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="adapmoe")
 
 

@@ -2,7 +2,7 @@
 """Options that several verbs share, and opening a pack with them."""
 
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -46,8 +46,8 @@ JsonOption = Annotated[
 ]
 
 
-class LLMOptions(TypedDict):
-    """Keyword arguments of `open_llm`, as the options above deliver them."""
+class LLMOptions(NamedTuple):
+    """What the options above deliver."""
 
     memory: str
     experts_resident: str | None
@@ -65,15 +65,15 @@ def open_llm(pack: Path, options: LLMOptions) -> LLM:
         ValueError: an option with a wrong value.
         AdapmoeError: the pack cannot be opened.
     """
-    share = options["experts_resident"]
+    share = options.experts_resident
     return LLM(
         pack,
-        memory=options["memory"],
+        memory=options.memory,
         expert_fraction=0.0 if share is None else parse_percent(share),
-        threads=options["threads"],
-        max_context=options["max_context"],
-        policy=options["policy"],
-        kernels=options["kernels"],
-        kv_dtype=options["kv_dtype"],
+        threads=options.threads,
+        max_context=options.max_context,
+        policy=options.policy,
+        kernels=options.kernels,
+        kv_dtype=options.kv_dtype,
         verbose=True,
     )

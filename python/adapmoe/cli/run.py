@@ -4,11 +4,9 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from adapmoe.cli.exit_codes import INTERRUPTED, usage_errors
 from adapmoe.cli.options import (
@@ -16,6 +14,7 @@ from adapmoe.cli.options import (
     JsonOption,
     KernelsOption,
     KvDtypeOption,
+    LLMOptions,
     MaxContextOption,
     MemoryOption,
     PackArgument,
@@ -23,12 +22,23 @@ from adapmoe.cli.options import (
     ThreadsOption,
     open_llm,
 )
+from adapmoe.cli.report import make_report, print_statistics
+from adapmoe.cli.sampling_options import (
+    FrequencyPenaltyOption,
+    IgnoreEosOption,
+    LogprobsOption,
+    MaxTokensOption,
+    MinPOption,
+    PresencePenaltyOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+)
 from adapmoe.generate import GenerationStream
-from adapmoe.generation import GenerationResult
-from adapmoe.llm import LLM
 from adapmoe.sampling_params import SamplingParams
-from adapmoe.stats import peak_rss_bytes, split_as_dict
-from adapmoe.units import format_bytes
 
 PromptOption = Annotated[
     str | None,
@@ -37,27 +47,6 @@ PromptOption = Annotated[
 PromptFileOption = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="Read the prompt here.", show_default=False),
-]
-MaxTokensOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-tokens", "-n", help="Most tokens to generate. Default: 256.", show_default=False
-    ),
-]
-TemperatureOption = Annotated[float, typer.Option(help="0 takes the most likely token.")]
-TopKOption = Annotated[int, typer.Option(help="Sample among the K most likely tokens; 0: off.")]
-TopPOption = Annotated[
-    float, typer.Option(help="Sample among the likeliest tokens up to P in sum; 1: off.")
-]
-SeedOption = Annotated[
-    int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)
-]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option(help="End at this text; may be given several times.", show_default=False),
-]
-IgnoreEosOption = Annotated[
-    bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")
 ]
 
 
@@ -69,9 +58,14 @@ def run(
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
+    presence_penalty: PresencePenaltyOption = 0.0,
+    frequency_penalty: FrequencyPenaltyOption = 0.0,
     seed: SeedOption = None,
     stop: StopOption = None,
     ignore_eos: IgnoreEosOption = False,
+    logprobs: LogprobsOption = None,
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
     threads: ThreadsOption = None,
@@ -94,27 +88,30 @@ def run(
     with usage_errors():
         text = _read_prompt(prompt, prompt_file)
         params = SamplingParams(
-            max_tokens, temperature, top_k, top_p, seed, tuple(stop or ()), ignore_eos
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            seed=seed,
+            stop=tuple(stop or ()),
+            ignore_eos=ignore_eos,
+            logprobs=logprobs if as_json else None,
         )
-        llm = open_llm(
-            pack,
-            {
-                "memory": memory,
-                "experts_resident": experts_resident,
-                "threads": threads,
-                "max_context": max_context,
-                "policy": policy,
-                "kernels": kernels,
-                "kv_dtype": kv_dtype,
-            },
+        options = LLMOptions(
+            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
         )
+        llm = open_llm(pack, options)
     with llm, llm.generate(text, params, stream=True) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
-        report = _report(llm, chunks.results[0])
+        report = make_report(llm, chunks.results[0])
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        _print_statistics(report)
+        print_statistics(report)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -139,40 +136,3 @@ def _print_chunks(chunks: GenerationStream, *, silent: bool) -> bool:
     if not silent and sys.stdout.isatty():
         typer.echo()  # into a file or pipe goes the text alone
     return interrupted
-
-
-def _report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
-    return {
-        "text": result.text,
-        "token_ids": result.token_ids,
-        "prompt_tokens": result.prompt_tokens,
-        "generated_tokens": len(result.token_ids),
-        "finish_reason": result.finish_reason,
-        "stats": {
-            **result.stats.as_dict(),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "backend": llm.backend,
-            "memory": split_as_dict(llm.memory_split),
-        },
-    }
-
-
-def _print_statistics(report: dict[str, Any]) -> None:
-    stats = report["stats"]
-    prefill_speed, decode_speed = stats["prefill_tokens_per_s"], stats["decode_tokens_per_s"]
-    rows = {
-        "prompt": f"{report['prompt_tokens']} tokens, {prefill_speed:.1f} per second",
-        "generated": f"{report['generated_tokens']} tokens, {decode_speed:.1f} per second",
-        "ended by": report["finish_reason"] or "interrupt",
-        "experts used": f"{stats['experts_used']}, {stats['hit_rate']:.1%} found resident",
-        "read from the pack": format_bytes(stats["bytes_read"]),
-        "waited for experts": f"{stats['stall_s']:.3f} s",
-        "computed": f"{stats['compute_s']:.3f} s",
-        "peak memory": format_bytes(stats["peak_rss_bytes"]),
-    }
-    table = Table(title="statistics", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for label, value in rows.items():
-        table.add_row(label, value)
-    Console(stderr=True).print(table)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a generation gave and cost, as one object and as a table."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from adapmoe.generation import GenerationResult
+from adapmoe.llm import LLM
+from adapmoe.stats import peak_rss_bytes, split_as_dict
+from adapmoe.units import format_bytes
+
+
+def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
+    """All there is to say about a generation, ready for JSON."""
+    report = {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "prompt_tokens": result.prompt_tokens,
+        "generated_tokens": len(result.token_ids),
+        "finish_reason": result.finish_reason,
+        "stats": {
+            **result.stats.as_dict(),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "backend": llm.backend,
+            "memory": split_as_dict(llm.memory_split),
+        },
+    }
+    if result.logprobs is not None:
+        report["logprobs"] = [token.as_dict() for token in result.logprobs]
+    return report
+
+
+def print_statistics(report: dict[str, Any]) -> None:
+    """Print a table to stderr."""
+    stats = report["stats"]
+    prefill_speed, decode_speed = stats["prefill_tokens_per_s"], stats["decode_tokens_per_s"]
+    reused = report["prompt_tokens"] - stats["prefill_tokens"]
+    from_cache = (
+        f", {reused} of them from the KV cache" if reused and stats["decode_tokens"] else ""
+    )
+    rows = {
+        "prompt": f"{report['prompt_tokens']} tokens{from_cache}, {prefill_speed:.1f} per second",
+        "generated": f"{report['generated_tokens']} tokens, {decode_speed:.1f} per second",
+        "ended by": report["finish_reason"] or "interrupt",
+        "experts used": f"{stats['experts_used']}, {stats['hit_rate']:.1%} found resident",
+        "read from the pack": format_bytes(stats["bytes_read"]),
+        "waited for experts": f"{stats['stall_s']:.3f} s",
+        "computed": f"{stats['compute_s']:.3f} s",
+        "peak memory": format_bytes(stats["peak_rss_bytes"]),
+    }
+    table = Table(title="statistics", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for label, value in rows.items():
+        table.add_row(label, value)
+    Console(stderr=True).print(table)
