@@ -4,6 +4,9 @@
 PYTHON ?= python3
 CXX ?= g++
 SANITIZE ?= address,undefined
+CLANGXX ?= clang++
+STRESS_SECONDS ?= 20
+FUZZ_SECONDS ?= 20
 export CXX
 
 BIN := .venv/bin
@@ -12,13 +15,17 @@ STAMPS := .venv/stamps
 MODEL := tests/models/tiny-mixtral
 PACK := build/demo/tiny-mixtral.adapmoe
 PROMPT := The function returns
+STRESS_PACK := build/stress/tiny-mixtral.adapmoe
+STRESS := stress-thread stress-address,undefined
+FUZZERS := manifest_fuzz safetensors_fuzz
 
 BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt
-CPP_FILES := $(shell find runtime tests/cpp -name '*.cc' -o -name '*.h')
-PACKAGE_FILES := $(BUILD_FILES) $(CPP_FILES) \
+PACKAGE_CPP := $(shell find runtime tests/cpp -name '*.cc' -o -name '*.h')
+CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/fuzz/*.cc)
+PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test venv lint types pytest sanitize clean
+.PHONY: demo test venv lint types pytest sanitize stress $(STRESS) fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -28,6 +35,9 @@ demo: $(PACK)/manifest.json
 test:
 	$(MAKE) lint
 	$(MAKE) types
+	$(MAKE) stress
+	@if reason="$$(tests/support/check_fuzzer.sh $(CLANGXX) 2>&1)"; then $(MAKE) fuzz; \
+	  else echo "fuzz: skipped, $$reason"; fi
 	$(MAKE) sanitize
 	$(MAKE) pytest
 
@@ -49,6 +59,32 @@ pytest: $(STAMPS)/test
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
 	tests/support/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest \
 	  --ignore=tests/lint -m "not torch and not memory and not slow"
+
+# Residency, readers, thread pool and sessions at random. ThreadSanitizer of GCC 12 does not run
+# where the kernel randomises addresses widely, hence setarch where that is allowed.
+stress: $(STRESS)
+stress-thread: SECONDS = $(STRESS_SECONDS)
+stress-address,undefined: SECONDS = 5
+$(STRESS): stress-%: $(STRESS_PACK)/manifest.json
+	$(CONFIGURE) -B build/stress-$* -DADAPMOE_STRESS=ON -DADAPMOE_SANITIZE=$*
+	$(BIN)/cmake --build build/stress-$* --target adapmoe_stress
+	$$(setarch -R true 2>/dev/null && echo setarch -R) env TSAN_OPTIONS=halt_on_error=1 \
+	  build/stress-$*/tests/stress/adapmoe_stress --pack $(STRESS_PACK) --seconds $(SECONDS)
+
+# New inputs and crashes go to build/fuzz; tests/fuzz/corpus is only read.
+fuzz: $(STAMPS)/build-tools
+	@tests/support/check_fuzzer.sh $(CLANGXX)
+	CXX=$(CLANGXX) $(CONFIGURE) -B build/fuzz -DADAPMOE_FUZZ=ON \
+	  -DADAPMOE_SANITIZE=fuzzer-no-link,address,undefined
+	$(BIN)/cmake --build build/fuzz --target $(FUZZERS)
+	@for fuzzer in $(FUZZERS); do \
+	  corpus="corpus/$${fuzzer%_fuzz}"; log="build/fuzz/$$fuzzer.log"; \
+	  mkdir -p "build/fuzz/$$corpus"; echo "$$fuzzer for $(FUZZ_SECONDS) s, log in $$log"; \
+	  build/fuzz/tests/fuzz/$$fuzzer -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=8192 \
+	    -print_final_stats=1 -dict=tests/fuzz/pack.dict -artifact_prefix=build/fuzz/ \
+	    "build/fuzz/$$corpus" "tests/fuzz/$$corpus" >"$$log" 2>&1 || { tail -n 60 "$$log"; exit 1; }; \
+	  grep stat::number_of_executed_units "$$log"; \
+	done
 
 clean:
 	rm -rf .venv build
@@ -87,6 +123,10 @@ $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$(SANITIZE)
 	@touch $@
 
+# CMake without the Python package around it.
+CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo --log-level=WARNING
+
 $(STAMPS)/tidy: .clang-tidy $(CPP_FILES) $(STAMPS)/test
 	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy -p build/test -j 2 \
 	  -quiet -hide-progress '^$(CURDIR)/runtime/'
@@ -96,3 +136,9 @@ $(PACK)/manifest.json: $(STAMPS)/demo $(wildcard $(MODEL)/*)
 	rm -rf $(PACK) $(PACK).partial
 	@mkdir -p $(dir $(PACK))
 	$(BIN)/adapmoe export $(MODEL) $(PACK) --experts int4
+
+# Several tiles per expert.
+$(STRESS_PACK)/manifest.json: $(STAMPS)/test $(wildcard $(MODEL)/*)
+	rm -rf $(STRESS_PACK) $(STRESS_PACK).partial
+	@mkdir -p $(dir $(STRESS_PACK))
+	$(BIN)/adapmoe export $(MODEL) $(STRESS_PACK) --experts int4 --tile-width 64

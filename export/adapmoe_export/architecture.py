@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the exporter needs to know of an architecture: its config, its tensors, its router."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,23 +35,57 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that the checkpoint must hold. `router` is a matrix that is never quantized."""
+    """A tensor that the checkpoint must hold, by its published name."""
 
     name: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MatrixSource:
+    """Rows of a tensor, which is seen as a matrix of its last dimension."""
+
+    tensor: TensorSpec
+    first_row: int
+    rows: int
+    kind: str  # row of the error report, such as "q_proj"; "": exact, so not reported
+
+    @property
+    def cols(self) -> int:
+        """Columns of the matrix."""
+        return self.tensor.shape[-1]
+
+    @property
+    def name(self) -> str:
+        """For messages: the tensor, and which rows where that is not all of them."""
+        if self.rows * self.cols == math.prod(self.tensor.shape):
+            return self.tensor.name
+        return f"{self.tensor.name} rows {self.first_row} to {self.first_row + self.rows - 1}"
+
+
+def whole(tensor: TensorSpec, kind: str) -> MatrixSource:
+    """All rows of a tensor."""
+    return MatrixSource(tensor, 0, math.prod(tensor.shape[:-1]), kind)
+
+
+@dataclass(frozen=True)
+class DenseSource:
+    """Where a tensor of dense.safetensors comes from. A router is a matrix that stays f32."""
+
+    tensor: TensorSpec
     role: Literal["matrix", "router", "vector"]
-    kind: str = ""  # row of the error report, such as "q_proj"
+    kind: str = ""  # as in MatrixSource
 
 
 @dataclass(frozen=True)
 class ExpertSpec:
-    """The three matrices of one expert."""
+    """Where the three matrices of one expert come from."""
 
-    gate_proj: TensorSpec  # [intermediate_size, hidden_size]
-    up_proj: TensorSpec  # [intermediate_size, hidden_size]
-    down_proj: TensorSpec  # [hidden_size, intermediate_size]
+    gate_proj: MatrixSource  # [intermediate_size, hidden_size]
+    up_proj: MatrixSource  # [intermediate_size, hidden_size]
+    down_proj: MatrixSource  # [hidden_size, intermediate_size]
 
-    def tensors(self) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
+    def matrices(self) -> tuple[MatrixSource, MatrixSource, MatrixSource]:
         """All three."""
         return self.gate_proj, self.up_proj, self.down_proj
 
@@ -63,7 +98,10 @@ class Architecture:
     expert_ffn: str
     parse_config: Callable[[Json, Path], ModelConfig]  # raises CheckpointError
     router: Callable[[ModelConfig], Json]  # the manifest's router spec
-    dense_tensors: Callable[[ModelConfig], list[TensorSpec]]  # everything that is not an expert
-    expert: Callable[[ModelConfig, int, int], ExpertSpec]  # (config, layer, expert)
+    dense_sources: Callable[[ModelConfig], list[DenseSource]]  # everything that is not an expert
+    # (config, layer, expert, fused)
+    expert: Callable[[ModelConfig, int, int, bool], ExpertSpec]
     # Tensors that some checkpoints carry and that hold nothing of their own.
     ignores: Callable[[ModelConfig, str], bool]
+    published_name: Callable[[str], str]  # of a tensor that some software names differently
+    is_fused: Callable[[Iterable[str]], bool]  # by published names: one tensor for all experts

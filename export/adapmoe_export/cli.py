@@ -2,7 +2,7 @@
 """`adapmoe export`."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from adapmoe_export.architecture import Json
+from adapmoe_export.destination import partial_path
 from adapmoe_export.errors import ExportError
 from adapmoe_export.pack_writer import export_pack
 
@@ -45,13 +46,19 @@ def export(
         bool, typer.Option("--overwrite", help="Replace an existing pack.")
     ] = False,
     threads: Annotated[int, typer.Option(help="0: one per core.", min=0)] = 0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted export.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint into a pack.
 
+    Run the same command again to go on with an export that was interrupted.
+
     Example: adapmoe export Mixtral-8x7B-v0.1 mixtral.adapmoe --experts int4
     """
-    with _progress_bar() as progress:
+    with _interrupt_message(out), _progress_bar() as bar:
+        task = bar.add_task("export", total=None)
         manifest = export_pack(
             checkpoint,
             out,
@@ -61,7 +68,9 @@ def export(
             tile_width=_parse_width(tile_width),
             overwrite=overwrite,
             threads=threads,
-            progress=progress,
+            fresh=fresh,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            notice=lambda text: bar.console.print(text, highlight=False, soft_wrap=True),
         )
     if as_json:
         print(json.dumps(_summary(out, manifest)))
@@ -78,17 +87,30 @@ def _parse_width(text: str) -> int | None:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    columns = (
+def _interrupt_message(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        partial = partial_path(out)
+        if partial.is_dir():
+            text = f"{partial} keeps what is finished: run the same command again to go on, "
+            text += "or with --fresh to start over"
+        else:
+            text = "nothing was finished, and nothing is left behind"
+        typer.echo(f"interrupted; {text}", err=True)
+        raise
+
+
+def _progress_bar() -> Progress:
+    return Progress(
         TextColumn("exporting"),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("export", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _summary(out: Path, manifest: Json) -> Json:

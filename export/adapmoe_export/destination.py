@@ -1,41 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory that appears complete or not at all."""
+"""A pack that appears complete or not at all, and may be finished by a later run."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from adapmoe.errors import CheckpointError
 from adapmoe_export.errors import ExportError
+from adapmoe_export.journal import has_entries
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The directory `OUT.partial`, which is never a pack itself."""
+
+    root: Path
+
+    @property
+    def pack(self) -> Path:
+        """What becomes OUT."""
+        return self.root / "pack"
+
+    @property
+    def journal(self) -> Path:
+        """What of it is finished."""
+        return self.root / "journal"
+
+
+def partial_path(out: Path) -> Path:
+    """Where an unfinished export of `out` is kept."""
+    out = out.absolute()
+    return out.with_name(out.name + ".partial")
 
 
 @contextmanager
-def staged_directory(out: Path, overwrite: bool, needed_bytes: int) -> Iterator[Path]:
-    """Yield the empty directory `OUT.partial`; on success it is synced and becomes `out`.
+def staged_directory(
+    out: Path, overwrite: bool, needed_bytes: int, fresh: bool = False
+) -> Iterator[Staging]:
+    """Yield the locked staging directory; on success its pack is synced and becomes `out`.
 
-    On failure it is removed and `out` is as it was. What a killed export left there is removed
-    first. Raises ExportError if `out` exists (without `overwrite`), is not a pack, or if the disk
-    has no room for `needed_bytes`.
+    On failure `out` is as it was, and finished work stays for the next run, unless the checkpoint
+    is at fault: another one cannot use it. Raises ExportError if `out` exists (without
+    `overwrite`), is not a pack or is being written, or if the disk has no room for `needed_bytes`.
     """
     out = out.absolute()
     _check_existing(out, overwrite)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
-    except OSError as error:
-        raise ExportError(f"{partial}: cannot write there: {error.strerror}") from error
-    try:
-        _check_room(partial, needed_bytes)
-        yield partial
-        sync_directory(partial)
-        _publish(partial, out, overwrite)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with _locked(partial_path(out)) as root:
+        staging = Staging(root)
+        try:
+            _restore_replaced(out)
+            _check_existing(out, overwrite)
+            if fresh or not has_entries(staging.journal):
+                _empty(root)
+            staging.pack.mkdir(exist_ok=True)
+            _remove_small_files(staging.pack)
+            _check_room(root, needed_bytes)
+            yield staging
+            sync_directory(staging.pack)
+            _publish(staging.pack, out, overwrite)
+        except BaseException as error:
+            kept = not isinstance(error, CheckpointError) and has_entries(staging.journal)
+            if not kept:
+                shutil.rmtree(root, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _write_failure(root, error, needed_bytes, kept) from error
+            raise
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _write_failure(root: Path, error: OSError, needed_bytes: int, kept: bool) -> ExportError:
+    remedy = f"the pack needs {needed_bytes} bytes ({needed_bytes / 2**30:.2f} GiB) there"
+    if kept:
+        remedy += (
+            "; what is finished is kept: run the same command again to go on, "
+            "or with --fresh to start over"
+        )
+    return ExportError(f"{error.filename or root}: cannot write: {error.strerror}; {remedy}")
 
 
 def sync_directory(path: Path) -> None:
@@ -45,6 +89,54 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[Path]:
+    """Create the directory and hold its lock, which ends with this process however that ends."""
+    try:
+        descriptor = _lock(root)
+    except OSError as error:
+        raise ExportError(f"{root}: cannot write there: {error.strerror}") from error
+    try:
+        yield root
+    finally:
+        os.close(descriptor)
+
+
+def _lock(root: Path) -> int:
+    while True:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The export that held it may have removed the directory since.
+            if root.exists() and os.path.samestat(root.stat(), os.fstat(descriptor)):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ExportError(
+                f"{root}: another export is writing this pack; wait for it or choose another name"
+            ) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _empty(root: Path) -> None:
+    for path in root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _remove_small_files(pack: Path) -> None:
+    """They are written last and in no time; those of an older checkpoint must not stay."""
+    for path in pack.iterdir():
+        if path.suffix != ".safetensors":
+            path.unlink()
 
 
 def _check_existing(out: Path, overwrite: bool) -> None:
@@ -57,26 +149,39 @@ def _check_existing(out: Path, overwrite: bool) -> None:
         raise ExportError(f"{out}: is not a pack, so --overwrite does not replace it; remove it")
 
 
-def _check_room(directory: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < needed_bytes:
+def _check_room(root: Path, needed_bytes: int) -> None:
+    present = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    missing = max(needed_bytes - present, 0)
+    free = shutil.disk_usage(root).free
+    if free < missing:
         raise ExportError(
-            f"{directory.parent}: the pack needs {needed_bytes} bytes "
-            f"({needed_bytes / 2**30:.2f} GiB), but only {free} are free; "
+            f"{root.parent}: the pack needs {missing} bytes "
+            f"({missing / 2**30:.2f} GiB), but only {free} are free; "
             "make room or choose another disk"
         )
 
 
-def _publish(partial: Path, out: Path, overwrite: bool) -> None:
+def _replaced_path(out: Path) -> Path:
+    return out.with_name(out.name + ".replaced")
+
+
+def _restore_replaced(out: Path) -> None:
+    """A kill between the two renames of _publish left the old pack under another name."""
+    replaced = _replaced_path(out)
+    if (replaced / "manifest.json").is_file() and not os.path.lexists(out):
+        replaced.rename(out)
+
+
+def _publish(pack: Path, out: Path, overwrite: bool) -> None:
     _check_existing(out, overwrite)
-    replaced = out.with_name(out.name + ".replaced")
+    replaced = _replaced_path(out)
     had_old = out.exists()
     if had_old:
         if replaced.exists():
             shutil.rmtree(replaced)
         out.rename(replaced)
     try:
-        partial.rename(out)
+        pack.rename(out)
     except OSError:
         if had_old:
             replaced.rename(out)

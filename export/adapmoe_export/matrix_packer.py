@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns tensors of the checkpoint into the bytes of the pack."""
+"""Turns tensors of the checkpoint into the bytes of the pack, piece by piece."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,77 +11,130 @@ from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import CheckpointError
-from adapmoe_export.architecture import ExpertSpec, ModelConfig, TensorSpec
-from adapmoe_export.error_report import ErrorReport
-from adapmoe_export.hf_checkpoint import HfCheckpoint
+from adapmoe_export.architecture import ExpertSpec, MatrixSource, ModelConfig, whole
+from adapmoe_export.hf_checkpoint import HfCheckpoint, LazyMatrix
 from adapmoe_export.plan import VECTOR_MULTIPLE, DenseTensor, PackPlan
+from adapmoe_export.safetensors_file import Weights
 from adapmoe_export.tiling import align_up
 
-_CHUNK_WEIGHTS = 1 << 24  # weights held as float32 at a time, when a matrix can be cut by rows
 _BLOCK_ROWS = 16  # a packed matrix is a sequence of blocks of 16 rows
+_PIECE_WEIGHTS = 1 << 22  # of a dense matrix, about
+_LARGEST = {"int4": 7 * 65504.0, "int8": 127 * 65504.0, "f16": 65504.0}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive bytes of a tensor of the pack, and what packing changed."""
+
+    data: NDArray[np.uint8]
+    errors: list[tuple[str, float, float]]  # (kind, sum of squared error, sum of squares)
+
+
+Job = Callable[[], Piece]  # may run in any thread; raises CheckpointError
 
 
 class MatrixPacker:
-    """Packs matrices with the options of a plan and counts their errors."""
+    """Packs the matrices of a checkpoint as a plan lays them out. Safe to use from threads."""
 
-    def __init__(self, checkpoint: HfCheckpoint, plan: PackPlan, report: ErrorReport) -> None:
-        """Read from `checkpoint`, lay out by `plan`, count in `report`."""
+    def __init__(self, checkpoint: HfCheckpoint, plan: PackPlan, threads: int) -> None:
+        """Read from `checkpoint`, lay out by `plan`, with `threads` threads per job."""
         self._checkpoint = checkpoint
         self._plan = plan
-        self._report = report
+        self._threads = threads
 
-    def dense_pieces(self, tensor: DenseTensor) -> Iterator[NDArray[Any]]:
-        """The bytes of one dense tensor, in order."""
-        if tensor.source is None:
-            yield pad_vector(rope_inv_freq(self._plan.config))
+    def dense_jobs(self, tensor: DenseTensor) -> Iterator[Job]:
+        """Jobs whose pieces are the bytes of a dense tensor, in order."""
+        if tensor.source is None or tensor.source.role == "vector":
+            yield partial(self._vector, tensor)
             return
-        values = self._checkpoint.read(tensor.source)
-        if not tensor.group_size:
-            yield pad_vector(values.astype(np.float32))
-            return
-        rows, cols = tensor.shape
-        step = max(_CHUNK_WEIGHTS // cols // _BLOCK_ROWS, 1) * _BLOCK_ROWS
-        for first in range(0, rows, step):
-            part = values[first : first + step].astype(np.float32, copy=False)
-            yield self._pack(part, tensor.source, tensor.dtype, tensor.group_size)
+        matrix = whole(tensor.source.tensor, tensor.source.kind)
+        step = max(_PIECE_WEIGHTS // matrix.cols // _BLOCK_ROWS, 1) * _BLOCK_ROWS
+        for first in range(0, matrix.rows, step):
+            yield partial(self._rows, tensor, matrix, first, min(step, matrix.rows - first))
 
-    def expert_tiles(self, expert: ExpertSpec) -> Iterator[NDArray[np.uint8]]:
-        """The tiles of one expert, in order: uint8 [tile_bytes] each."""
-        gate_proj, up_proj, down_proj = (self._checkpoint.read(spec) for spec in expert.tensors())
-        width = self._plan.tiling.tile_width
+    def expert_jobs(self, expert: ExpertSpec) -> Iterator[Job]:
+        """One job per tile of an expert, in order."""
+        # Its columns are cut across the file, so down_proj is read once and shared by the tiles.
+        down_proj = LazyMatrix(self._checkpoint, expert.down_proj)
         for tile in range(self._plan.tiling.tiles):
-            part = slice(tile * width, (tile + 1) * width)
-            matrices = (
-                _pad(gate_proj[part], (width, gate_proj.shape[1])),
-                _pad(up_proj[part], (width, up_proj.shape[1])),
-                _pad(down_proj[:, part], (down_proj.shape[0], width)),
-            )
-            yield self._tile(matrices, expert)
+            yield partial(self._tile, expert, down_proj, tile)
 
-    def _tile(
-        self, matrices: tuple[NDArray[np.float32], ...], expert: ExpertSpec
-    ) -> NDArray[np.uint8]:
-        tile = np.zeros(self._plan.tiling.tile_bytes, np.uint8)
+    def _vector(self, tensor: DenseTensor) -> Piece:
+        if tensor.source is None:
+            values = rope_inv_freq(self._plan.config)
+        else:
+            spec = tensor.source.tensor
+            values = self._checkpoint.read(spec, 0, 1).to_float32()[0]
+            if not np.isfinite(values).all():
+                raise self._bad_weight(whole(spec, ""), values[np.newaxis], 0, 0, tensor.dtype)
+        return Piece(pad_vector(values).view(np.uint8), [])
+
+    def _rows(self, tensor: DenseTensor, matrix: MatrixSource, first: int, rows: int) -> Piece:
+        weights = self._checkpoint.read(matrix.tensor, first, rows)
+        return self._pack(weights, matrix, (first, 0), tensor.dtype, tensor.group_size)
+
+    def _tile(self, expert: ExpertSpec, down_proj: LazyMatrix, tile: int) -> Piece:
+        width = self._plan.tiling.tile_width
+        first = tile * width
+        options, group_size = self._plan.options, self._plan.expert_group_size
+        data = np.zeros(self._plan.tiling.tile_bytes, np.uint8)
+        errors = []
         end = 0
-        for matrix, spec in zip(matrices, expert.tensors(), strict=True):
-            packed = self._pack(
-                matrix, spec, self._plan.options.experts, self._plan.expert_group_size
-            )
-            tile[end : end + packed.size] = packed
-            end += packed.size
-        return tile
+        for matrix in expert.matrices():
+            if matrix is expert.down_proj:
+                whole_matrix = down_proj.get()
+                columns = whole_matrix.bits[:, first : first + width]
+                bits, dtype = _pad(columns, (matrix.rows, width)), whole_matrix.dtype
+                place = (0, first)
+            else:
+                rows = min(width, matrix.rows - first)
+                part = self._checkpoint.read(matrix.tensor, matrix.first_row + first, rows)
+                bits, dtype = _pad(part.bits, (width, matrix.cols)), part.dtype
+                place = (first, 0)
+            piece = self._pack(Weights(bits, dtype), matrix, place, options.experts, group_size)
+            data[end : end + piece.data.size] = piece.data
+            end += piece.data.size
+            errors += piece.errors
+        return Piece(data, errors)
 
     def _pack(
-        self, matrix: NDArray[np.float32], spec: TensorSpec, dtype: str, group_size: int
-    ) -> NDArray[np.uint8]:
-        threads = self._plan.options.threads
+        self,
+        weights: Weights,
+        source: MatrixSource,
+        place: tuple[int, int],
+        dtype: str,
+        group_size: int,
+    ) -> Piece:
+        """`weights` begin at row and column `place` of `source`."""
         try:
-            packed, error, weights = _core.pack_matrix(matrix, dtype, group_size, threads)
-        except ValueError as problem:  # a weight beyond what the dtype can hold
-            raise CheckpointError(f"tensor {spec.name}: {problem}") from problem
-        if spec.role == "matrix":  # the router is exact
-            self._report.add(spec.kind, error, weights)
-        return packed
+            packed, error, squares = _core.pack_matrix(
+                weights.bits, dtype, group_size, self._threads, weights.dtype
+            )
+        except ValueError as problem:
+            values = weights.to_float32()
+            raise self._bad_weight(source, values, *place, dtype) from problem
+        return Piece(packed, [(source.kind, error, squares)] if source.kind else [])
+
+    def _bad_weight(
+        self,
+        source: MatrixSource,
+        values: NDArray[np.float32],
+        first_row: int,
+        first_col: int,
+        dtype: str,
+    ) -> CheckpointError:
+        """Names the first weight of `values` that `dtype` cannot hold, by its place in the file."""
+        fits = np.abs(values) <= _LARGEST.get(dtype, np.finfo(np.float32).max)
+        row, col = divmod(int(np.argmin(fits)), values.shape[1])
+        value = float(values[row, col])
+        flat = (source.first_row + first_row + row) * source.cols + first_col + col
+        index = [int(i) for i in np.unravel_index(flat, source.tensor.shape)]
+        where = f"{self._checkpoint.describe(source.tensor.name)} holds {value:g} at {index}"
+        if not np.isfinite(value):
+            return CheckpointError(f"{where}; weights must be finite")
+        return CheckpointError(
+            f"{where}; {dtype} holds at most {_LARGEST[dtype]:g}; export this matrix as f32"
+        )
 
 
 def rope_inv_freq(config: ModelConfig) -> NDArray[np.float32]:
@@ -96,10 +151,10 @@ def pad_vector(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return padded
 
 
-def _pad(part: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """`part` as float32, with zero rows and columns up to `shape`. Copies only if it must."""
+def _pad(part: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """`part` with zero rows and columns up to `shape`. Copies only if it must."""
     if part.shape == shape:
-        return part.astype(np.float32, copy=False)
-    padded = np.zeros(shape, np.float32)
+        return part
+    padded = np.zeros(shape, part.dtype)
     padded[: part.shape[0], : part.shape[1]] = part
     return padded

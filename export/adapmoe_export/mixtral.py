@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixtral: its config.json, its tensor names, its router."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
-from adapmoe_export.architecture import Architecture, ExpertSpec, Json, ModelConfig, TensorSpec
+from adapmoe_export.architecture import (
+    Architecture,
+    DenseSource,
+    ExpertSpec,
+    Json,
+    MatrixSource,
+    ModelConfig,
+    TensorSpec,
+    whole,
+)
 from adapmoe_export.config_fields import ConfigFields
 
 
@@ -99,7 +111,7 @@ def router(config: ModelConfig) -> Json:
     }
 
 
-def dense_tensors(config: ModelConfig) -> list[TensorSpec]:
+def dense_sources(config: ModelConfig) -> list[DenseSource]:
     """Every tensor of the checkpoint that is not an expert; no lm_head when it is tied."""
     hidden, vocab = config.hidden_size, config.vocab_size
     q_size = config.num_attention_heads * config.head_dim
@@ -110,31 +122,45 @@ def dense_tensors(config: ModelConfig) -> list[TensorSpec]:
         "v_proj": (kv_size, hidden),
         "o_proj": (hidden, q_size),
     }
-    embedding = "model.embed_tokens.weight"
-    specs = [TensorSpec(embedding, (vocab, hidden), "matrix", "embed_tokens")]
+    sources = [_dense("model.embed_tokens.weight", (vocab, hidden), "matrix", "embed_tokens")]
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
         for name, shape in projections.items():
-            specs.append(TensorSpec(f"{prefix}.self_attn.{name}.weight", shape, "matrix", name))
+            sources.append(_dense(f"{prefix}.self_attn.{name}.weight", shape, "matrix", name))
         for name in ("input_layernorm", "post_attention_layernorm"):
-            specs.append(TensorSpec(f"{prefix}.{name}.weight", (hidden,), "vector"))
+            sources.append(_dense(f"{prefix}.{name}.weight", (hidden,), "vector"))
         gate = f"{prefix}.block_sparse_moe.gate.weight"
-        specs.append(TensorSpec(gate, (config.num_local_experts, hidden), "router"))
-    specs.append(TensorSpec("model.norm.weight", (hidden,), "vector"))
+        sources.append(_dense(gate, (config.num_local_experts, hidden), "router"))
+    sources.append(_dense("model.norm.weight", (hidden,), "vector"))
     if not config.tie_word_embeddings:
-        specs.append(TensorSpec("lm_head.weight", (vocab, hidden), "matrix", "lm_head"))
-    return specs
+        sources.append(_dense("lm_head.weight", (vocab, hidden), "matrix", "lm_head"))
+    return sources
 
 
-def expert(config: ModelConfig, layer: int, expert: int) -> ExpertSpec:
-    """The published names: w1 is gate_proj, w3 is up_proj, w2 is down_proj."""
-    prefix = f"model.layers.{layer}.block_sparse_moe.experts.{expert}"
-    wide = (config.intermediate_size, config.hidden_size)
-    tall = (config.hidden_size, config.intermediate_size)
+def _dense(
+    name: str, shape: tuple[int, ...], role: Literal["matrix", "router", "vector"], kind: str = ""
+) -> DenseSource:
+    return DenseSource(TensorSpec(name, shape), role, kind)
+
+
+def expert(config: ModelConfig, layer: int, expert: int, fused: bool) -> ExpertSpec:
+    """One expert's matrices: published (w1 is gate_proj, w3 up_proj, w2 down_proj) or fused."""
+    prefix = f"model.layers.{layer}.block_sparse_moe.experts"
+    hidden, wide = config.hidden_size, config.intermediate_size
+    if fused:
+        experts = config.num_local_experts
+        gate_up = TensorSpec(f"{prefix}.gate_up_proj", (experts, 2 * wide, hidden))
+        down = TensorSpec(f"{prefix}.down_proj", (experts, hidden, wide))
+        return ExpertSpec(
+            gate_proj=MatrixSource(gate_up, expert * 2 * wide, wide, "gate_proj"),
+            up_proj=MatrixSource(gate_up, expert * 2 * wide + wide, wide, "up_proj"),
+            down_proj=MatrixSource(down, expert * hidden, hidden, "down_proj"),
+        )
+    prefix = f"{prefix}.{expert}"
     return ExpertSpec(
-        gate_proj=TensorSpec(f"{prefix}.w1.weight", wide, "matrix", "gate_proj"),
-        up_proj=TensorSpec(f"{prefix}.w3.weight", wide, "matrix", "up_proj"),
-        down_proj=TensorSpec(f"{prefix}.w2.weight", tall, "matrix", "down_proj"),
+        gate_proj=whole(TensorSpec(f"{prefix}.w1.weight", (wide, hidden)), "gate_proj"),
+        up_proj=whole(TensorSpec(f"{prefix}.w3.weight", (wide, hidden)), "up_proj"),
+        down_proj=whole(TensorSpec(f"{prefix}.w2.weight", (hidden, wide)), "down_proj"),
     )
 
 
@@ -144,12 +170,24 @@ def ignores(config: ModelConfig, name: str) -> bool:
     return tied_head or name.endswith(".self_attn.rotary_emb.inv_freq")
 
 
+def published_name(name: str) -> str:
+    """In memory, transformers 5 calls the block `mlp`, and a raw state_dict keeps that name."""
+    return re.sub(r"^(model\.layers\.\d+)\.mlp\.", r"\1.block_sparse_moe.", name)
+
+
+def is_fused(names: Iterable[str]) -> bool:
+    """Whether the experts of a layer are two tensors, as transformers 5 holds them in memory."""
+    return any(name.endswith(".experts.gate_up_proj") for name in names)
+
+
 MIXTRAL = Architecture(
     name="mixtral",
     expert_ffn="swiglu",
     parse_config=parse_config,
     router=router,
-    dense_tensors=dense_tensors,
+    dense_sources=dense_sources,
     expert=expert,
     ignores=ignores,
+    published_name=published_name,
+    is_fused=is_fused,
 )

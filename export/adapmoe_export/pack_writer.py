@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams a checkpoint into a pack, a few tensors in memory at a time."""
+"""Streams a checkpoint into a pack, a few tiles in memory at a time."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from adapmoe import _core
 from adapmoe_export.architecture import Json
-from adapmoe_export.destination import staged_directory
+from adapmoe_export.destination import Staging, staged_directory
 from adapmoe_export.error_report import ErrorReport
+from adapmoe_export.fingerprint import fingerprint
 from adapmoe_export.hf_checkpoint import HfCheckpoint
-from adapmoe_export.manifest import WrittenFile, make_manifest, serialize
-from adapmoe_export.matrix_packer import MatrixPacker
+from adapmoe_export.in_order import in_order
+from adapmoe_export.journal import Journal
+from adapmoe_export.manifest import WrittenFile, join_checksums, make_manifest, serialize
+from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
 from adapmoe_export.options import ExportOptions
-from adapmoe_export.plan import PackPlan, make_plan
-from adapmoe_export.registry import find_architecture
-from adapmoe_export.safetensors_writer import SafetensorsWriter
+from adapmoe_export.plan import PackPlan
+from adapmoe_export.safetensors_writer import SafetensorsWriter, TensorEntry
+from adapmoe_export.source import open_checkpoint
+from adapmoe_export.workers import choose_workers
 
 # Copied where the checkpoint has them.
 COPIED_FILES = (
@@ -28,7 +35,7 @@ COPIED_FILES = (
 )
 _MANIFEST_ALLOWANCE = 16 << 20  # more than any manifest.json needs, for the free-space check
 
-Progress = Callable[[int, int], None]  # (bytes written so far, bytes in all)
+Progress = Callable[[int, int], None]  # (bytes in place so far, bytes in all)
 
 
 def export_pack(
@@ -41,90 +48,159 @@ def export_pack(
     tile_width: int | None = None,
     overwrite: bool = False,
     threads: int = 0,
+    fresh: bool = False,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Json:
     """Write the pack of the checkpoint `source` to `out`; return its manifest.
 
     The options are those of ExportOptions. The checkpoint is checked in full (names, shapes,
-    dtypes) before anything is written, and `out` appears only when it is complete. Raises
-    CheckpointError and ExportError.
+    dtypes) before anything is written, and `out` appears only when it is complete. An export that
+    was interrupted goes on where it stopped if checkpoint and options are the same; `notice` is
+    told so in a sentence. Raises CheckpointError and ExportError.
     """
-    options = ExportOptions(experts, dense, group_size, tile_width, overwrite, threads)
-    checkpoint = HfCheckpoint(source)
-    architecture = find_architecture(checkpoint.config, checkpoint.config_path)
-    config = architecture.parse_config(checkpoint.config, checkpoint.config_path)
-    plan = make_plan(architecture, config, options)
-    checkpoint.check(plan.sources(), lambda name: architecture.ignores(config, name))
-    copied = [source / name for name in COPIED_FILES if (source / name).is_file()]
-    needed = plan.total_bytes() + sum(path.stat().st_size for path in copied)
-    with staged_directory(out, options.overwrite, needed + _MANIFEST_ALLOWANCE) as directory:
-        writer = _PackWriter(checkpoint, plan, directory, progress)
-        writer.write_dense()
+    options = ExportOptions(
+        experts=experts,
+        dense=dense,
+        group_size=group_size,
+        tile_width=tile_width,
+        overwrite=overwrite,
+        fresh=fresh,
+        threads=threads,
+    )
+    return write_pack(*open_checkpoint(source, options), out, progress=progress, notice=notice)
+
+
+def write_pack(
+    checkpoint: HfCheckpoint,
+    plan: PackPlan,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Json:
+    """Write the pack that `plan` lays out to `out`; return its manifest. See export_pack."""
+    options = plan.options
+    copied = [path for name in COPIED_FILES if (path := checkpoint.path / name).is_file()]
+    needed = plan.total_bytes() + sum(path.stat().st_size for path in copied) + _MANIFEST_ALLOWANCE
+    with (
+        staged_directory(out, options.overwrite, needed, options.fresh) as staging,
+        Journal(staging.journal, fingerprint(plan, checkpoint)) as journal,
+    ):
+        writer = _PackWriter(checkpoint, plan, staging, journal, progress, notice)
+        dense_crc32c = writer.write_dense()
         crc32c = writer.write_experts()
         for path in copied:
             writer.write_file(path.name, path.read_bytes())
         errors = writer.report.summary()
-        manifest = make_manifest(plan, checkpoint, writer.files, crc32c, errors)
+        manifest = make_manifest(plan, checkpoint, writer.files, crc32c, dense_crc32c, errors)
         writer.write_file("manifest.json", serialize(manifest))
     return manifest
 
 
+@dataclass(frozen=True)
+class _Record:
+    """A tensor of the pack."""
+
+    entry: TensorEntry
+    jobs: Callable[[], Iterator[Job]]  # their pieces are the tensor's bytes, in order
+
+
 class _PackWriter:
-    """Writes the files of one pack into `directory`."""
+    """Writes the files of one pack into the staging directory."""
 
     def __init__(
         self,
         checkpoint: HfCheckpoint,
         plan: PackPlan,
-        directory: Path,
+        staging: Staging,
+        journal: Journal,
         progress: Progress | None,
+        notice: Callable[[str], None] | None,
     ) -> None:
         self.files: dict[str, WrittenFile] = {}
         self.report = ErrorReport()
         self._plan = plan
-        self._directory = directory
-        self._packer = MatrixPacker(checkpoint, plan, self.report)
+        self._directory = staging.pack
+        self._journal = journal
+        self._workers, threads_each = choose_workers(checkpoint, plan)
+        self._packer = MatrixPacker(checkpoint, plan, threads_each)
         self._progress = progress
+        self._notice = notice
         self._total = plan.total_bytes()
         self._finished = 0  # bytes of the files that are complete
 
-    def write_dense(self) -> None:
-        """dense.safetensors."""
-        path = self._directory / "dense.safetensors"
-        with SafetensorsWriter(path, self._plan.dense_entries()) as file:
-            for tensor in self._plan.dense:
-                for piece in self._packer.dense_pieces(tensor):
-                    file.write(piece)
-                    self._report_progress(file)
-        self._finish(file)
+    def write_dense(self) -> dict[str, str]:
+        """dense.safetensors. Returns the checksum of each tensor."""
+        writer = self._write_tensors(
+            "dense.safetensors",
+            [
+                _Record(tensor.entry, partial(self._packer.dense_jobs, tensor))
+                for tensor in self._plan.dense
+            ],
+        )
+        return {entry.tensor: f"{join_checksums(entry.pieces):08x}" for entry in writer.done}
 
     def write_experts(self) -> list[str]:
         """experts.safetensors. Returns the manifest's checksums, one string per expert."""
-        path = self._directory / "experts.safetensors"
-        checksums = []
-        with SafetensorsWriter(path, self._plan.expert_entries()) as file:
-            for expert in self._plan.experts():
-                digits = ""
-                for tile in self._packer.expert_tiles(expert):
-                    file.write(tile)
-                    digits += f"{_core.crc32c(tile):08x}"
-                    self._report_progress(file)
-                checksums.append(digits)
-        self._finish(file)
-        return checksums
+        writer = self._write_tensors(
+            "experts.safetensors",
+            [
+                _Record(entry, partial(self._packer.expert_jobs, expert))
+                for entry, expert in zip(
+                    self._plan.expert_entries(), self._plan.experts(), strict=True
+                )
+            ],
+        )
+        return ["".join(f"{crc32c:08x}" for _, crc32c in entry.pieces) for entry in writer.done]
+
+    def _write_tensors(self, name: str, records: Sequence[_Record]) -> SafetensorsWriter:
+        path = self._directory / name
+        entries = [record.entry for record in records]
+        with SafetensorsWriter(path, entries, self._journal, self._report_progress) as file:
+            file.resume()
+            self._tell_resumed(file, len(records))
+            todo = records[len(file.done) :]
+            jobs = (job for record in todo for job in record.jobs())
+            with closing(in_order(jobs, self._workers)) as pieces:
+                for record in todo:
+                    self._write_tensor(file, record.entry, pieces)
+        for entry in file.done:
+            for kind, error, squares in entry.errors:
+                self.report.add(kind, error, squares)
+        self.files[name] = WrittenFile(file.nbytes, file.sha256)
+        self._finished += file.nbytes
+        return file
+
+    def _write_tensor(
+        self, file: SafetensorsWriter, tensor: TensorEntry, pieces: Iterator[Piece]
+    ) -> None:
+        errors: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        missing = tensor.nbytes
+        while missing > 0:
+            piece = next(pieces)
+            file.write(piece.data)
+            missing -= piece.data.size
+            for kind, error, squares in piece.errors:
+                errors[kind][0] += error
+                errors[kind][1] += squares
+        file.finish_tensor([(kind, error, squares) for kind, (error, squares) in errors.items()])
 
     def write_file(self, name: str, data: bytes) -> None:
         """A small file, synced."""
-        with (self._directory / name).open("xb") as file:
+        with (self._directory / name).open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         self.files[name] = WrittenFile(len(data), hashlib.sha256(data).hexdigest())
 
-    def _finish(self, file: SafetensorsWriter) -> None:
-        self.files[file.path.name] = WrittenFile(file.nbytes, file.sha256)
-        self._finished += file.nbytes
+    def _tell_resumed(self, file: SafetensorsWriter, tensors: int) -> None:
+        if self._notice is not None and file.done:
+            self._notice(
+                f"resuming {file.path.name}: {len(file.done)} of {tensors} tensors "
+                f"({file.nbytes:,} bytes) were finished before and are intact"
+            )
 
-    def _report_progress(self, file: SafetensorsWriter) -> None:
+    def _report_progress(self, nbytes: int) -> None:
         if self._progress is not None:
-            self._progress(self._finished + file.nbytes, self._total)
+            self._progress(self._finished + nbytes, self._total)

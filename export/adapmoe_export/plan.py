@@ -4,7 +4,14 @@
 from dataclasses import dataclass
 
 from adapmoe import _core
-from adapmoe_export.architecture import Architecture, ExpertSpec, Json, ModelConfig, TensorSpec
+from adapmoe_export.architecture import (
+    Architecture,
+    DenseSource,
+    ExpertSpec,
+    Json,
+    ModelConfig,
+    TensorSpec,
+)
 from adapmoe_export.options import FLOAT_GROUP_SIZE, ExportOptions
 from adapmoe_export.safetensors_writer import TensorEntry, make_header
 from adapmoe_export.tiling import Tiling, align_up, choose_tiling
@@ -22,7 +29,7 @@ class DenseTensor:
     dtype: str
     group_size: int  # 0 for a vector
     nbytes: int
-    source: TensorSpec | None  # None: the exporter computes it
+    source: DenseSource | None  # None: the exporter computes it
 
     @property
     def entry(self) -> TensorEntry:
@@ -41,6 +48,7 @@ class PackPlan:
     options: ExportOptions
     tiling: Tiling
     dense: list[DenseTensor]  # in file order
+    fused: bool  # whether the checkpoint has one tensor for all experts of a layer
 
     @property
     def expert_group_size(self) -> int:
@@ -50,15 +58,16 @@ class PackPlan:
     def experts(self) -> list[ExpertSpec]:
         """All experts, layer-major."""
         return [
-            self.architecture.expert(self.config, layer, expert)
+            self.architecture.expert(self.config, layer, expert, self.fused)
             for layer in range(self.config.num_hidden_layers)
             for expert in range(self.config.num_local_experts)
         ]
 
     def sources(self) -> list[TensorSpec]:
         """Every tensor that the checkpoint must hold."""
-        dense = [tensor.source for tensor in self.dense if tensor.source is not None]
-        return dense + [spec for expert in self.experts() for spec in expert.tensors()]
+        dense = [tensor.source.tensor for tensor in self.dense if tensor.source is not None]
+        experts = [matrix.tensor for expert in self.experts() for matrix in expert.matrices()]
+        return list(dict.fromkeys(dense + experts))
 
     def dense_entries(self) -> list[TensorEntry]:
         """Tensors of dense.safetensors, in file order."""
@@ -111,9 +120,11 @@ class PackPlan:
         return {"file": "dense.safetensors", "data_offset": data_offset, "tensors": tensors}
 
 
-def make_plan(architecture: Architecture, config: ModelConfig, options: ExportOptions) -> PackPlan:
+def make_plan(
+    architecture: Architecture, config: ModelConfig, options: ExportOptions, fused: bool = False
+) -> PackPlan:
     """Lay out the pack. Raises ExportError for a tile width that does not fit."""
-    dense = [_dense_tensor(spec, options) for spec in architecture.dense_tensors(config)]
+    dense = [_dense_tensor(source, options) for source in architecture.dense_sources(config)]
     dense.append(_vector(ROPE_INV_FREQ, config.head_dim // 2, None))
     tiling = choose_tiling(
         config.intermediate_size,
@@ -123,18 +134,19 @@ def make_plan(architecture: Architecture, config: ModelConfig, options: ExportOp
         options.tile_width,
     )
     dense.sort(key=lambda tensor: tensor.name)
-    return PackPlan(architecture, config, options, tiling, dense)
+    return PackPlan(architecture, config, options, tiling, dense, fused)
 
 
-def _dense_tensor(spec: TensorSpec, options: ExportOptions) -> DenseTensor:
-    if spec.role == "vector":
-        return _vector(spec.name, spec.shape[0], spec)
-    dtype = "f32" if spec.role == "router" else options.dense
-    group_size = FLOAT_GROUP_SIZE if spec.role == "router" else options.group_size_of(dtype)
-    rows, cols = spec.shape
+def _dense_tensor(source: DenseSource, options: ExportOptions) -> DenseTensor:
+    name, shape = source.tensor.name, source.tensor.shape
+    if source.role == "vector":
+        return _vector(name, shape[0], source)
+    dtype = "f32" if source.role == "router" else options.dense
+    group_size = FLOAT_GROUP_SIZE if source.role == "router" else options.group_size_of(dtype)
+    rows, cols = shape
     nbytes = _core.packed_bytes(rows, cols, dtype, group_size)
-    return DenseTensor(spec.name, spec.shape, dtype, group_size, nbytes, spec)
+    return DenseTensor(name, shape, dtype, group_size, nbytes, source)
 
 
-def _vector(name: str, length: int, source: TensorSpec | None) -> DenseTensor:
+def _vector(name: str, length: int, source: DenseSource | None) -> DenseTensor:
     return DenseTensor(name, (length,), "f32", 0, 4 * align_up(length, VECTOR_MULTIPLE), source)

@@ -12,12 +12,6 @@ ARCHITECTURES = {"mixtral": MIXTRAL}
 
 def find_architecture(raw_config: Json, path: Path) -> Architecture:
     """The architecture of the config.json at `path`. Raises CheckpointError."""
-    if (quantization := raw_config.get("quantization_config")) is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise CheckpointError(
-            f"{path}: the checkpoint is already quantized ({method or 'unknown method'}); "
-            "export the original one, in bf16, f16 or f32"
-        )
     model_type = raw_config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))

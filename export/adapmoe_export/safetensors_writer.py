@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a safetensors file sequentially, its data buffer on a 4 KiB boundary.
+"""Writes a safetensors file from its first byte to its last, going on where an export was killed.
 
 The safetensors library takes all tensors at once and aligns to 8 bytes only; a pack needs neither
 its memory use nor its alignment.
@@ -8,14 +8,17 @@ its memory use nor its alignment.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import _core
+from adapmoe_export.journal import Journal, JournalEntry
 from adapmoe_export.tiling import PAGE_BYTES, align_up
 
 
@@ -46,33 +49,98 @@ def make_header(entries: Sequence[TensorEntry]) -> bytes:
 
 
 class SafetensorsWriter:
-    """A context manager: write the tensors' bytes in the order of `entries`, in any pieces.
+    """A context manager: `resume()`, then write the tensors that are not `done`, in order.
 
     Leaving it syncs the file; `nbytes` and `sha256` then describe it.
     """
 
-    def __init__(self, path: Path, entries: Sequence[TensorEntry]) -> None:
-        """Create `path`, which must not exist, and write its header."""
-        header = make_header(entries)
+    def __init__(
+        self,
+        path: Path,
+        tensors: Sequence[TensorEntry],
+        journal: Journal,
+        progress: Callable[[int], None] = lambda nbytes: None,
+    ) -> None:
+        """Open or create `path`. `progress` gets the bytes of the file that are in place."""
         self.path = path
         self.nbytes = 0
-        self._expected = len(header) + sum(entry.nbytes for entry in entries)
+        self.done: list[JournalEntry] = []  # tensors in place, in order
+        self._tensors = tensors
+        self._journal = journal
+        self._progress = progress
         self._hash = hashlib.sha256()
-        self._file = path.open("xb")
-        self._write(header)
+        self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+        self._pieces: list[tuple[int, int]] = []  # of the tensor that is being written
 
-    def write(self, data: NDArray[Any]) -> None:
-        """Append the bytes of a C-contiguous array."""
-        self._write(data.data.cast("B"))
+    def resume(self) -> None:
+        """Keep the tensors that the journal records and whose bytes are as it says; cut the rest.
+
+        Every kept byte is read again: it is in the digest, and may not be what was written.
+        """
+        recorded = self._journal.of(self.path.name)
+        header = make_header(self._tensors)
+        if self._read(len(header)) == header:
+            self._count(header)
+            for tensor, entry in zip(self._tensors, recorded, strict=False):
+                if not self._is_intact(tensor, entry):
+                    break
+                self.done.append(entry)
+        if len(self.done) < len(recorded):
+            self._journal.forget(recorded[len(self.done) :])
+        self._file.seek(self.nbytes)
+        self._file.truncate()
+        if self.nbytes == 0:
+            self._write(header)
+
+    def _is_intact(self, tensor: TensorEntry, entry: JournalEntry) -> bool:
+        """Whether the next bytes are those of `tensor`. They are counted only if they are."""
+        if entry.tensor != tensor.name or sum(n for n, _ in entry.pieces) != tensor.nbytes:
+            return False
+        digest, end = self._hash.copy(), self.nbytes
+        for nbytes, crc32c in entry.pieces:
+            data = self._read(nbytes)
+            if len(data) != nbytes or _core.crc32c(np.frombuffer(data, np.uint8)) != crc32c:
+                self._hash, self.nbytes = digest, end
+                return False
+            self._count(data)
+        return True
+
+    def write(self, data: NDArray[np.uint8]) -> None:
+        """Append a piece of the current tensor."""
+        self._write(data.data)
+        self._pieces.append((data.size, _core.crc32c(data)))
+
+    def finish_tensor(self, errors: list[tuple[str, float, float]]) -> None:
+        """Record the tensor whose pieces were written since the last one."""
+        tensor = self._tensors[len(self.done)]
+        written = sum(nbytes for nbytes, _ in self._pieces)
+        if written != tensor.nbytes:
+            raise AssertionError(f"{tensor.name}: {written} bytes, announced {tensor.nbytes}")
+        entry = JournalEntry(self.path.name, tensor.name, self._pieces, errors)
+        self._journal.append(entry)
+        self.done.append(entry)
+        self._pieces = []
+
+    def _read(self, nbytes: int) -> bytes:
+        data = bytearray()
+        while len(data) < nbytes and (more := self._file.read(nbytes - len(data))):
+            data += more
+        return bytes(data)
 
     def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
+        rest = memoryview(data)
+        while rest:  # a full disk may take a part first, and fails the next time
+            rest = rest[self._file.write(rest) :]
+        self._count(data)
+
+    def _count(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self.nbytes += len(data)
+        self._progress(self.nbytes)
 
     @property
     def sha256(self) -> str:
-        """Lowercase hex digest of everything written so far."""
+        """Lowercase hex digest of everything in place so far."""
         return self._hash.hexdigest()
 
     def __enter__(self) -> "SafetensorsWriter":
@@ -88,7 +156,6 @@ class SafetensorsWriter:
         """Close; on success, sync and check that every tensor was written."""
         with self._file:
             if kind is None:
-                if self.nbytes != self._expected:
-                    raise AssertionError(f"wrote {self.nbytes} bytes, announced {self._expected}")
-                self._file.flush()
+                if len(self.done) != len(self._tensors):
+                    raise AssertionError(f"{self.path}: {len(self.done)} tensors of all")
                 os.fsync(self._file.fileno())

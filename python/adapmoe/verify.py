@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +21,33 @@ _CHUNK_BYTES = 8 << 20
 Progress = Callable[[int, int], None]  # (bytes read so far, bytes in all)
 
 
-def verify_pack(path: str | os.PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
-    """Check the layout of a pack, the SHA-256 of every file and the CRC-32C of every tile.
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive bytes of a file with a checksum of their own."""
 
-    Returns the manifest. Raises PackError, which names the first bad file and, in an expert, the
-    tile and its offset in bytes; ReadError if the disk fails.
+    name: str  # for messages
+    nbytes: int
+    crc32c: str  # 8 hex digits
+
+
+def verify_pack(path: str | os.PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
+    """Check the layout of a pack, the SHA-256 of every file and the CRC-32C of tiles and tensors.
+
+    Returns the manifest. Raises PackError, which names the first bad file and, where it can, the
+    tile or tensor and its offset in bytes; ReadError if the disk fails.
     """
     pack = Path(path)
     manifest: dict[str, Any] = json.loads(_core.inspect_pack(str(pack)))
     files = manifest["files"]
     total = sum(file["bytes"] for file in files.values())
+    parts = {
+        manifest["dense"]["file"]: _dense_parts(manifest),
+        manifest["experts"]["file"]: _expert_parts(manifest),
+    }
     done = 0
     for name, file in sorted(files.items()):
         digest = hashlib.sha256()
-        is_experts = name == manifest["experts"]["file"]
-        chunks = _expert_chunks(pack, manifest) if is_experts else _chunks(pack / name)
-        for chunk in chunks:
+        for chunk in _checked_chunks(pack / name, parts.get(name, [])):
             digest.update(chunk.data)
             done += chunk.size
             if progress is not None:
@@ -47,52 +60,46 @@ def verify_pack(path: str | os.PathLike[str], progress: Progress | None = None) 
     return manifest
 
 
-def _chunks(path: Path, sizes: Iterator[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """All bytes of a file, in pieces of the given sizes."""
+def _dense_parts(manifest: dict[str, Any]) -> list[_Part]:
+    tensors = sorted(manifest["dense"]["tensors"].items(), key=lambda item: item[1]["offset"])
+    return [_Part(f"tensor {name}", place["bytes"], place["crc32c"]) for name, place in tensors]
+
+
+def _expert_parts(manifest: dict[str, Any]) -> list[_Part]:
+    experts = manifest["experts"]
+    parts = []
+    for index, digits in enumerate(experts["crc32c"]):
+        layer, expert = divmod(index, manifest["config"]["num_local_experts"])
+        for tile in range(experts["tiles"]):
+            name = f"tile {tile} of expert {expert} in layer {layer}"
+            parts.append(_Part(name, experts["tile_bytes"], digits[8 * tile : 8 * tile + 8]))
+    return parts
+
+
+def _checked_chunks(path: Path, parts: list[_Part]) -> Iterator[NDArray[np.uint8]]:
+    """All bytes of a file, which ends with `parts`; each is checked when its last byte was read."""
     try:
         with path.open("rb", buffering=0) as file:
-            for size in sizes if sizes is not None else iter(lambda: _CHUNK_BYTES, 0):
-                data = _read(file.read, size)
-                if data.size:
-                    yield data
-                if data.size < size:
-                    return
+            offset = os.fstat(file.fileno()).st_size - sum(part.nbytes for part in parts)
+            yield from _chunks(file, offset)
+            for part in parts:
+                found = 0
+                for chunk in _chunks(file, part.nbytes):
+                    found = _core.crc32c(chunk, found)
+                    yield chunk
+                if f"{found:08x}" != part.crc32c:
+                    raise PackError(
+                        f"{path}: {part.name}, {part.nbytes} bytes at offset {offset}: CRC-32C is "
+                        f"{found:08x}, the manifest says {part.crc32c}; the file is damaged: copy "
+                        "or export it again"
+                    )
+                offset += part.nbytes
     except OSError as error:
         raise ReadError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _read(read: Callable[[int], bytes | None], size: int) -> NDArray[np.uint8]:
-    """`size` bytes, or fewer at the end of the file."""
-    parts = []
-    while size > 0 and (part := read(size)):
-        parts.append(part)
-        size -= len(part)
-    return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-
-
-def _expert_chunks(pack: Path, manifest: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
-    """The header and every tile of the experts' file, each tile checked."""
-    experts = manifest["experts"]
-    path = pack / experts["file"]
-    tile_bytes, tiles = experts["tile_bytes"], experts["tiles"]
-    per_layer = manifest["config"]["num_local_experts"]
-    checksums = [
-        (index, tile, int(digits[8 * tile : 8 * tile + 8], 16))
-        for index, digits in enumerate(experts["crc32c"])
-        for tile in range(tiles)
-    ]
-    sizes = iter([experts["data_offset"], *[tile_bytes] * len(checksums)])
-    chunks = _chunks(path, sizes)
-    yield next(chunks)
-    offset = experts["data_offset"]
-    for (index, tile, crc32c), data in zip(checksums, chunks, strict=False):
-        found = _core.crc32c(data)
-        if data.size != tile_bytes or found != crc32c:
-            layer, expert = divmod(index, per_layer)
-            raise PackError(
-                f"{path}: tile {tile} of expert {expert} in layer {layer}, {tile_bytes} bytes at "
-                f"offset {offset}: CRC-32C is {found:08x}, the manifest says {crc32c:08x}; the "
-                "file is damaged: copy or export it again"
-            )
-        yield data
-        offset += tile_bytes
+def _chunks(file: FileIO, nbytes: int) -> Iterator[NDArray[np.uint8]]:
+    """The next `nbytes` bytes, or fewer at the end of the file."""
+    while nbytes > 0 and (data := file.read(min(nbytes, _CHUNK_BYTES))):
+        yield np.frombuffer(data, np.uint8)
+        nbytes -= len(data)

@@ -20,7 +20,8 @@ static_assert(std::endian::native == std::endian::little,
 constexpr uint32_t kPolynomial = 0x82f63b78u;
 using Table = std::array<uint32_t, 256>;
 
-// The register after `zero_bytes` zero bytes, for a register `crc`. Linear over GF(2).
+// The register after `zero_bytes` zero bytes, for a register `crc`. Linear over
+// GF(2).
 constexpr uint32_t advance(uint32_t crc, size_t zero_bytes) {
   for (size_t bit = 0; bit < zero_bytes * 8; ++bit) {
     crc = (crc >> 1) ^ ((crc & 1u) ? kPolynomial : 0u);
@@ -58,7 +59,8 @@ uint32_t fold_table(uint32_t crc, const uint8_t* p, size_t bytes) {
 
 #if defined(__x86_64__)
 
-// The instruction has a latency of three cycles and a throughput of one: three lanes hide it.
+// The instruction has a latency of three cycles and a throughput of one: three
+// lanes hide it.
 constexpr size_t kLaneBytes = 1024;
 
 // table[k][b]: the register b << 8k moved past kLaneBytes zero bytes.
@@ -124,8 +126,8 @@ uint32_t fold(uint32_t crc, const uint8_t* p, size_t bytes) { return fold_table(
 
 }  // namespace
 
-uint32_t crc32c(const void* data, size_t bytes) {
-  return ~fold(~0u, static_cast<const uint8_t*>(data), bytes);
+uint32_t crc32c(const void* data, size_t bytes, uint32_t before) {
+  return ~fold(~before, static_cast<const uint8_t*>(data), bytes);
 }
 
 uint32_t crc32c_portable(const void* data, size_t bytes) {

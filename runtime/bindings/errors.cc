@@ -26,12 +26,18 @@ const char* class_name(StatusCode code) {
 
 void raise_if_error(const Status& status) {
   if (status.ok()) return;
-  // A Python signal handler (Ctrl-C) raised while we were computing: its exception is the reason.
+  // A Python signal handler (Ctrl-C) raised while we were computing: its
+  // exception is the reason.
   if (PyErr_Occurred() != nullptr) throw nb::python_error();
   const char* name = class_name(status.code());
   if (name == nullptr) throw nb::value_error(status.message().c_str());
   const nb::object type = nb::module_::import_("adapmoe.errors").attr(name);
-  PyErr_SetString(type.ptr(), status.message().c_str());
+  // A name in a damaged file need not be UTF-8; the message is given all the
+  // same.
+  const std::string& m = status.message();
+  const nb::object text = nb::steal(
+      PyUnicode_DecodeUTF8(m.data(), static_cast<Py_ssize_t>(m.size()), "backslashreplace"));
+  PyErr_SetObject(type.ptr(), text.ptr());
   throw nb::python_error();
 }
 

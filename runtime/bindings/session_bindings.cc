@@ -21,8 +21,8 @@ namespace {
 using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<nb::numpy, float>;
 
-// Shared by the Python session and its sequences, so that closing the session frees its memory
-// whoever still refers to it.
+// Shared by the Python session and its sequences, so that closing the session
+// frees its memory whoever still refers to it.
 struct Shared {
   std::shared_ptr<Session> session;
 
@@ -44,13 +44,15 @@ struct PySequence {
   PySequence(std::shared_ptr<Shared> s, Sequence q) : shared(std::move(s)), sequence(q) {}
   PySequence(const PySequence&) = delete;
   PySequence& operator=(const PySequence&) = delete;
-  // Nobody else uses it now. Must not wait for a step: the step may be waiting for the GIL.
+  // Nobody else uses it now. Must not wait for a step: the step may be waiting
+  // for the GIL.
   ~PySequence() {
     if (shared->session != nullptr) shared->session->close_sequence(sequence);
   }
 };
 
-// Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
+// Runs `step(logits)` without the GIL and returns its logits as a NumPy array
+// that owns them.
 template <typename Step>
 std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Step& step) {
   size_t count = 1;
@@ -176,7 +178,7 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
               gating_threshold, std::move(sensitivity)};
   auto session = [&] {
     const nb::gil_scoped_release release;
-    return Session::open(path, std::move(c));
+    return Session::open(path, std::move(c), python_signals());
   }();
   auto shared = std::make_shared<Shared>();
   shared->session = value_or_raise(std::move(session));
@@ -193,7 +195,8 @@ void export_session(nb::module_& m) {
                      return s.sequence.kv_index < 0 || s.shared->session == nullptr;
                    })
       .def("prefill", &prefill, nb::arg("ids"), nb::arg("all_logits") = false,
-           "Append ids int32 [n]; float32 logits of the last position [vocab_size], or of all "
+           "Append ids int32 [n]; float32 logits of the last position "
+           "[vocab_size], or of all "
            "[n, vocab_size], and StepStats.")
       .def("decode", &decode_one, nb::arg("token_id"),
            "Append one token; float32 logits [vocab_size] and StepStats.")
@@ -219,7 +222,8 @@ void export_session(nb::module_& m) {
           },
           nb::rv_policy::take_ownership)
       .def("decode_batch", &decode_batch, nb::arg("items"),
-           "Append one token to each of several sequences; logits [n, vocab_size] and StepStats.")
+           "Append one token to each of several sequences; logits [n, "
+           "vocab_size] and StepStats.")
       .def("set_memory", &set_memory, nb::arg("memory_bytes"),
            "Change the ceiling between steps. Returns the new MemorySplit.")
       .def_prop_ro("memory_split",

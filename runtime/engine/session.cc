@@ -65,8 +65,9 @@ StepStats& StepStats::operator+=(const StepStats& o) {
 Session::Session(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Session::~Session() = default;
 
-Result<std::unique_ptr<Session>> Session::open(const std::string& pack_dir, SessionConfig config) {
-  auto parts = Parts::build(pack_dir, std::move(config));
+Result<std::unique_ptr<Session>> Session::open(const std::string& pack_dir, SessionConfig config,
+                                               const Interrupt& interrupt) {
+  auto parts = Parts::build(pack_dir, std::move(config), interrupt);
   if (!parts.ok()) return parts.status();
   return std::unique_ptr<Session>(new Session(std::move(parts).value()));
 }

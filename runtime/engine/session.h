@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The composition root: opens a pack under a memory ceiling, builds everything that a step needs,
-// and runs steps. Thread-safe: one step at a time, callers queue up. Not destroyed while a call
-// runs.
+// The composition root: opens a pack under a memory ceiling, builds everything
+// that a step needs, and runs steps. Thread-safe: one step at a time, callers
+// queue up. Not destroyed while a call runs.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -31,7 +31,8 @@ struct StepStats {
   StepStats& operator+=(const StepStats& other);
 };
 
-// One token stream: a KV cache and how many tokens it holds. Belongs to the session that made it.
+// One token stream: a KV cache and how many tokens it holds. Belongs to the
+// session that made it.
 struct Sequence {
   int64_t kv_index = -1;  // -1: closed
   int64_t length = 0;
@@ -39,22 +40,25 @@ struct Sequence {
 
 class Session {
  public:
-  // Errors: kPackError, kReadError, kBudgetError (naming the bytes needed), kUnavailable,
-  // kInvalidArgument.
-  static Result<std::unique_ptr<Session>> open(const std::string& pack_dir, SessionConfig config);
+  // Errors: kPackError, kReadError, kBudgetError (naming the bytes needed),
+  // kUnavailable, kInvalidArgument, kCancelled.
+  static Result<std::unique_ptr<Session>> open(const std::string& pack_dir, SessionConfig config,
+                                               const Interrupt& interrupt = Interrupt());
   ~Session();
 
-  // Neither waits for a running step. Errors: kInvalidArgument when max_sequences are open.
+  // Neither waits for a running step. Errors: kInvalidArgument when
+  // max_sequences are open.
   Result<Sequence> new_sequence();
   // For a sequence that no other thread uses any more.
   void close_sequence(Sequence& sequence);
 
-  // Between steps. Errors: kInvalidArgument when the sequence is closed, for a length it does not
-  // have, or when all max_sequences are open.
+  // Between steps. Errors: kInvalidArgument when the sequence is closed, for a
+  // length it does not have, or when all max_sequences are open.
   Status truncate(Sequence& sequence, int64_t length);
   Result<Sequence> fork(const Sequence& sequence);
 
-  // Changes the ceiling between steps. Errors: kBudgetError; the old ceiling then stays.
+  // Changes the ceiling between steps. Errors: kBudgetError; the old ceiling
+  // then stays.
   Result<MemorySplit> set_memory(int64_t memory_bytes);
   // Runs `action` when no step runs.
   template <typename Action>
@@ -63,14 +67,15 @@ class Session {
     action();
   }
 
-  // Appends `ids`. `logits` has vocab_size floats, for the last position, or ids.size() *
-  // vocab_size with all_logits. On error the sequence is as before. Errors: kInvalidArgument,
-  // kContextOverflow, kReadError, kPackError, kCancelled.
+  // Appends `ids`. `logits` has vocab_size floats, for the last position, or
+  // ids.size() * vocab_size with all_logits. On error the sequence is as
+  // before. Errors: kInvalidArgument, kContextOverflow, kReadError, kPackError,
+  // kCancelled.
   Result<StepStats> prefill(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
                             std::span<float> logits, const Interrupt& interrupt);
 
-  // Appends one token to each of several different sequences. `logits` is [items, vocab_size].
-  // Errors as prefill().
+  // Appends one token to each of several different sequences. `logits` is
+  // [items, vocab_size]. Errors as prefill().
   Result<StepStats> decode(std::span<Sequence* const> sequences, std::span<const int32_t> ids,
                            std::span<float> logits, const Interrupt& interrupt);
 

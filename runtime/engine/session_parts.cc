@@ -80,11 +80,16 @@ Status Session::Parts::make_backend_and_split() {
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
 
+  const int64_t kv_bytes =
+      align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes);
+  if (kv_bytes > INT64_MAX / 2 / config.max_sequences) {
+    return budget_error(str_cat(config.max_sequences, " KV caches of ", format_bytes(kv_bytes),
+                                " each cannot be had; lower max_context or max_sequences"));
+  }
   Bump count;
   Workspace::layout(count, c, max_rows);
   needs = {.dense_bytes = pack->dense_bytes(),
-           .kv_bytes = config.max_sequences *
-                       align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes),
+           .kv_bytes = config.max_sequences * kv_bytes,
            .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
            .tile_bytes = e.tile_bytes,
            .tiles_per_expert = e.tiles,
@@ -106,7 +111,7 @@ Status Session::Parts::make_backend_and_split() {
   return {};
 }
 
-Status Session::Parts::carve() {
+Status Session::Parts::carve(const Interrupt& interrupt) {
   const ModelConfig& c = pack->config();
   auto reserved =
       Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes +
@@ -114,7 +119,8 @@ Status Session::Parts::carve() {
   if (!reserved.ok()) return reserved.status();
   arena.emplace(std::move(reserved).value());
 
-  auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes));
+  auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes),
+                                    config.verify != VerifyTiles::kNever, interrupt);
   if (!weights.ok()) return weights.status();
   dense = std::move(weights).value();
   for (int64_t i = 0; i < config.max_sequences; ++i) {
@@ -143,7 +149,8 @@ Status Session::Parts::carve() {
 }
 
 Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string& pack_dir,
-                                                              SessionConfig config) {
+                                                              SessionConfig config,
+                                                              const Interrupt& interrupt) {
   auto parts = std::make_unique<Parts>();
   parts->config = std::move(config);
   auto pack = Pack::open(pack_dir, parts->config.direct_io);
@@ -151,7 +158,7 @@ Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string&
   parts->pack.emplace(std::move(pack).value());
   ADAPMOE_RETURN_IF_ERROR(parts->check_config());
   ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split());
-  ADAPMOE_RETURN_IF_ERROR(parts->carve());
+  ADAPMOE_RETURN_IF_ERROR(parts->carve(interrupt));
   if (parts->config.direct_io && !parts->pack->expert_file().direct()) {
     parts->notes.push_back(
         str_cat("O_DIRECT is refused for ", parts->pack->expert_file().path(),

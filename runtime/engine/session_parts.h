@@ -18,7 +18,8 @@ Status not_available(int64_t wanted, int64_t available);
 
 struct Session::Parts {
   // Errors: see Session::open().
-  static Result<std::unique_ptr<Parts>> build(const std::string& pack_dir, SessionConfig config);
+  static Result<std::unique_ptr<Parts>> build(const std::string& pack_dir, SessionConfig config,
+                                              const Interrupt& interrupt);
 
   SessionConfig config;
   std::vector<std::string> notes;
@@ -37,7 +38,7 @@ struct Session::Parts {
  private:
   Status check_config();
   Status make_backend_and_split();
-  Status carve();
+  Status carve(const Interrupt& interrupt);
 };
 
 }  // namespace adapmoe

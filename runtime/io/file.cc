@@ -19,16 +19,25 @@ namespace {
 
 constexpr int kAttempts = 3;  // a disk may answer at the second try
 constexpr auto kRetryDelay = std::chrono::milliseconds(10);
+// O_NONBLOCK: opening a FIFO does not wait for a writer. Regular files do not
+// notice it.
+constexpr int kOpenFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
 std::string errno_text() { return std::generic_category().message(errno); }
+
+// Why a read that returned `n` gave less than was asked for.
+std::string shortfall(ssize_t n) {
+  if (n < 0) return errno_text();
+  return n == 0 ? "the file ends there" : str_cat("only ", n, " bytes came");
+}
 
 }  // namespace
 
 Result<File> File::open(const std::string& path, bool direct) {
-  int fd = direct ? ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT) : -1;
+  int fd = direct ? ::open(path.c_str(), kOpenFlags | O_DIRECT) : -1;
   const bool got_direct = fd >= 0;
   if (fd < 0) {
-    fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    fd = ::open(path.c_str(), kOpenFlags);
   }
   if (fd < 0) {
     return pack_error(str_cat(path, ": cannot open: ", errno_text()));
@@ -60,8 +69,10 @@ Status File::read_at(int64_t offset, std::span<std::byte> out) const {
     const ssize_t n =
         pread(fd_, out.data() + done, out.size() - done, offset + static_cast<int64_t>(done));
     if (n < 0 && errno == EINTR) continue;
-    const std::string reason = n < 0 ? errno_text() : "the file ends there";
-    // O_DIRECT continues on a page boundary: what a short read left of a page is read again.
+    const std::string reason =
+        n < 0 || static_cast<size_t>(n) < out.size() - done ? shortfall(n) : std::string();
+    // O_DIRECT continues on a page boundary: what a short read left of a page
+    // is read again.
     size_t now = done + static_cast<size_t>(n > 0 ? n : 0);
     if (direct_ && now < out.size()) now = now / kPageBytes * kPageBytes;
     if (now > done) {

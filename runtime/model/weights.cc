@@ -9,7 +9,8 @@
 namespace adapmoe {
 namespace {
 
-// Looks tensors up by name and shape; the first one that does not fit becomes `status`.
+// Looks tensors up by name and shape; the first one that does not fit becomes
+// `status`.
 class Lookup {
  public:
   Lookup(const Pack& pack, const std::byte* data) : pack_(pack), data_(data) {}
@@ -54,7 +55,8 @@ class Lookup {
 
 }  // namespace
 
-Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region) {
+Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region, bool verify,
+                                        const Interrupt& interrupt) {
   const ModelConfig& c = pack.config();
   Lookup find(pack, region.data());
   DenseWeights w;
@@ -81,7 +83,7 @@ Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> r
     w.layers.push_back(l);
   }
   ADAPMOE_RETURN_IF_ERROR(find.status());
-  ADAPMOE_RETURN_IF_ERROR(pack.read_dense(region));
+  ADAPMOE_RETURN_IF_ERROR(pack.read_dense(region, verify, interrupt));
   return w;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/backend/backend.h"  // Matrix
+#include "runtime/base/interrupt.h"
 #include "runtime/base/status.h"
 #include "runtime/store/pack.h"
 
@@ -26,9 +27,11 @@ struct DenseWeights {
   const float* rope_inv_freq = nullptr;
 };
 
-// Reads dense.safetensors into `region` (pack.dense_bytes() long). The views live as long as the
-// region. Errors: kPackError for a missing tensor or one whose shape does not follow from the
-// config; kReadError.
-Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region);
+// Reads dense.safetensors into `region` (pack.dense_bytes() long), checking
+// checksums with `verify`. The views live as long as the region. Errors:
+// kPackError for a missing tensor, one whose shape does not follow from the
+// config, or a wrong checksum; kReadError; kCancelled.
+Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region, bool verify,
+                                        const Interrupt& interrupt);
 
 }  // namespace adapmoe

@@ -66,6 +66,10 @@ bool ExpertCache::resident_locked(const Entry& entry) const {
 Result<std::optional<ExpertHandle>> ExpertCache::acquire(ExpertId id, const Interrupt& interrupt) {
   std::unique_lock lock(mutex_);
   Entry& entry = entries_[flat(id)];
+  // A failure that an earlier hold was told is not told again: its last reads first, then afresh.
+  while (entry.holds == 0 && !entry.error.ok()) {
+    ADAPMOE_RETURN_IF_ERROR(wait_locked(lock, interrupt));
+  }
   const bool hit = resident_locked(entry);
   if (entry.occupied < tiles_) {
     auto room = make_room_locked(id, lock, interrupt);
@@ -140,6 +144,12 @@ void ExpertCache::evict_locked(size_t victim) {
   entry.error = Status();
 }
 
+// Once nobody holds it and nothing reads into it, so that the next acquire reads it again.
+void ExpertCache::drop_failed_locked(size_t at) {
+  const Entry& entry = entries_[at];
+  if (entry.holds == 0 && entry.loading == 0 && !entry.error.ok()) evict_locked(at);
+}
+
 void ExpertCache::start_reads_locked(ExpertId id) {
   Entry& entry = entries_[flat(id)];
   for (int64_t t = 0; t < tiles_; ++t) {
@@ -191,8 +201,8 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
     } else {
       entry.error = status;
       states_[tag].store(TileState::kFailed, std::memory_order_release);
-      if (entry.holds == 0 && entry.loading == 0) evict_locked(flat(id));
     }
+    drop_failed_locked(flat(id));
   }
   changed_.notify_all();
 }
@@ -230,8 +240,7 @@ void ExpertCache::release(ExpertId id) {
   Entry& entry = entries_[flat(id)];
   ADAPMOE_CHECK(entry.holds > 0);
   --entry.holds;
-  // A failed tile is read again by the next acquire.
-  if (entry.holds == 0 && entry.loading == 0 && !entry.error.ok()) evict_locked(flat(id));
+  drop_failed_locked(flat(id));
 }
 
 ResidencyStats ExpertCache::stats() const {

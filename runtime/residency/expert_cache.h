@@ -2,9 +2,9 @@
 // Owns the tile frames and their states, and decides by policy who gives way. Knows nothing about
 // arithmetic.
 //
-// A tile is empty -> loading -> ready, or -> failed and empty again once its expert is released. An
-// expert may be partly resident. Eviction takes whole experts that nobody holds and that have no
-// read under way.
+// A tile is empty -> loading -> ready, or -> failed and empty again once its expert is released and
+// no other tile of it is being read. An expert may be partly resident. Eviction takes whole experts
+// that nobody holds and that have no read under way.
 //
 // Thread-safe: one thread acquires and waits (the step), reader threads complete.
 #pragma once
@@ -87,6 +87,7 @@ class ExpertCache {
                                 const Interrupt& interrupt);
   void start_reads_locked(ExpertId id);
   void evict_locked(size_t victim);
+  void drop_failed_locked(size_t at);
   void complete(uint64_t tag, const Status& read);
   Status check_tile(ExpertId id, int64_t tile, const std::byte* data);
   Status wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);

@@ -3,7 +3,9 @@
 
 #include <charconv>
 #include <limits>
+#include <string_view>
 
+#include "runtime/base/crc32c.h"
 #include "runtime/base/strings.h"
 #include "runtime/store/json_fields.h"
 
@@ -13,7 +15,56 @@ namespace {
 constexpr int64_t kMaxBytes = int64_t{1}
                               << 50;  // sizes beyond this are nonsense and could overflow
 
+uint32_t read_hex32(const std::string& field, const std::string& digits) {
+  uint32_t value = 0;
+  const char* end = digits.data() + digits.size();
+  const auto parsed = std::from_chars(digits.data(), end, value, 16);
+  if (digits.size() != 8 || parsed.ec != std::errc() || parsed.ptr != end) {
+    throw FieldError(
+        str_cat(field, ": expected 8 hexadecimal digits, found ", shown(nlohmann::json(digits))));
+  }
+  return value;
+}
+
+// The manifest's last field is the CRC-32C of all bytes before its line, which
+// has one form only.
+void check_checksum(std::string_view text) {
+  constexpr std::string_view kBegin = "  \"~crc32c\": \"";
+  constexpr std::string_view kEnd = "\"\n}\n";
+  constexpr size_t kLine = kBegin.size() + 8 + kEnd.size();
+  const std::string_view line = text.size() < kLine ? "" : text.substr(text.size() - kLine);
+  if (!line.starts_with(kBegin) || !line.ends_with(kEnd)) {
+    throw FieldError("~crc32c: the last line is not this checksum");
+  }
+  const uint32_t expected = read_hex32("~crc32c", std::string(line.substr(kBegin.size(), 8)));
+  const uint32_t found = crc32c(text.data(), text.size() - kLine);
+  if (found != expected) {
+    throw FieldError(str_cat("~crc32c: the text before it has CRC32C ", std::hex, found,
+                             ", expected ", expected, ": the file was changed or damaged"));
+  }
+}
+
+// What only the Python side uses is checked here too, so that it can rely on
+// it.
+void check_token_fields(const Fields& f, int64_t vocab_size) {
+  if (!f.at("bos_token_id").is_null()) f.integer("bos_token_id", 0, vocab_size - 1);
+  const nlohmann::json& eos = f.at("eos_token_id");
+  bool fits = eos.is_array();
+  for (const nlohmann::json& id : eos) {
+    fits = fits && id.is_number_unsigned() && id < vocab_size;
+  }
+  if (!fits) {
+    throw FieldError(str_cat("config.eos_token_id: expected a list of token ids below ", vocab_size,
+                             ", found ", shown(eos)));
+  }
+}
+
 ModelConfig read_config(const Fields& f) {
+  f.allow_only({"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                "num_key_value_heads", "head_dim", "vocab_size", "num_local_experts",
+                "num_experts_per_tok", "rms_norm_eps", "rope_theta", "sliding_window",
+                "tie_word_embeddings", "max_position_embeddings", "hidden_act", "bos_token_id",
+                "eos_token_id"});
   ModelConfig c;
   c.hidden_size = f.integer("hidden_size", 1, 1 << 20);
   c.intermediate_size = f.integer("intermediate_size", 1, 1 << 24);
@@ -23,14 +74,20 @@ ModelConfig read_config(const Fields& f) {
   c.head_dim = f.integer("head_dim", 2, 1024);
   c.vocab_size = f.integer("vocab_size", 1, 1 << 26);
   c.num_local_experts = f.integer("num_local_experts", 1, 65536);
-  c.max_position_embeddings = f.integer("max_position_embeddings", 1, 1 << 30);
+  c.max_position_embeddings = f.integer("max_position_embeddings", 1, 1 << 26);
   c.sliding_window = f.at("sliding_window").is_null() ? 0 : f.integer("sliding_window", 1, 1 << 30);
   c.rms_norm_eps = static_cast<float>(f.number("rms_norm_eps", 0.0, 1.0));
   c.tie_word_embeddings = f.boolean("tie_word_embeddings");
   f.require("hidden_act", "silu");
-  if (c.num_attention_heads % c.num_key_value_heads != 0 || c.head_dim % 2 != 0) {
+  f.number("rope_theta", 0.0, std::numeric_limits<double>::max());
+  f.integer("num_experts_per_tok", 1, c.num_local_experts);
+  check_token_fields(f, c.vocab_size);
+  if (c.num_attention_heads % c.num_key_value_heads != 0 || c.head_dim % 2 != 0 ||
+      c.q_rows() > (1 << 20)) {
     throw FieldError(
-        "config: num_attention_heads must be a multiple of num_key_value_heads and head_dim even");
+        "config: num_attention_heads must be a multiple of "
+        "num_key_value_heads, head_dim even and "
+        "their product at most 1048576");
   }
   return c;
 }
@@ -42,7 +99,8 @@ RouterSpec read_router(const Fields& f, const ModelConfig& config) {
   RouterSpec r;
   const std::string score = f.text("score");
   if (score != "softmax" && score != "sigmoid") {
-    throw FieldError("router.score: this version reads only softmax and sigmoid, found " + score);
+    throw FieldError("router.score: this version reads only softmax and sigmoid, found " +
+                     shown_name(score));
   }
   r.score = score == "softmax" ? RouterScore::kSoftmax : RouterScore::kSigmoid;
   r.top_k =
@@ -56,7 +114,8 @@ DType read_dtype(const Fields& f) {
   const std::string name = f.text("dtype");
   const auto dtype = parse_dtype(name);
   if (!dtype) {
-    throw FieldError(str_cat(f.name(), ".dtype: expected int4, int8, f16 or f32, found ", name));
+    throw FieldError(
+        str_cat(f.name(), ".dtype: expected int4, int8, f16 or f32, found ", shown_name(name)));
   }
   return *dtype;
 }
@@ -111,13 +170,7 @@ std::vector<uint32_t> read_crc32c(const Fields& f, int64_t experts, int64_t tile
     const std::string hex = item.is_string() ? item.get<std::string>() : "";
     expect_equal("experts.crc32c digits per expert", static_cast<int64_t>(hex.size()), 8 * tiles);
     for (size_t at = 0; at < hex.size(); at += 8) {
-      uint32_t value = 0;
-      const char* begin = hex.data() + at;
-      const auto parsed = std::from_chars(begin, begin + 8, value, 16);
-      if (parsed.ec != std::errc() || parsed.ptr != begin + 8) {
-        throw FieldError("experts.crc32c: not hexadecimal: " + hex.substr(at, 8));
-      }
-      values.push_back(value);
+      values.push_back(read_hex32("experts.crc32c", hex.substr(at, 8)));
     }
   }
   return values;
@@ -126,14 +179,17 @@ std::vector<uint32_t> read_crc32c(const Fields& f, int64_t experts, int64_t tile
 DenseTensor read_tensor(const Fields& f) {
   DenseTensor t;
   t.is_matrix = f.text("kind") == "matrix";
+  t.crc32c = read_hex32(f.name() + ".crc32c", f.text("crc32c"));
   t.offset = f.integer("offset", 0, kMaxBytes);
   if (t.is_matrix) {
+    f.allow_only({"kind", "dtype", "group_size", "rows", "cols", "offset", "bytes", "crc32c"});
     t.shape.dtype = read_dtype(f);
     t.shape.group_size = read_group_size(f, t.shape.dtype);
     t.shape.rows = f.integer("rows", 1, 1 << 26);
     t.shape.cols = f.integer("cols", 1, 1 << 26);
     t.bytes = t.shape.bytes();
   } else {
+    f.allow_only({"kind", "dtype", "length", "offset", "bytes", "crc32c"});
     f.require("kind", "vector");
     f.require("dtype", "f32");
     t.length = f.integer("length", 1, 1 << 26);
@@ -149,40 +205,63 @@ void read_dense(const Fields& f, Manifest& m) {
   m.dense_data_offset = f.integer("data_offset", kPageBytes, kMaxBytes);
   expect_equal("dense.data_offset modulo 4096", m.dense_data_offset % kPageBytes, 0);
   const Fields tensors = f.object("tensors");
-  int64_t next = 0;  // ascending order of name, no gaps: items() of nlohmann::json is sorted by key
+  int64_t next = 0;  // ascending order of name, no gaps: items() of
+                     // nlohmann::json is sorted by key
   for (const auto& item : tensors.json().items()) {
-    const DenseTensor t = read_tensor(Fields(item.value(), "dense.tensors." + item.key()));
-    expect_equal("dense.tensors." + item.key() + ".offset", t.offset, next);
+    const std::string name = "dense.tensors." + shown_name(item.key());
+    const DenseTensor t = read_tensor(Fields(item.value(), name));
+    expect_equal(name + ".offset", t.offset, next);
     next += t.bytes;
     m.dense.emplace(item.key(), t);
   }
 }
 
-Manifest read_manifest(const Fields& f) {
+// Files lie in the pack itself: a name is never a way out of it.
+void read_files(const Fields& f, Manifest& m) {
+  for (const auto& item : f.json().items()) {
+    const std::string& name = item.key();
+    const bool plain = !name.empty() && name.size() < 256 && name != "." && name != ".." &&
+                       name != "manifest.json" &&
+                       name.find_first_of(std::string_view("/\0", 2)) == std::string::npos;
+    if (!plain) {
+      throw FieldError("files." + shown_name(name) + ": expected the plain name of another file");
+    }
+    const Fields file(item.value(), "files." + shown_name(name));
+    file.allow_only({"bytes", "sha256"});
+    const std::string sha256 = file.text("sha256");
+    if (sha256.size() != 64 || sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
+      throw FieldError(file.name() + ".sha256: expected 64 lowercase hexadecimal digits");
+    }
+    m.file_bytes[name] = file.integer("bytes", 0, kMaxBytes);
+  }
+}
+
+Manifest read_manifest(const Fields& f, std::string_view text) {
   f.require("format", "adapmoe-pack");
-  f.require("format_version", 1);
+  f.require("format_version",
+            1);  // before the checksum, which another version may do otherwise
+  check_checksum(text);
   f.require("requires", nlohmann::json::array());
   f.require("architecture", "mixtral");
   f.require("expert_ffn", "swiglu");
   f.allow_only({"format", "format_version", "requires", "architecture", "config", "router",
                 "expert_ffn", "quantization", "experts", "dense", "files", "quantization_error",
-                "provenance"});
+                "provenance", "~crc32c"});
   Manifest m;
   m.config = read_config(f.object("config"));
   m.config.router = read_router(f.object("router"), m.config);
-  m.experts =
-      read_experts(f.object("experts"), f.object("quantization").object("experts"), m.config);
+  const Fields quantization = f.object("quantization");
+  quantization.allow_only({"experts", "dense"});
+  const Fields dense_quantization = quantization.object("dense");
+  read_group_size(dense_quantization, read_dtype(dense_quantization));
+  m.experts = read_experts(f.object("experts"), quantization.object("experts"), m.config);
   const int64_t experts = m.config.num_hidden_layers * m.config.num_local_experts;
   if (experts > (1 << 24) || experts * m.experts.tiles > (1 << 24)) {
     throw FieldError("experts: more than 16777216 tiles");
   }
   m.tile_crc32c = read_crc32c(f.object("experts"), experts, m.experts.tiles);
   read_dense(f.object("dense"), m);
-  const Fields files = f.object("files");
-  for (const auto& item : files.json().items()) {
-    const Fields file(item.value(), "files." + item.key());
-    m.file_bytes[item.key()] = file.integer("bytes", 0, kMaxBytes);
-  }
+  read_files(f.object("files"), m);
   return m;
 }
 
@@ -190,14 +269,11 @@ Manifest read_manifest(const Fields& f) {
 
 Result<Manifest> parse_manifest(const std::string& text, const std::string& path) {
   try {
-    const nlohmann::json root = nlohmann::json::parse(text);
-    return read_manifest(Fields(root, "manifest"));
+    const nlohmann::json root = parse_json(text);
+    return read_manifest(Fields(root, "manifest"), text);
   } catch (const FieldError& error) {
-    return pack_error(
-        str_cat(path, ": ", error.what(), "; export the pack again with this version of adapmoe"));
-  } catch (const nlohmann::json::exception& error) {
-    return pack_error(
-        str_cat(path, ": not valid JSON: ", error.what(), "; copy or export the pack again"));
+    return pack_error(str_cat(path, ": ", error.what(),
+                              "; copy the pack again, or export it with this version of adapmoe"));
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// manifest.json: parsed, and checked against the size formulas of export/FORMAT.md.
+// manifest.json: parsed, and checked against the size formulas of
+// export/FORMAT.md.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -18,6 +19,7 @@ struct DenseTensor {
   int64_t length = 0;  // of a vector, unpadded
   int64_t offset = 0;  // in the data buffer of dense.safetensors
   int64_t bytes = 0;
+  uint32_t crc32c = 0;
 };
 
 struct ExpertGeometry {
@@ -39,7 +41,8 @@ struct Manifest {
   std::map<std::string, int64_t> file_bytes;  // every file but the manifest
 };
 
-// Errors: kPackError naming `path`, the field, what was expected and what to do.
+// Refuses a text whose checksum is wrong. Errors: kPackError naming `path`, the
+// field, what was expected and what to do.
 Result<Manifest> parse_manifest(const std::string& text, const std::string& path);
 
 }  // namespace adapmoe

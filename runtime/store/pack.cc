@@ -1,48 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/store/pack.h"
 
-#include <fstream>
-#include <iterator>
+#include <algorithm>
 #include <utility>
 
+#include "runtime/base/check.h"
+#include "runtime/base/crc32c.h"
 #include "runtime/base/strings.h"
+#include "runtime/store/json_fields.h"
 #include "runtime/store/safetensors_header.h"
 
 namespace adapmoe {
 namespace {
 
-constexpr int64_t kMaxManifestBytes = 64 << 20;
+constexpr char kRemedy[] = "; copy or export the pack again";
+constexpr int64_t kPieceBytes = 1 << 20;  // read between two looks at the interrupt
 
-Status check_size(const File& file, const Manifest& manifest, const std::string& name) {
+// Opens file `name` of the pack, whose size must be what the manifest says.
+Result<File> open_listed(const std::string& dir, const std::string& name, bool direct,
+                         const Manifest& manifest) {
+  const std::string path = dir + "/" + name;
   const auto listed = manifest.file_bytes.find(name);
   if (listed == manifest.file_bytes.end()) {
-    return pack_error(str_cat(file.path(), ": not listed in the manifest's files"));
+    return pack_error(str_cat(path, ": not listed in the manifest's files", kRemedy));
   }
-  if (file.size() != listed->second) {
-    return pack_error(str_cat(file.path(), ": ", file.size(), " bytes, the manifest says ",
-                              listed->second, "; copy or export the pack again"));
+  auto file = File::open(path, direct);
+  if (!file.ok()) return pack_error(file.status().message() + kRemedy);
+  if (file.value().size() != listed->second) {
+    return pack_error(str_cat(path, ": ", file.value().size(), " bytes, the manifest says ",
+                              listed->second, kRemedy));
   }
-  return {};
+  return file;
+}
+
+// The data buffer ends with the file: nothing is read beyond what the manifest
+// describes.
+Status check_end(const File& file, int64_t expected) {
+  if (file.size() == expected) return {};
+  return pack_error(
+      str_cat(file.path(), ": ", file.size(), " bytes, its tensors end at ", expected, kRemedy));
 }
 
 Status mismatch(const File& file, const std::string& tensor) {
   return pack_error(str_cat(file.path(), ": tensor ", tensor,
-                            " is not where the manifest says; the file belongs to another pack, "
-                            "export or copy the pack again"));
+                            " is not where the manifest says; the file is damaged or belongs to "
+                            "another pack",
+                            kRemedy));
 }
 
 Status check_dense(const File& file, const Manifest& m) {
   auto header = read_safetensors_header(file);
   if (!header.ok()) return header.status();
   if (header.value().data_offset != m.dense_data_offset) return mismatch(file, "data");
+  int64_t end = 0;
   for (const auto& [name, tensor] : m.dense) {
     const auto found = header.value().tensors.find(name);
     if (found == header.value().tensors.end() || found->second.offset != tensor.offset ||
         found->second.bytes != tensor.bytes) {
       return mismatch(file, name);
     }
+    end = tensor.offset + tensor.bytes;
   }
-  return {};
+  return check_end(file, m.dense_data_offset + end);
 }
 
 Status check_experts(const File& file, const Manifest& m) {
@@ -62,7 +81,7 @@ Status check_experts(const File& file, const Manifest& m) {
       offset += m.experts.expert_bytes;
     }
   }
-  return {};
+  return check_end(file, m.experts.data_offset + offset);
 }
 
 }  // namespace
@@ -74,9 +93,9 @@ Result<std::string> read_manifest_text(const std::string& dir) {
     return pack_error(str_cat(file.status().message(),
                               "; expected a pack, made by: adapmoe export CHECKPOINT OUT"));
   }
-  if (file.value().size() > kMaxManifestBytes) {
-    return pack_error(str_cat(path, ": ", file.value().size(), " bytes, at most ",
-                              kMaxManifestBytes, " expected"));
+  if (file.value().size() > kMaxJsonBytes) {
+    return pack_error(str_cat(path, ": ", file.value().size(), " bytes, at most ", kMaxJsonBytes,
+                              " expected", kRemedy));
   }
   std::string text(static_cast<size_t>(file.value().size()), '\0');
   ADAPMOE_RETURN_IF_ERROR(file.value().read_at(0, std::as_writable_bytes(std::span(text))));
@@ -90,18 +109,21 @@ Result<Pack> Pack::open(const std::string& dir, bool direct_io) {
   if (!manifest.ok()) return manifest.status();
   const Manifest& m = manifest.value();
 
-  auto dense = File::open(dir + "/dense.safetensors", /*direct=*/false);
+  auto dense = open_listed(dir, "dense.safetensors", /*direct=*/false, m);
   if (!dense.ok()) return dense.status();
-  ADAPMOE_RETURN_IF_ERROR(check_size(dense.value(), m, "dense.safetensors"));
   ADAPMOE_RETURN_IF_ERROR(check_dense(dense.value(), m));
 
-  {  // the header is not page-aligned, so it is checked through a buffered descriptor
-    auto header = File::open(dir + "/experts.safetensors", /*direct=*/false);
+  {  // the header is not page-aligned, so it is checked through a buffered
+    // descriptor
+    auto header = open_listed(dir, "experts.safetensors", /*direct=*/false, m);
     if (!header.ok()) return header.status();
-    ADAPMOE_RETURN_IF_ERROR(check_size(header.value(), m, "experts.safetensors"));
     ADAPMOE_RETURN_IF_ERROR(check_experts(header.value(), m));
   }
-  auto experts = File::open(dir + "/experts.safetensors", direct_io);
+  for (const auto& [name, bytes] : m.file_bytes) {
+    auto file = open_listed(dir, name, /*direct=*/false, m);
+    if (!file.ok()) return file.status();
+  }
+  auto experts = open_listed(dir, "experts.safetensors", direct_io, m);
   if (!experts.ok()) return experts.status();
   return Pack(std::move(manifest).value(), std::move(dense).value(), std::move(experts).value());
 }
@@ -112,13 +134,27 @@ int64_t Pack::dense_bytes() const {
   return align_up(bytes, kPageBytes);
 }
 
-Status Pack::read_dense(std::span<std::byte> into) const {
+Status Pack::read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt) const {
   const int64_t bytes = dense_file_.size() - manifest_.dense_data_offset;
   ADAPMOE_CHECK(static_cast<int64_t>(into.size()) >= bytes);
-  const Status status =
-      dense_file_.read_at(manifest_.dense_data_offset, into.first(static_cast<size_t>(bytes)));
+  for (int64_t at = 0; at < bytes; at += kPieceBytes) {
+    if (interrupt && interrupt()) return cancelled("interrupted while reading the dense weights");
+    const auto piece = into.subspan(static_cast<size_t>(at),
+                                    static_cast<size_t>(std::min(kPieceBytes, bytes - at)));
+    ADAPMOE_RETURN_IF_ERROR(dense_file_.read_at(manifest_.dense_data_offset + at, piece));
+  }
   dense_file_.drop_page_cache();  // the arena holds the only copy that counts
-  return status;
+  if (!verify) return {};
+  for (const auto& [name, tensor] : manifest_.dense) {
+    const uint32_t found = crc32c(into.data() + tensor.offset, static_cast<size_t>(tensor.bytes));
+    if (found != tensor.crc32c) {
+      return pack_error(str_cat(dense_file_.path(), ": tensor ", name, " at offset ",
+                                manifest_.dense_data_offset + tensor.offset, ": CRC32C is ",
+                                std::hex, found, ", expected ", tensor.crc32c,
+                                "; the file is damaged", kRemedy));
+    }
+  }
+  return {};
 }
 
 }  // namespace adapmoe

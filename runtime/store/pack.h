@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// An exported model on disk: validated manifest, open files, and where every expert tile lies.
-// Immutable and thread-safe.
+// An exported model on disk: validated manifest, open files, and where every
+// expert tile lies. Immutable and thread-safe.
 #pragma once
 #include <cstdint>
 #include <span>
 #include <string>
 
+#include "runtime/base/interrupt.h"
 #include "runtime/base/status.h"
 #include "runtime/base/types.h"
 #include "runtime/io/file.h"
@@ -15,8 +16,9 @@ namespace adapmoe {
 
 class Pack {
  public:
-  // Reads and checks `dir`/manifest.json, opens the files it names and checks their sizes and
-  // headers. Errors: kPackError naming the file and the remedy.
+  // Reads and checks `dir`/manifest.json, then that every file it lists is a
+  // regular file of the size it says, and the headers of the two safetensors
+  // files. Errors: kPackError naming the file and the remedy; kReadError.
   static Result<Pack> open(const std::string& dir, bool direct_io);
 
   const Manifest& manifest() const { return manifest_; }
@@ -27,8 +29,10 @@ class Pack {
 
   // Bytes of the data buffer of dense.safetensors, rounded up to a page.
   int64_t dense_bytes() const;
-  // Reads that buffer into `into` (page-aligned, dense_bytes() long).
-  Status read_dense(std::span<std::byte> into) const;
+  // Reads that buffer into `into` (page-aligned, dense_bytes() long). With
+  // `verify`, a tensor whose CRC32C is wrong is a kPackError naming it. Errors:
+  // kReadError, kCancelled.
+  Status read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt) const;
 
   int64_t tile_offset(ExpertId id, int64_t tile) const {
     return manifest_.experts.data_offset + flat(id) * manifest_.experts.expert_bytes +

@@ -24,12 +24,6 @@ namespace {
 
 void store16(uint8_t* p, uint16_t value) { std::memcpy(p, &value, sizeof(value)); }
 
-void add_error(PackingError& sum, float weight, double stored) {
-  const double error = stored - static_cast<double>(weight);
-  sum.squared_error += error * error;
-  sum.squared_weights += static_cast<double>(weight) * static_cast<double>(weight);
-}
-
 // Packs one block of 16 rows. Rows and columns beyond the matrix are zeros.
 class BlockPacker {
  public:
@@ -39,63 +33,80 @@ class BlockPacker {
         limit_(is_quantized(shape.dtype)    ? largest_quantizable(shape.dtype)
                : shape.dtype == DType::kF16 ? kHalfMax
                                             : std::numeric_limits<float>::max()),
-        row_(static_cast<size_t>(shape.cols_padded())) {}
+        block_(static_cast<size_t>(kBlockRows * shape.cols_padded())) {}
 
   // `out` holds shape.block_bytes() zero bytes.
   Status pack(int64_t block, uint8_t* out, PackingError& error) {
     for (int64_t lane = 0; lane < kBlockRows; ++lane) {
-      ADAPMOE_RETURN_IF_ERROR(load_row(block * kBlockRows + lane));
-      switch (shape_.dtype) {
-        case DType::kInt4:
-        case DType::kInt8: quantize_row(lane, out, error); break;
-        case DType::kF16: write_f16(lane, out, error); break;
-        case DType::kF32: write_f32(lane, out, error); break;
+      ADAPMOE_RETURN_IF_ERROR(fill_row(block * kBlockRows + lane, lane));
+    }
+    if (is_quantized(shape_.dtype)) {
+      static_assert(kBlockRows % kGroupLanes == 0);
+      for (int64_t lane = 0; lane < kBlockRows; lane += kGroupLanes) {
+        quantize_rows(lane, out, error);
       }
+      return {};
+    }
+    for (int64_t lane = 0; lane < kBlockRows; ++lane) {
+      shape_.dtype == DType::kF16 ? write_f16(lane, out, error) : write_f32(lane, out, error);
     }
     return {};
   }
 
  private:
-  // Copies the row into row_, whose tail beyond `cols` is always zero.
-  Status load_row(int64_t row) {
-    if (row >= shape_.rows) {
-      std::fill(row_.begin(), row_.end(), 0.0f);
+  float* row(int64_t lane) { return block_.data() + lane * shape_.cols_padded(); }
+
+  // Fills row(lane), whose tail beyond `cols` is always zero.
+  Status fill_row(int64_t source_row, int64_t lane) {
+    float* weights = row(lane);
+    if (source_row >= shape_.rows) {
+      std::fill_n(weights, shape_.cols, 0.0f);
       return {};
     }
-    const float* source = matrix_.data + row * matrix_.row_stride;
+    load_row(matrix_, source_row, shape_.cols, weights);
     bool in_range = true;
-    for (int64_t c = 0; c < shape_.cols; ++c) in_range &= std::fabs(source[c]) <= limit_;
-    if (!in_range) return bad_weight(source, row);
-    std::copy_n(source, shape_.cols, row_.begin());
-    return {};
+    for (int64_t c = 0; c < shape_.cols; ++c) in_range &= std::fabs(weights[c]) <= limit_;
+    return in_range ? Status{} : bad_weight(weights, source_row);
   }
 
-  Status bad_weight(const float* source, int64_t row) const {
+  Status bad_weight(const float* weights, int64_t source_row) const {
     int64_t col = 0;
-    while (std::fabs(source[col]) <= limit_) ++col;
-    const std::string place = str_cat("weight at row ", row, ", column ", col, " is ", source[col]);
-    if (!std::isfinite(source[col])) {
+    while (std::fabs(weights[col]) <= limit_) ++col;
+    const std::string place =
+        str_cat("weight at row ", source_row, ", column ", col, " is ", weights[col]);
+    if (!std::isfinite(weights[col])) {
       return invalid_argument(str_cat(place, ": weights must be finite"));
     }
     return invalid_argument(str_cat(place, ": ", dtype_name(shape_.dtype), " holds at most ",
                                     limit_, "; export this matrix as f32"));
   }
 
-  void quantize_row(int64_t lane, uint8_t* out, PackingError& error) {
+  // The rows of kGroupLanes lanes, group by group.
+  void quantize_rows(int64_t first_lane, uint8_t* out, PackingError& error) {
     const int64_t n = shape_.group_size;
-    int8_t quants[kMaxGroupSize];
     for (int64_t group = 0; group < shape_.groups(); ++group) {
-      const float* weights = row_.data() + group * n;
-      const GroupScale scale = quantize_group(weights, static_cast<int>(n), shape_.dtype, quants);
-      store16(out + (group * kBlockRows + lane) * 2, scale.half_bits);
-      for (int64_t i = 0; i < n; ++i) {
-        add_error(error, weights[i], static_cast<double>(quants[i]) * scale.value);
+      float weights[kMaxGroupSize * kGroupLanes];
+      int8_t quants[kMaxGroupSize * kGroupLanes];
+      for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
+        const float* source = row(first_lane + lane) + group * n;
+        for (int64_t i = 0; i < n; ++i) weights[i * kGroupLanes + lane] = source[i];
       }
-      uint8_t* words = out + shape_.scale_bytes() + lane * 4;
-      if (shape_.dtype == DType::kInt4) {
-        write_int4(quants, group * n / 8, words);
-      } else {
-        write_int8(quants, group * n / 4, words);
+      GroupScales scales;
+      quantize_groups(weights, static_cast<int>(n), shape_.dtype, quants, scales);
+      for (int64_t lane = 0; lane < kGroupLanes; ++lane) {
+        int8_t lane_quants[kMaxGroupSize];
+        for (int64_t i = 0; i < n; ++i) lane_quants[i] = quants[i * kGroupLanes + lane];
+        store16(out + (group * kBlockRows + first_lane + lane) * 2, scales.half_bits[lane]);
+        uint8_t* words = out + shape_.scale_bytes() + (first_lane + lane) * 4;
+        if (shape_.dtype == DType::kInt4) {
+          write_int4(lane_quants, group * n / 8, words);
+        } else {
+          write_int8(lane_quants, group * n / 4, words);
+        }
+        const float* source = row(first_lane + lane) + group * n;
+        for (int64_t i = 0; i < n; ++i) {
+          error.add(source[i], static_cast<double>(lane_quants[i]) * scales.values[lane]);
+        }
       }
     }
   }
@@ -117,25 +128,27 @@ class BlockPacker {
     }
   }
 
-  void write_f16(int64_t lane, uint8_t* out, PackingError& error) const {
-    for (size_t c = 0; c < row_.size(); ++c) {
-      const uint16_t half = float_to_half(row_[c]);
-      store16(out + (static_cast<int64_t>(c) * kBlockRows + lane) * 2, half);
-      add_error(error, row_[c], half_to_float(half));
+  void write_f16(int64_t lane, uint8_t* out, PackingError& error) {
+    const float* weights = row(lane);
+    for (int64_t c = 0; c < shape_.cols_padded(); ++c) {
+      const uint16_t half = float_to_half(weights[c]);
+      store16(out + (c * kBlockRows + lane) * 2, half);
+      error.add(weights[c], half_to_float(half));
     }
   }
 
-  void write_f32(int64_t lane, uint8_t* out, PackingError& error) const {
-    for (size_t c = 0; c < row_.size(); ++c) {
-      std::memcpy(out + (static_cast<int64_t>(c) * kBlockRows + lane) * 4, &row_[c], 4);
-      add_error(error, row_[c], row_[c]);
+  void write_f32(int64_t lane, uint8_t* out, PackingError& error) {
+    const float* weights = row(lane);
+    for (int64_t c = 0; c < shape_.cols_padded(); ++c) {
+      std::memcpy(out + (c * kBlockRows + lane) * 4, weights + c, 4);
+      error.add(weights[c], weights[c]);
     }
   }
 
   MatrixView matrix_;
   PackedShape shape_;
-  float limit_;  // largest magnitude that the dtype can hold
-  std::vector<float> row_;
+  float limit_;               // largest magnitude that the dtype can hold
+  std::vector<float> block_;  // [16][cols_padded]
 };
 
 // The failure of the lowest block, whichever thread met it.

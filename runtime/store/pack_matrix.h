@@ -7,20 +7,10 @@
 
 #include "runtime/base/packed_layout.h"  // PackedShape
 #include "runtime/base/status.h"
+#include "runtime/store/matrix_view.h"
+#include "runtime/store/packing_error.h"  // PackingError
 
 namespace adapmoe {
-
-// Sums over all weights, in double, of what packing changed.
-struct PackingError {
-  double squared_error = 0.0;    // sum of (stored value - weight)^2
-  double squared_weights = 0.0;  // sum of weight^2
-};
-
-// A matrix in memory: row r begins at `data + r * row_stride`, its columns are contiguous.
-struct MatrixView {
-  const float* data = nullptr;
-  int64_t row_stride = 0;  // in floats; at least the number of columns
-};
 
 // kInvalidArgument unless rows and cols are positive and group_size fits the dtype.
 Status check_packed_shape(const PackedShape& shape);

@@ -12,16 +12,14 @@
 namespace adapmoe {
 namespace {
 
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the safetensors library's own limit
-
 SafetensorsHeader parse(const std::string& text, int64_t data_offset, int64_t file_size) {
   SafetensorsHeader header;
   header.data_offset = data_offset;
-  const nlohmann::json root = nlohmann::json::parse(text);
+  const nlohmann::json root = parse_json(text);
   const Fields fields(root, "header");
   for (const auto& item : fields.json().items()) {
     if (item.key() == "__metadata__") continue;
-    const Fields tensor(item.value(), "header." + item.key());
+    const Fields tensor(item.value(), "header." + shown_name(item.key()));
     const nlohmann::json& range = tensor.at("data_offsets");
     if (!range.is_array() || range.size() != 2 || !range[0].is_number_unsigned() ||
         !range[1].is_number_unsigned()) {
@@ -43,12 +41,14 @@ SafetensorsHeader parse(const std::string& text, int64_t data_offset, int64_t fi
 Result<SafetensorsHeader> read_safetensors_header(const File& file) {
   uint64_t header_bytes = 0;
   if (file.size() < 8) {
-    return pack_error(str_cat(file.path(), ": ", file.size(), " bytes, too short for a header"));
+    return pack_error(str_cat(file.path(), ": ", file.size(),
+                              " bytes, too short for a header; copy or export the pack again"));
   }
   ADAPMOE_RETURN_IF_ERROR(file.read_at(0, std::as_writable_bytes(std::span(&header_bytes, 1))));
-  if (header_bytes > kMaxHeaderBytes || header_bytes > static_cast<uint64_t>(file.size() - 8)) {
+  if (header_bytes > kMaxJsonBytes || header_bytes > static_cast<uint64_t>(file.size() - 8)) {
     return pack_error(str_cat(file.path(), ": header of ", header_bytes,
-                              " bytes at offset 0 does not fit the file of ", file.size(),
+                              " bytes at offset 0, expected at most ", kMaxJsonBytes,
+                              " within the file of ", file.size(),
                               " bytes; copy or export the pack again"));
   }
   std::string text(header_bytes, '\0');
@@ -56,9 +56,7 @@ Result<SafetensorsHeader> read_safetensors_header(const File& file) {
   try {
     return parse(text, static_cast<int64_t>(8 + header_bytes), file.size());
   } catch (const FieldError& error) {
-    return pack_error(str_cat(file.path(), ": ", error.what(), "; copy or export the pack again"));
-  } catch (const nlohmann::json::exception& error) {
-    return pack_error(str_cat(file.path(), ": header at offset 8 is not valid JSON: ", error.what(),
+    return pack_error(str_cat(file.path(), ": header at offset 8: ", error.what(),
                               "; copy or export the pack again"));
   }
 }

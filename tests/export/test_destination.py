@@ -38,11 +38,10 @@ def test_overwrite_never_replaces_anything_but_a_pack(checkpoint, tmp_path):
     assert (out / "photo.jpg").read_bytes() == b"mine"
 
 
-def test_interrupted_export_leaves_nothing(checkpoint, tmp_path):
+def test_export_interrupted_before_anything_is_finished_leaves_nothing(checkpoint, tmp_path):
     def interrupt(done, total):
         assert 0 < done <= total
-        if done > total / 2:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     out = tmp_path / "out.adapmoe"
     with pytest.raises(KeyboardInterrupt):
@@ -50,11 +49,36 @@ def test_interrupted_export_leaves_nothing(checkpoint, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_remains_of_a_killed_export_are_replaced(checkpoint, tmp_path):
+def test_remains_that_record_no_finished_work_are_replaced(checkpoint, tmp_path):
     partial = tmp_path / "out.adapmoe.partial"
-    partial.mkdir()
-    (partial / "dense.safetensors").write_bytes(b"half")
+    (partial / "pack").mkdir(parents=True)
+    (partial / "pack" / "dense.safetensors").write_bytes(b"half")
+    (partial / "journal").write_bytes(b"not a journal")
+    (partial / "else").write_bytes(b"")
     export_pack(checkpoint, tmp_path / "out.adapmoe")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out.adapmoe"]
+
+
+def test_old_pack_comes_back_after_a_kill_between_the_renames(checkpoint, tmp_path):
+    out, replaced = tmp_path / "out.adapmoe", tmp_path / "out.adapmoe.replaced"
+    export_pack(checkpoint, out)
+    out.rename(replaced)
+    with pytest.raises(ExportError, match="exists already"):
+        export_pack(checkpoint, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out.adapmoe"]
+
+
+def test_two_exports_of_one_pack_are_refused(checkpoint, tmp_path):
+    out = tmp_path / "out.adapmoe"
+    refused = []
+
+    def second(done, total):
+        with pytest.raises(ExportError, match=r"another export is writing this pack"):
+            export_pack(checkpoint, out)
+        refused.append(done)
+
+    export_pack(checkpoint, out, progress=second)
+    assert refused
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out.adapmoe"]
 
 

@@ -90,12 +90,6 @@ def test_unknown_architecture_is_refused(model_type):
         find_architecture(make_config(model_type=model_type), PATH)
 
 
-def test_quantized_checkpoint_is_refused():
-    config = make_config(quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(CheckpointError, match=r"already quantized \(gptq\)"):
-        find_architecture(config, PATH)
-
-
 def test_rope_frequencies_are_rounded_once_from_float64():
     frequencies = rope_inv_freq(parse(head_dim=32))
     exact = [1e6 ** (-2 * i / 32) for i in range(16)]

@@ -10,7 +10,13 @@ from safetensors import safe_open
 
 from adapmoe import _core
 from adapmoe_export import export_pack
-from support.checkpoints import DTYPES, make_config, make_tensors, write_checkpoint
+from support.checkpoints import (
+    DTYPES,
+    fuse_experts,
+    make_config,
+    make_tensors,
+    write_checkpoint,
+)
 from support.pack_reader import data_offset, read_dense, read_expert, read_manifest
 
 NAMES = ("w1", "w3", "w2")
@@ -151,6 +157,36 @@ def test_sharded_and_single_checkpoints_give_the_same_pack(tmp_path):
         source = write_checkpoint(tmp_path / f"checkpoint{shards}", config, tensors, shards)
         export_pack(source, tmp_path / f"{shards}.adapmoe")
     assert contents(tmp_path / "1.adapmoe") == contents(tmp_path / "3.adapmoe")
+
+
+@pytest.mark.parametrize("block", ["mlp", "block_sparse_moe"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_fused_experts_give_the_same_pack(tmp_path, block, shards):
+    config = make_config()
+    tensors = make_tensors(config)
+    fused = fuse_experts(config, tensors, block)
+    assert f"model.layers.1.{block}.experts.gate_up_proj" in fused
+    export_pack(write_checkpoint(tmp_path / "plain", config, tensors), tmp_path / "plain.adapmoe")
+    source = write_checkpoint(tmp_path / "fused", config, fused, shards)
+    export_pack(source, tmp_path / "fused.adapmoe", tile_width=96)
+    assert contents(tmp_path / "fused.adapmoe") == contents(tmp_path / "plain.adapmoe")
+
+
+@pytest.mark.torch
+def test_fused_layout_is_that_of_transformers(tmp_path):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = make_config(architectures=..., model_type=...)
+    model = MixtralForCausalLM(MixtralConfig(**config))
+    model.save_pretrained(tmp_path / "published")
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    assert "model.layers.0.mlp.experts.gate_up_proj" in state
+    write_checkpoint(tmp_path / "fused", make_config(), state)
+    export_pack(tmp_path / "published", tmp_path / "published.adapmoe")
+    export_pack(tmp_path / "fused", tmp_path / "fused.adapmoe")
+    for file in ("dense.safetensors", "experts.safetensors"):
+        published = (tmp_path / "published.adapmoe" / file).read_bytes()
+        assert (tmp_path / "fused.adapmoe" / file).read_bytes() == published
 
 
 def test_tied_head_is_left_out(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack_matrix against an independent NumPy reader."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ def matrices(draw):
         weights *= 0
     elif shape == "spread":
         weights *= np.float32(10.0) ** rng.integers(-6, 1, (rows, 1)).astype(np.float32)
-    return weights
+    return np.clip(weights, -65504, 65504)  # what every dtype holds
 
 
 def amax_scaling(weights, dtype, group_size):
@@ -107,6 +108,45 @@ def test_zero_group_has_scale_one():
     _, scales, _ = unpack_padded(packed, 3, 64, "int8", 32)
     assert scales[0, 0] == scales[1, 1] == scales[15, 0] == 1
     assert scales[0, 1] == pytest.approx(0.5 / 127, rel=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "group_size"), FORMATS)
+@pytest.mark.parametrize(("source", "kind"), [("f16", np.float16), ("bf16", ml_dtypes.bfloat16)])
+def test_16_bit_sources_pack_as_their_float32_values(dtype, group_size, source, kind):
+    half = np.random.default_rng(3).standard_normal((37, 150), np.float32).astype(kind)
+    half[0, 0] = 6e-8  # a subnormal f16
+    bits, wide = half.view(np.uint16), half.astype(np.float32)
+    packed = _core.pack_matrix(bits[:, 8:140], dtype, group_size, 1, source)
+    wanted = _core.pack_matrix(wide[:, 8:140], dtype, group_size, 1)
+    np.testing.assert_array_equal(packed[0], wanted[0])
+    assert packed[1:] == wanted[1:]
+    with pytest.raises(ValueError, match="does not fit"):
+        _core.pack_matrix(wide, dtype, group_size, 1, source)
+    with pytest.raises(ValueError, match="does not fit"):
+        _core.pack_matrix(bits, dtype, group_size)
+
+
+@pytest.mark.parametrize(("dtype", "group_size"), FORMATS)
+@settings(max_examples=30, deadline=None)
+@given(weights=matrices(), data=st.data())
+def test_packing_error_equals_the_numpy_reader(dtype, group_size, weights, data):
+    rows, cols = weights.shape
+    packed, _, _ = _core.pack_matrix(weights, dtype, group_size, 1)
+    part = np.zeros((data.draw(st.integers(1, rows)), data.draw(st.integers(1, cols))), np.float32)
+    part += np.random.default_rng(0).standard_normal(part.shape, np.float32)
+    error, squares = _core.packing_error(packed, rows, cols, dtype, group_size, part)
+    wide = part.astype(np.float64)
+    stored = unpack(packed, rows, cols, dtype, group_size)[: part.shape[0], : part.shape[1]]
+    assert error == pytest.approx(np.sum((stored - wide) ** 2), rel=1e-9)
+    assert squares == pytest.approx(np.sum(wide**2), rel=1e-9)
+
+
+def test_packing_error_refuses_other_sizes():
+    weights = np.zeros((17, 16), np.float32)
+    with pytest.raises(ValueError, match="10 bytes, expected 1024"):
+        _core.packing_error(np.zeros(10, np.uint8), 16, 16, "f32", 16, weights[:16])
+    with pytest.raises(ValueError, match=r"\[17, 16\] is more than \[16, 16\]"):
+        _core.packing_error(np.zeros(1024, np.uint8), 16, 16, "f32", 16, weights)
 
 
 def test_column_slice_needs_no_copy():

@@ -10,6 +10,7 @@ import pytest
 from adapmoe import LLM, SamplingParams
 from adapmoe.tokenizer import Tokenizer
 from adapmoe_export import export_pack
+from support.manifest_edit import edit_manifest
 from support.reference_model import load_reference, reference_logits, save_random_model
 
 pytestmark = pytest.mark.torch
@@ -156,10 +157,7 @@ def swap_kv_heads(checkpoint):
 
 def change_manifest(section, **changes):
     def apply(pack):
-        path = pack / "manifest.json"
-        manifest = json.loads(path.read_text())
-        manifest[section] |= changes
-        path.write_text(json.dumps(manifest))
+        edit_manifest(pack, lambda manifest: manifest[section].update(changes))
 
     return apply
 

@@ -36,8 +36,8 @@ def make_config(**changes):
     return {key: value for key, value in config.items() if value is not ...}
 
 
-def make_tensors(config, seed=0, dtype="BF16"):
-    """{name: array} for a config, with the published names."""
+def tensor_shapes(config):
+    """{name: shape} for a config, with the published names."""
     hidden, wide, vocab = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size"))
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or hidden // heads
@@ -58,11 +58,36 @@ def make_tensors(config, seed=0, dtype="BF16"):
             shapes[f"{moe}.experts.{expert}.w1.weight"] = (wide, hidden)
             shapes[f"{moe}.experts.{expert}.w2.weight"] = (hidden, wide)
             shapes[f"{moe}.experts.{expert}.w3.weight"] = (wide, hidden)
+    return shapes
+
+
+def make_tensors(config, seed=0, dtype="BF16"):
+    """{name: array} for a config, with the published names."""
     rng = np.random.default_rng(seed)
     return {
         name: (rng.standard_normal(shape) * 0.05).astype(DTYPES[dtype])
-        for name, shape in shapes.items()
+        for name, shape in tensor_shapes(config).items()
     }
+
+
+def fuse_experts(config, tensors, block="mlp"):
+    """The same weights as transformers 5 holds them in memory: two tensors for all experts."""
+    fused = {
+        name.replace(".block_sparse_moe.", f".{block}."): tensor
+        for name, tensor in tensors.items()
+        if ".experts." not in name
+    }
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.block_sparse_moe.experts"
+        gate_up, down = [], []
+        for expert in range(config["num_local_experts"]):
+            w1, w2, w3 = (tensors[f"{prefix}.{expert}.w{i}.weight"] for i in (1, 2, 3))
+            gate_up.append(np.concatenate([w1, w3]))
+            down.append(w2)
+        prefix = f"model.layers.{layer}.{block}.experts"
+        fused[f"{prefix}.gate_up_proj"] = np.stack(gate_up)
+        fused[f"{prefix}.down_proj"] = np.stack(down)
+    return fused
 
 
 def write_checkpoint(path: Path, config, tensors, shards=1) -> Path:

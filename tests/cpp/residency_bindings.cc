@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// Eviction policies, and an ExpertCache over a pack with either a FakeReader or reader threads.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "runtime/memory/arena.h"
+#include "runtime/residency/expert_stream.h"
+#include "tests/cpp/arrays.h"
+#include "tests/cpp/fake_reader.h"
+#include "tests/cpp/status_error.h"
+
+namespace nb = nanobind;
+
+namespace adapmoe {
+namespace {
+
+using OptionalInterrupt = std::optional<Interrupt>;
+
+size_t choose_victim(const std::string& policy, int64_t num_layers,
+                     const std::vector<std::tuple<int32_t, int32_t, uint64_t>>& candidates,
+                     int32_t layer) {
+  std::vector<EvictionCandidate> list;
+  for (const auto& [l, e, use] : candidates) list.push_back({{l, e}, use});
+  return value_or_throw(make_eviction_policy(policy, num_layers))->choose(list, layer);
+}
+
+// Without a test's own interrupt, a wait of about ten seconds is an error: better than to hang.
+Interrupt or_patience(const OptionalInterrupt& interrupt) {
+  if (interrupt) return *interrupt;
+  return [looks = 0]() mutable { return ++looks > 500; };
+}
+
+VerifyTiles verify_of(const std::string& name) {
+  if (name == "never") return VerifyTiles::kNever;
+  return name == "first" ? VerifyTiles::kFirst : VerifyTiles::kAlways;
+}
+
+// One hold; empty once released.
+class Hold {
+ public:
+  Hold(ExpertHandle handle, size_t tile_bytes)
+      : handle_(std::move(handle)), tile_bytes_(tile_bytes) {}
+
+  NumpyVector<uint8_t> tile(int64_t index, const OptionalInterrupt& interrupt) const {
+    const auto* data = reinterpret_cast<const uint8_t*>([&] {
+      const nb::gil_scoped_release release;
+      return value_or_throw(handle_->tile(index, or_patience(interrupt)));
+    }());
+    return to_numpy(std::vector<uint8_t>(data, data + tile_bytes_));
+  }
+  int32_t expert() const { return handle_->id().expert; }
+  void release() { handle_.reset(); }
+
+ private:
+  std::optional<ExpertHandle> handle_;
+  size_t tile_bytes_;
+};
+
+// An ExpertCache with everything that it stands on.
+class CacheRig {
+ public:
+  CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
+           const std::string& verify, int reader_threads, int32_t capacity)
+      : pack_(value_or_throw(Pack::open(pack, /*direct_io=*/false))),
+        arena_(value_or_throw(Arena::reserve(std::max(frames, capacity) * tile_bytes()))),
+        region_(arena_.carve(std::max(frames, capacity) * tile_bytes())) {
+    std::unique_ptr<AsyncReader> reader;
+    if (reader_threads > 0) {
+      reader = make_pread_reader(pack_.expert_file(), reader_threads);
+    } else {
+      auto fake = std::make_unique<FakeReader>(pack_.expert_file());
+      fake_ = fake.get();
+      reader = std::move(fake);
+    }
+    cache_ = std::make_unique<ExpertCache>(
+        pack_, FramePool(region_, tile_bytes(), frames), std::move(reader),
+        value_or_throw(make_eviction_policy(policy, pack_.config().num_hidden_layers)),
+        verify_of(verify));
+  }
+
+  bool resident(int32_t layer, int32_t expert) const { return cache_->resident({layer, expert}); }
+  std::optional<Hold> acquire(int32_t layer, int32_t expert, const OptionalInterrupt& interrupt) {
+    const nb::gil_scoped_release release;
+    return to_hold(value_or_throw(cache_->acquire({layer, expert}, or_patience(interrupt))));
+  }
+  void resize(int32_t frames) {
+    const Status status = cache_->resize(frames);
+    if (!status.ok()) throw StatusError(status);
+  }
+  std::optional<Hold> to_hold(std::optional<ExpertHandle> handle) const {
+    if (!handle) return std::nullopt;
+    return Hold(*std::move(handle), static_cast<size_t>(tile_bytes()));
+  }
+  // (layer, expert, tile, frame) of every read under way, in the order of submission.
+  std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>> queued() const {
+    std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>> list;
+    const int64_t experts = pack_.config().num_local_experts;
+    const int64_t tiles = pack_.experts().tiles;
+    for (const ReadRequest& r : fake_->queued()) {
+      const int64_t at = (r.offset - pack_.experts().data_offset) / tile_bytes();
+      list.emplace_back(at / tiles / experts, at / tiles % experts, at % tiles,
+                        (r.into.data() - region_.data()) / tile_bytes());
+    }
+    return list;
+  }
+  FakeReader& reader() { return *fake_; }
+  ExpertCache& cache() { return *cache_; }
+  std::tuple<int64_t, int64_t, int64_t, int64_t> stats() const {
+    const ResidencyStats s = cache_->stats();
+    return {s.visits, s.hits, s.bytes_read, s.stall_ns};
+  }
+
+ private:
+  int64_t tile_bytes() const { return pack_.experts().tile_bytes; }
+
+  Pack pack_;
+  Arena arena_;
+  std::span<std::byte> region_;
+  FakeReader* fake_ = nullptr;
+  std::unique_ptr<ExpertCache> cache_;
+};
+
+// The experts of one layer in the order in which a step computes them.
+class StreamRig {
+ public:
+  StreamRig(CacheRig& rig, int32_t layer, const std::vector<int32_t>& experts)
+      : rig_(rig),
+        stream_(value_or_throw(ExpertStream::begin(rig.cache(), layer, experts, or_patience({})))) {
+  }
+  StreamRig(const StreamRig&) = delete;
+  StreamRig& operator=(const StreamRig&) = delete;
+
+  std::vector<int32_t> residents() const {
+    std::vector<int32_t> experts;
+    for (const ExpertHandle& handle : stream_.residents()) experts.push_back(handle.id().expert);
+    return experts;
+  }
+  void release_residents() { stream_.release_residents(); }
+  std::optional<Hold> next() { return rig_.to_hold(value_or_throw(stream_.next(or_patience({})))); }
+
+ private:
+  CacheRig& rig_;
+  ExpertStream stream_;
+};
+
+}  // namespace
+
+void export_residency(nb::module_& m) {
+  nb::exception<StatusError>(m, "StatusError");
+  m.def("choose_victim", &choose_victim);
+  nb::class_<Hold>(m, "Hold")
+      .def("tile", &Hold::tile, nb::arg("index"), nb::arg("interrupt") = nb::none())
+      .def_prop_ro("expert", &Hold::expert)
+      .def("release", &Hold::release);
+  nb::class_<CacheRig>(m, "CacheRig")
+      .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&, int,
+                    int32_t>(),
+           nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
+           nb::arg("verify") = "always", nb::arg("reader_threads") = 0, nb::arg("capacity") = 0)
+      .def("resident", &CacheRig::resident)
+      .def("acquire", &CacheRig::acquire, nb::arg("layer"), nb::arg("expert"),
+           nb::arg("interrupt") = nb::none(), nb::keep_alive<0, 1>())
+      .def("resize", &CacheRig::resize)
+      .def("queued", &CacheRig::queued)
+      .def("complete", [](CacheRig& rig, size_t at) { rig.reader().complete(at); })
+      .def("complete_damaged", [](CacheRig& rig, size_t at) { rig.reader().complete_damaged(at); })
+      .def("fail", [](CacheRig& rig, size_t at,
+                      const std::string& why) { rig.reader().fail(at, read_error(why)); })
+      .def("stats", &CacheRig::stats);
+  nb::class_<StreamRig>(m, "StreamRig")
+      .def(nb::init<CacheRig&, int32_t, const std::vector<int32_t>&>(), nb::keep_alive<1, 2>())
+      .def("residents", &StreamRig::residents)
+      .def("release_residents", &StreamRig::release_residents)
+      .def("next", &StreamRig::next, nb::keep_alive<0, 1>());
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "runtime/engine/session.h"
+#include "tests/stress/stress.h"
+
+namespace adapmoe::stress {
+namespace {
+
+constexpr size_t kScripts = 3;
+constexpr size_t kTokens = 10;
+constexpr int64_t kMaxContext = 32;
+
+std::unique_ptr<Session> open_session(const std::string& pack_dir, SessionConfig config,
+                                      const Round& round) {
+  config.max_context = kMaxContext;
+  config.max_sequences = 2 * kScripts;  // each may be forked
+  config.prefill_chunk = 4;
+  auto session = Session::open(pack_dir, std::move(config));
+  round.expect(session.ok(), session.status().message());
+  return std::move(session).value();
+}
+
+int64_t everything(const MemorySplit& split) {
+  return split.dense_bytes + split.kv_bytes + split.scratch_bytes +
+         split.frames_total * split.tile_bytes;
+}
+
+// One thread with its own sequence.
+class SessionUser {
+ public:
+  SessionUser(Session& session, const Script& script, const Round& round, uint64_t seed)
+      : session_(session),
+        script_(script),
+        round_(round),
+        random_(seed),
+        logits_(static_cast<size_t>(session.model().vocab_size)) {}
+
+  void run() {
+    sequence_ = made(session_.new_sequence());
+    const auto turns = 2 * script_.ids.size();
+    for (size_t turn = 0; turn < turns; ++turn) {
+      if (position() == script_.ids.size() || random_.chance(0.1)) truncate();
+      if (random_.chance(0.1)) fork();
+      append(random_.between<size_t>(1, std::min<size_t>(script_.ids.size() - position(), 4)));
+    }
+    session_.close_sequence(sequence_);
+  }
+
+  int64_t steps() const { return steps_; }
+  int64_t cancelled() const { return cancelled_; }
+
+ private:
+  size_t position() const { return static_cast<size_t>(sequence_.length); }
+
+  Sequence made(Result<Sequence> sequence) const {
+    round_.expect(sequence.ok(), sequence.status().message());
+    return sequence.value();
+  }
+
+  void truncate() {
+    const auto length = random_.between<int64_t>(0, sequence_.length / 2);
+    round_.expect(session_.truncate(sequence_, length).ok(), "a sequence can be truncated");
+  }
+
+  void fork() {
+    Sequence copy = made(session_.fork(sequence_));
+    session_.close_sequence(sequence_);
+    sequence_ = copy;
+  }
+
+  void append(size_t count) {
+    const size_t before = position();
+    const std::span<const int32_t> ids = std::span(script_.ids).subspan(before, count);
+    bool stopped = false;
+    const Interrupt interrupt = [&] { return stopped = random_.chance(0.02); };
+    Sequence* const sequence = &sequence_;
+    auto step = count == 1 ? session_.decode({&sequence, 1}, ids, logits_, interrupt)
+                           : session_.prefill(sequence_, ids, false, logits_, interrupt);
+    ++steps_;
+    if (step.ok()) {
+      round_.expect(position() == before + count, "a step appends its tokens");
+      round_.expect(logits_ == script_.logits[before + count - 1],
+                    "logits are those of a thread alone with every expert resident");
+      return;
+    }
+    round_.expect(stopped && step.status().code() == StatusCode::kCancelled,
+                  "only an interrupt ends a step, not: " + step.status().message());
+    round_.expect(position() == before, "a cancelled step leaves the sequence as it was");
+    ++cancelled_;
+  }
+
+  Session& session_;
+  const Script& script_;
+  const Round& round_;
+  Random random_;
+  std::vector<float> logits_;
+  Sequence sequence_;
+  int64_t steps_ = 0;
+  int64_t cancelled_ = 0;
+};
+
+// Moves the ceiling and reads facts until stopped.
+int64_t move_memory(Session& session, const Round& round, uint64_t seed,
+                    const std::atomic<bool>& stop) {
+  Random random(seed);
+  int64_t moves = 0;
+  const MemorySplit first = session.memory_split();
+  while (!stop.load()) {
+    const auto memory = random.between(first.floor_bytes, everything(first));
+    const auto split = session.set_memory(memory);
+    round.expect(split.ok(), split.status().message());
+    round.expect(split.value().reserved_bytes() <= memory, "the split stays below the ceiling");
+    round.expect(session.memory_split().reserved_bytes() <= memory, "the split is what was set");
+    const StepStats totals = session.totals();
+    round.expect(totals.expert_hits <= totals.experts_used, "hits are visits");
+    round.expect(!session.set_memory(first.floor_bytes - 1).ok(), "below the floor is refused");
+    ++moves;
+    std::this_thread::sleep_for(std::chrono::milliseconds(random.between(0, 20)));
+  }
+  return moves;
+}
+
+}  // namespace
+
+std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
+  SessionConfig config;
+  config.threads = 1;
+  config.expert_fraction = 1.0;
+  const auto session = open_session(pack_dir, config, round);
+  std::vector<Script> scripts(kScripts);
+  for (Script& script : scripts) {
+    Sequence sequence = session->new_sequence().value();
+    Sequence* const only = &sequence;
+    for (size_t i = 0; i < kTokens; ++i) {
+      const auto last_id = static_cast<int32_t>(session->model().vocab_size - 1);
+      script.ids.push_back(round.random().between<int32_t>(0, last_id));
+      script.logits.emplace_back(static_cast<size_t>(session->model().vocab_size));
+      const auto step = session->decode({&only, 1}, std::span(script.ids).last(1),
+                                        script.logits.back(), Interrupt());
+      round.expect(step.ok(), step.status().message());
+    }
+    session->close_sequence(sequence);
+  }
+  return scripts;
+}
+
+void session_round(const std::string& pack_dir, const std::vector<Script>& scripts, Round& round) {
+  SessionConfig config;
+  config.threads = round.random().between(1, 3);
+  config.readers = round.random().between(1, 4);
+  config.expert_fraction = round.random().chance(0.5) ? 0.5 : 0.05;
+  config.policy = round.random().chance(0.5) ? "lru" : "farthest-layer";
+  const auto session = open_session(pack_dir, config, round);
+
+  std::vector<SessionUser> users;
+  for (const Script& script : scripts) {
+    users.emplace_back(*session, script, round, round.random().seed());
+  }
+  std::atomic<bool> stop{false};
+  const uint64_t seed = round.random().seed();
+  int64_t moves = 0;
+  std::jthread mover([&] { moves = move_memory(*session, round, seed, stop); });
+  std::vector<std::jthread> threads;
+  for (SessionUser& user : users) threads.emplace_back([&user] { user.run(); });
+  threads.clear();  // joins
+  stop.store(true);
+  mover.join();
+  round.counts().resizes += moves;
+  for (const SessionUser& user : users) {
+    round.counts().session_steps += user.steps();
+    round.counts().cancelled += user.cancelled();
+  }
+}
+
+}  // namespace adapmoe::stress
