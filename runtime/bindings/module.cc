@@ -6,6 +6,7 @@ namespace adapmoe {
 
 void export_stats(nanobind::module_& m);
 void export_session(nanobind::module_& m);
+void export_replay(nanobind::module_& m);
 void export_pack_reader(nanobind::module_& m);
 void export_pack_writer(nanobind::module_& m);
 
@@ -16,6 +17,7 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = ADAPMOE_VERSION;
   adapmoe::export_stats(m);
   adapmoe::export_session(m);
+  adapmoe::export_replay(m);
   adapmoe::export_pack_reader(m);
   adapmoe::export_pack_writer(m);
 }

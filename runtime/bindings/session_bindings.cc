@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -9,63 +8,14 @@
 #include <utility>
 
 #include "runtime/base/strings.h"
-#include "runtime/bindings/errors.h"
+#include "runtime/bindings/session_types.h"
 #include "runtime/bindings/signals.h"
-#include "runtime/engine/session.h"
-
-namespace nb = nanobind;
 
 namespace adapmoe {
+
+void export_measurements(nb::class_<PySession>& session, nb::class_<PySequence>& sequence);
+
 namespace {
-
-using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Logits = nb::ndarray<nb::numpy, float>;
-
-// Shared by the Python session and its sequences, so that closing the session
-// frees its memory whoever still refers to it.
-struct Shared {
-  std::shared_ptr<Session> session;
-
-  // A copy keeps the session alive for one call. Needs the GIL.
-  std::shared_ptr<Session> get() const {
-    if (session == nullptr) throw nb::value_error("the session is closed");
-    return session;
-  }
-};
-
-struct PySession {
-  std::shared_ptr<Shared> shared;
-};
-
-struct PySequence {
-  std::shared_ptr<Shared> shared;
-  Sequence sequence;
-
-  PySequence(std::shared_ptr<Shared> s, Sequence q) : shared(std::move(s)), sequence(q) {}
-  PySequence(const PySequence&) = delete;
-  PySequence& operator=(const PySequence&) = delete;
-  // Nobody else uses it now. Must not wait for a step: the step may be waiting
-  // for the GIL.
-  ~PySequence() {
-    if (shared->session != nullptr) shared->session->close_sequence(sequence);
-  }
-};
-
-// Runs `step(logits)` without the GIL and returns its logits as a NumPy array
-// that owns them.
-template <typename Step>
-std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Step& step) {
-  size_t count = 1;
-  for (const size_t n : shape) count *= n;
-  std::unique_ptr<float[]> logits(new float[count]);
-  Result<StepStats> stats = [&] {
-    const nb::gil_scoped_release release;
-    return step(std::span<float>(logits.get(), count));
-  }();
-  const StepStats value = value_or_raise(std::move(stats));
-  const nb::capsule owner(logits.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  return {Logits(logits.release(), shape.size(), shape.data(), owner), value};
-}
 
 std::pair<Logits, StepStats> prefill(PySequence& self, const Ids& ids, bool all_logits) {
   const std::shared_ptr<Session> session = self.shared->get();
@@ -142,24 +92,13 @@ MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
   return value_or_raise(std::move(split));
 }
 
-// One of `names` as its index. Errors: ValueError listing them.
-size_t choose(const char* what, const std::string& value,
-              std::initializer_list<const char*> names) {
-  size_t index = 0;
-  std::string known;
-  for (const char* name : names) {
-    if (value == name) return index;
-    known += (index++ == 0 ? "" : ", ") + std::string(name);
-  }
-  raise_if_error(invalid_argument(str_cat(what, "=\"", value, "\": expected one of ", known)));
-  return index;
-}
-
 void open(PySession* self, const std::string& path, int64_t memory_bytes, double expert_fraction,
           int threads, int64_t max_context, int64_t max_sequences, const std::string& kv_dtype,
           int64_t prefill_chunk, const std::string& backend, const std::string& kernels,
           const std::string& policy, int readers, bool direct_io, const std::string& verify,
-          const std::string& gating, float gating_threshold, std::vector<float> sensitivity) {
+          const std::string& gating, float gating_threshold, std::vector<float> sensitivity,
+          const std::string& evict, std::vector<int64_t> layer_floors, int prefetch_depth,
+          std::vector<float> first_layer_gate, bool timeline) {
   SessionConfig c;
   c.memory_bytes = memory_bytes;
   c.expert_fraction = expert_fraction;
@@ -174,8 +113,12 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.readers = readers;
   c.direct_io = direct_io;
   c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
-  c.gating = {static_cast<GatingMode>(choose("gating", gating, {"off", "sensitivity"})),
-              gating_threshold, std::move(sensitivity)};
+  c.gating = gating_config(gating, gating_threshold, std::move(sensitivity));
+  c.evict_tiles = choose("evict", evict, {"tile", "expert"}) == 0;
+  c.layer_floors = std::move(layer_floors);
+  c.prefetch_depth = prefetch_depth;
+  c.timeline = timeline;
+  c.first_layer_gate = std::move(first_layer_gate);
   auto session = [&] {
     const nb::gil_scoped_release release;
     return Session::open(path, std::move(c), python_signals());
@@ -187,9 +130,28 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
 
 }  // namespace
 
+// One of `names` as its index. Errors: ValueError listing them.
+size_t choose(const char* what, const std::string& value,
+              std::initializer_list<const char*> names) {
+  size_t index = 0;
+  std::string known;
+  for (const char* name : names) {
+    if (value == name) return index;
+    known += (index++ == 0 ? "" : ", ") + std::string(name);
+  }
+  raise_if_error(invalid_argument(str_cat(what, "=\"", value, "\": expected one of ", known)));
+  return index;
+}
+
+GatingConfig gating_config(const std::string& mode, float threshold,
+                           std::vector<float> sensitivity) {
+  return {static_cast<GatingMode>(choose("gating", mode, {"off", "sensitivity", "residency"})),
+          threshold, std::move(sensitivity)};
+}
+
 void export_session(nb::module_& m) {
-  nb::class_<PySequence>(m, "Sequence", "One token stream with its KV cache.")
-      .def_prop_ro("length", [](const PySequence& s) { return s.sequence.length; })
+  auto sequence = nb::class_<PySequence>(m, "Sequence", "One token stream with its KV cache.");
+  sequence.def_prop_ro("length", [](const PySequence& s) { return s.sequence.length; })
       .def_prop_ro("closed",
                    [](const PySequence& s) {
                      return s.sequence.kv_index < 0 || s.shared->session == nullptr;
@@ -207,14 +169,20 @@ void export_session(nb::module_& m) {
            "A new sequence with the same tokens; the KV cache is copied.")
       .def("close", &close_sequence, "Give the KV cache back.");
 
-  nb::class_<PySession>(m, "Session", "An open pack. One step at a time; calls queue up.")
+  auto session =
+      nb::class_<PySession>(m, "Session", "An open pack. One step at a time; calls queue up.");
+  export_measurements(session, sequence);
+  session
       .def("__init__", &open, nb::arg("path"), nb::kw_only(), nb::arg("memory_bytes") = 0,
            nb::arg("expert_fraction") = 0.0, nb::arg("threads") = 0, nb::arg("max_context") = 0,
            nb::arg("max_sequences") = 1, nb::arg("kv_dtype") = "f16",
            nb::arg("prefill_chunk") = 128, nb::arg("backend") = "auto", nb::arg("kernels") = "auto",
            nb::arg("policy") = "farthest-layer", nb::arg("readers") = 4,
            nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
-           nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>())
+           nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>(),
+           nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),
+           nb::arg("prefetch_depth") = 0, nb::arg("first_layer_gate") = std::vector<float>(),
+           nb::arg("timeline") = false)
       .def(
           "new_sequence",
           [](const PySession& s) {

@@ -14,6 +14,8 @@
 #include "runtime/base/status.h"
 #include "runtime/engine/session_config.h"
 #include "runtime/memory/memory_budget.h"
+#include "runtime/model/step.h"           // Capture
+#include "runtime/prefetch/prefetcher.h"  // PredictionScore
 
 namespace adapmoe {
 
@@ -23,6 +25,11 @@ struct StepStats {
   int64_t experts_used = 0;       // expert visits: one per layer, expert and chunk
   int64_t experts_activated = 0;  // (token, layer, expert) triples
   int64_t expert_hits = 0;        // visits that found the expert resident
+  int64_t gated = 0;              // (token, layer) pairs where the gate dropped experts
+  double dropped_share_sq = 0.0;  // sum over them of the squared share of the weight dropped
+  int64_t prefetched = 0;         // experts read ahead
+  int64_t prefetch_used = 0;
+  int64_t prefetch_wasted = 0;
   int64_t bytes_read = 0;
   double stall_s = 0.0;    // waiting for expert tiles
   double compute_s = 0.0;  // wall minus stall
@@ -57,8 +64,26 @@ class Session {
   Status truncate(Sequence& sequence, int64_t length);
   Result<Sequence> fork(const Sequence& sequence);
 
-  // Changes the ceiling between steps. Errors: kBudgetError; the old ceiling
-  // then stays.
+  // Between steps, as all below. Errors: kInvalidArgument.
+  Status set_gating(GatingConfig gating);
+  // The experts that are resident; reading such a set again in the background, as far as frames are
+  // free.
+  std::vector<ExpertId> resident_set();
+  // Returns how many fit; ids that the model lacks are skipped.
+  int64_t warm(std::span<const ExpertId> ids);
+  // What a session opened with config.timeline has recorded.
+  std::vector<Span> timeline() const;
+  Status set_layer_floors(std::vector<int64_t> floors);
+  // Records routing from now on, or stops and forgets what was recorded.
+  void record_trace(bool on);
+  std::vector<TraceVisit> trace();
+  // Prefetch accuracy per layer, counted since open; empty when prefetch is off.
+  std::vector<PredictionScore> prediction_scores();
+  // prefill() that also records activations: for calibration. All logits are computed.
+  Result<StepStats> capture(Sequence& sequence, std::span<const int32_t> ids,
+                            std::span<float> logits, Capture* into, const Interrupt& interrupt);
+
+  // Changes the ceiling between steps. Errors: kBudgetError; the old ceiling then stays.
   Result<MemorySplit> set_memory(int64_t memory_bytes);
   // Runs `action` when no step runs.
   template <typename Action>
@@ -91,6 +116,9 @@ class Session {
   struct Parts;
   explicit Session(std::unique_ptr<Parts> parts);
   Status check_ids(std::span<const int32_t> ids) const;
+  Result<StepStats> append(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
+                           std::span<float> logits, Capture* capture, const Interrupt& interrupt);
+  StepStats note(const StepStats& stats, const Step& step);
 
   std::unique_ptr<Parts> parts_;
   std::mutex step_;                 // held for a whole step

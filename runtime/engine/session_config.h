@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "runtime/gate/gate.h"               // GatingConfig
 #include "runtime/residency/expert_cache.h"  // VerifyTiles
@@ -24,6 +25,13 @@ struct SessionConfig {
   int readers = 4;  // reader threads
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
+  bool evict_tiles = true;  // only as many tiles as needed; false: whole experts
+  std::vector<int64_t>
+      layer_floors;        // experts each layer should keep (soft), one per layer; empty: none
+  bool timeline = false;   // record who was busy when
+  int prefetch_depth = 0;  // layers looked ahead, 0 (off) to 3
+  std::vector<float> first_layer_gate;  // [num_local_experts, hidden_size] row-major, from
+                                        // calibration; empty: none
   GatingConfig gating;
 };
 

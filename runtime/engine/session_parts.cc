@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/base/strings.h"
+#include "runtime/prefetch/predictors.h"
 
 namespace adapmoe {
 namespace {
@@ -27,6 +28,26 @@ Status in_range(const char* name, int64_t value, int64_t low, int64_t high) {
 }
 
 }  // namespace
+
+Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model) {
+  if (floors.empty() || static_cast<int64_t>(floors.size()) == model.num_hidden_layers) return {};
+  return invalid_argument(
+      str_cat("layer_floors: expected ", model.num_hidden_layers, " values, got ", floors.size()));
+}
+
+Status check_gating(const GatingConfig& gating, const ModelConfig& model) {
+  if (!(gating.threshold >= 0.0F)) {
+    return invalid_argument(str_cat("gating_threshold=", gating.threshold, ": expected 0 or more"));
+  }
+  if (gating.mode != GatingMode::kOff &&
+      static_cast<int64_t>(gating.sensitivity.size()) != model.num_hidden_layers) {
+    return invalid_argument(str_cat("gating needs one sensitivity per layer: expected ",
+                                    model.num_hidden_layers, " values, got ",
+                                    gating.sensitivity.size(),
+                                    "; run adapmoe calibrate, or pass sensitivity="));
+  }
+  return {};
+}
 
 Status not_available(int64_t wanted, int64_t available) {
   return budget_error(str_cat("memory of ", format_bytes(wanted),
@@ -51,17 +72,15 @@ Status Session::Parts::check_config() {
     return invalid_argument(
         str_cat("expert_fraction=", config.expert_fraction, ": expected a value between 0 and 1"));
   }
-  const GatingConfig& g = config.gating;
-  if (!(g.threshold >= 0.0F)) {
-    return invalid_argument(str_cat("gating_threshold=", g.threshold, ": expected 0 or more"));
+  ADAPMOE_RETURN_IF_ERROR(in_range("prefetch_depth", config.prefetch_depth, 0, kMaxDepth));
+  ADAPMOE_RETURN_IF_ERROR(check_floors(config.layer_floors, c));
+  if (!config.first_layer_gate.empty() &&
+      static_cast<int64_t>(config.first_layer_gate.size()) != c.num_local_experts * c.hidden_size) {
+    return invalid_argument(str_cat("first_layer_gate: expected [", c.num_local_experts, ", ",
+                                    c.hidden_size, "], got ", config.first_layer_gate.size(),
+                                    " values"));
   }
-  if (g.mode != GatingMode::kOff &&
-      static_cast<int64_t>(g.sensitivity.size()) != c.num_hidden_layers) {
-    return invalid_argument(
-        str_cat("gating=\"sensitivity\" needs one sensitivity per layer: expected ",
-                c.num_hidden_layers, " values, got ", g.sensitivity.size()));
-  }
-  return {};
+  return check_gating(config.gating, c);
 }
 
 Status Session::Parts::make_backend_and_split() {
@@ -135,17 +154,55 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
   work = Workspace::layout(bump, c, max_rows);
   backend->set_scratch(arena->carve(backend->scratch_bytes()));
 
+  return make_residency();
+}
+
+Status Session::Parts::make_residency() {
+  const ModelConfig& c = pack->config();
   auto policy = make_eviction_policy(config.policy, c.num_hidden_layers);
   if (!policy.ok()) return policy.status();
-  experts =
-      std::make_unique<ExpertCache>(*pack,
-                                    FramePool(arena->carve(split.frames_total * split.tile_bytes),
-                                              split.tile_bytes, static_cast<int32_t>(split.frames)),
-                                    make_pread_reader(pack->expert_file(), config.readers),
-                                    std::move(policy).value(), config.verify);
-  decoder = std::make_unique<Decoder>(
-      MoeContext{c, *backend, *experts, config.gating, work, pack->experts().tiles}, dense);
+  if (config.timeline) timeline = std::make_unique<Timeline>();
+  experts = std::make_unique<ExpertCache>(
+      *pack,
+      FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
+                static_cast<int32_t>(split.frames)),
+      make_pread_reader(pack->expert_file(), config.readers, timeline.get()),
+      std::move(policy).value(),
+      ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
+  make_prefetcher();
+  decoder =
+      std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
+                                           pack->experts().tiles, prefetcher.get(), timeline.get()},
+                                dense);
   return {};
+}
+
+void Session::Parts::make_prefetcher() {
+  if (config.prefetch_depth == 0) return;
+  const ModelConfig& c = pack->config();
+  const int64_t top_k = c.router.top_k;
+  std::vector<std::unique_ptr<ExpertPredictor>> predictors;
+  std::vector<ScoreMap> routers;
+  for (const LayerWeights& layer : dense.layers) {
+    routers.push_back({reinterpret_cast<const float*>(layer.router.data), c.num_local_experts,
+                       layer.router.shape.cols_padded()});
+  }
+  predictors.push_back(make_lookahead_predictor(std::move(routers), top_k));
+  if (!config.first_layer_gate.empty()) {
+    const PackedShape shape{DType::kF32, c.num_local_experts, c.hidden_size, 16};
+    const int64_t cols = shape.cols_padded();
+    std::vector<float> gate(static_cast<size_t>(shape.rows_padded() * cols), 0.0F);
+    for (int64_t e = 0; e < c.num_local_experts; ++e) {
+      for (int64_t k = 0; k < c.hidden_size; ++k) {
+        gate[static_cast<size_t>((e / kBlockRows * cols + k) * kBlockRows + e % kBlockRows)] =
+            config.first_layer_gate[static_cast<size_t>(e * c.hidden_size + k)];
+      }
+    }
+    predictors.push_back(
+        make_first_layer_predictor(std::move(gate), c.num_local_experts, cols, top_k));
+  }
+  prefetcher = std::make_unique<Prefetcher>(
+      *experts, std::move(predictors), PrefetchConfig{config.prefetch_depth}, c.num_hidden_layers);
 }
 
 Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string& pack_dir,

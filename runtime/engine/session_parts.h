@@ -13,6 +13,10 @@
 
 namespace adapmoe {
 
+// Errors: kInvalidArgument naming the setting.
+Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model);
+Status check_gating(const GatingConfig& gating, const ModelConfig& model);
+
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
 Status not_available(int64_t wanted, int64_t available);
 
@@ -32,13 +36,24 @@ struct Session::Parts {
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;
   Workspace work;
+  std::unique_ptr<Timeline> timeline;  // null: not recorded
   std::unique_ptr<ExpertCache> experts;
+  std::unique_ptr<Prefetcher> prefetcher;  // null: off, or everything fits
   std::unique_ptr<Decoder> decoder;
+  bool tracing = false;
+  std::vector<TraceVisit> trace;
+  int64_t passes = 0;  // over the layers, since open
+
+  Step make_step(const Interrupt& interrupt) {
+    return {.interrupt = interrupt, .trace = tracing ? &trace : nullptr, .pass = passes};
+  }
 
  private:
   Status check_config();
   Status make_backend_and_split();
   Status carve(const Interrupt& interrupt);
+  Status make_residency();
+  void make_prefetcher();
 };
 
 }  // namespace adapmoe

@@ -64,33 +64,56 @@ RoutingDecision select_top_k(std::span<const float> router_logits, const RouterS
   return decision;
 }
 
-RoutingDecision drop_insensitive(const RoutingDecision& decision, bool renormalize,
-                                 float sensitivity, float threshold) {
+namespace {
+
+// Drops the weakest of the experts that `may_drop`, together, while the bound holds; one always
+// stays.
+template <typename MayDrop>
+RoutingDecision drop_weakest(const RoutingDecision& decision, bool renormalize, float sensitivity,
+                             float threshold, const MayDrop& may_drop) {
   const float total = total_of(decision.weights);
-  std::vector<size_t> order = strongest_first(decision.weights);
+  std::vector<size_t> kept = strongest_first(decision.weights);
   float dropped = 0.0F;
-  size_t kept = order.size();
-  while (kept > 1) {
-    const float with_next = dropped + decision.weights[order[kept - 1]];
+  for (size_t i = kept.size(); i-- > 1;) {
+    if (!may_drop(decision.experts[kept[i]])) continue;
+    const float with_next = dropped + decision.weights[kept[i]];
     const float share = with_next / total;
     if (!(sensitivity * (share * share) < threshold)) break;
     dropped = with_next;
-    --kept;
+    kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(i));
   }
-  if (kept == order.size()) return decision;
-  order.resize(kept);
-  RoutingDecision result = keep(decision.experts, decision.weights, std::move(order));
-  const float kept_total = renormalize ? total_of(result.weights) : total;
-  for (float& w : result.weights) w = w / kept_total * total;
+  if (kept.size() == decision.experts.size()) return decision;
+  RoutingDecision result = keep(decision.experts, decision.weights, std::move(kept));
+  if (renormalize) {
+    const float kept_total = total_of(result.weights);
+    for (float& w : result.weights) w = w / kept_total * total;
+  }
+  result.dropped_share = dropped / total;
   return result;
 }
 
+}  // namespace
+
+RoutingDecision drop_insensitive(const RoutingDecision& decision, bool renormalize,
+                                 float sensitivity, float threshold) {
+  return drop_weakest(decision, renormalize, sensitivity, threshold, [](int32_t) { return true; });
+}
+
+RoutingDecision drop_insensitive_misses(const RoutingDecision& decision, bool renormalize,
+                                        float sensitivity, float threshold,
+                                        const ResidencyView& view) {
+  return drop_weakest(decision, renormalize, sensitivity, threshold,
+                      [&](int32_t expert) { return !view.is_resident(expert); });
+}
+
 RoutingDecision route(std::span<const float> router_logits, int64_t layer, const RouterSpec& spec,
-                      const GatingConfig& gating) {
+                      const GatingConfig& gating, const ResidencyView& view) {
   RoutingDecision decision = select_top_k(router_logits, spec);
   if (gating.mode == GatingMode::kOff) return decision;
-  return drop_insensitive(decision, spec.renormalize,
-                          gating.sensitivity[static_cast<size_t>(layer)], gating.threshold);
+  const float s = gating.sensitivity[static_cast<size_t>(layer)];
+  return gating.mode == GatingMode::kSensitivity
+             ? drop_insensitive(decision, spec.renormalize, s, gating.threshold)
+             : drop_insensitive_misses(decision, spec.renormalize, s, gating.threshold, view);
 }
 
 }  // namespace adapmoe

@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "runtime/base/model_config.h"  // RouterSpec
+#include "runtime/residency/residency_view.h"
 
 namespace adapmoe {
 
 enum class GatingMode : uint8_t {
   kOff,          // the model's own top-k
   kSensitivity,  // AdapMoE's rule: drop the weakest experts where that hardly moves the loss
+  kResidency,    // the same rule, but only for experts that would have to be read
 };
 
 struct GatingConfig {
@@ -25,6 +27,7 @@ struct GatingConfig {
 struct RoutingDecision {
   std::vector<int32_t> experts;
   std::vector<float> weights;
+  float dropped_share = 0.0F;  // of the weight, by the policy
 };
 
 // The model's own selection: score all experts, keep the top_k best (ties: the lower index),
@@ -37,8 +40,14 @@ RoutingDecision select_top_k(std::span<const float> router_logits, const RouterS
 RoutingDecision drop_insensitive(const RoutingDecision& decision, bool renormalize,
                                  float sensitivity, float threshold);
 
-// The gate: selection, then the policy. `layer` indexes gating.sensitivity.
+// The same bound on what may be lost, spent only where it saves a read: a resident expert is free
+// quality and stays. Depends on the state of the cache, so two runs may differ.
+RoutingDecision drop_insensitive_misses(const RoutingDecision& decision, bool renormalize,
+                                        float sensitivity, float threshold,
+                                        const ResidencyView& view);
+
+// The gate: selection, then the policy. `layer` indexes gating.sensitivity; `view` is that layer's.
 RoutingDecision route(std::span<const float> router_logits, int64_t layer, const RouterSpec& spec,
-                      const GatingConfig& gating);
+                      const GatingConfig& gating, const ResidencyView& view);
 
 }  // namespace adapmoe

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "runtime/base/status.h"
+#include "runtime/base/timeline.h"
 #include "runtime/io/file.h"
 
 namespace adapmoe {
@@ -34,9 +35,17 @@ class AsyncReader {
   virtual void set_completion(Completion completion) = 0;
   // Never blocks. Thread-safe.
   virtual void submit(const ReadRequest& request) = 0;
+
+  // Advice about a prefetch read that has not begun. Both return whether it was still queued.
+  // Takes it out; its completion is not called.
+  virtual bool cancel(uint64_t /*tag*/) { return false; }
+  // Makes it a demand read.
+  virtual bool promote(uint64_t /*tag*/) { return false; }
 };
 
 // `threads` threads that read `file` with pread. The file outlives the reader.
-std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads);
+// `timeline` (may be null) records every read.
+std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads,
+                                               Timeline* timeline = nullptr);
 
 }  // namespace adapmoe

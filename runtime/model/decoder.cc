@@ -8,29 +8,35 @@
 namespace adapmoe {
 
 Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t> logit_rows,
-                        float* logits, const Interrupt& interrupt, int64_t* activations) {
+                        float* logits, Step& step) {
   const auto n = static_cast<int64_t>(rows.size());
+  m_.experts.begin_pass();
   std::vector<int32_t> ids;
   ids.reserve(rows.size());
   for (const TokenRow& row : rows) ids.push_back(row.token);
   m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
-    if (interrupt && interrupt()) return cancelled("interrupted between layers");
+    if (step.interrupt && step.interrupt()) return cancelled("interrupted between layers");
     const LayerWeights& w = weights_.layers[layer];
-    attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
-                    static_cast<int64_t>(layer), rows);
-    ADAPMOE_RETURN_IF_ERROR(
-        moe_layer(m_, w, static_cast<int32_t>(layer), n, interrupt, activations));
+    {
+      const SpanTimer span(m_.timeline, Lane::kCompute, "attention", 0,
+                           static_cast<int32_t>(layer));
+      attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
+                      static_cast<int64_t>(layer), rows);
+    }
+    ADAPMOE_RETURN_IF_ERROR(moe_layer(m_, w, static_cast<int32_t>(layer), n, step));
   }
   for (size_t begin = 0; begin < logit_rows.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, logit_rows.size() - begin);
     head(logit_rows.subspan(begin, count),
-         logits + begin * static_cast<size_t>(m_.config.vocab_size));
+         logits + begin * static_cast<size_t>(m_.config.vocab_size), step);
   }
+  ++step.pass;
   return {};
 }
 
-void Decoder::head(std::span<const int32_t> rows, float* logits) {
+void Decoder::head(std::span<const int32_t> rows, float* logits, const Step& step) {
+  const SpanTimer span(m_.timeline, Lane::kCompute, "head");
   const auto n = static_cast<int64_t>(rows.size());
   const auto width = static_cast<size_t>(m_.config.hidden_size);
   for (int64_t i = 0; i < n; ++i) {
@@ -38,6 +44,12 @@ void Decoder::head(std::span<const int32_t> rows, float* logits) {
                 width * sizeof(float));
   }
   m_.backend.rms_norm(weights_.norm, m_.work.projected.first(n), m_.work.normed.first(n));
+  if (step.capture != nullptr) {
+    Capture::append(step.capture->final_hidden, m_.work.normed.first(n), m_.config.hidden_size);
+  }
+  if (m_.prefetch != nullptr) {  // the first layer of the next token, while the caller samples
+    m_.prefetch->look_ahead({-1, m_.work.normed.data, n, m_.work.normed.stride});
+  }
   const LinearOp op{&weights_.lm_head, m_.work.logits};
   m_.backend.linear(m_.work.normed.first(n), std::span(&op, 1));
   const auto vocab = static_cast<size_t>(m_.config.vocab_size);

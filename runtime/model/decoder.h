@@ -16,14 +16,14 @@ class Decoder {
   Decoder(MoeContext context, const DenseWeights& weights) : m_(context), weights_(weights) {}
 
   // Computes `rows` (at most the workspace's max_rows), writes their keys and values, and the
-  // logits of the rows listed in `logit_rows` to logits [logit_rows.size(), vocab_size]. Adds to
-  // *activations the (row, layer, expert) triples computed. Errors: kReadError, kPackError,
-  // kCancelled; the KV caches then hold garbage at the new positions only.
+  // logits of the rows listed in `logit_rows` to logits [logit_rows.size(), vocab_size].
+  // Errors: kReadError, kPackError, kCancelled; the KV caches then hold garbage at the new
+  // positions only.
   Status forward(std::span<const TokenRow> rows, std::span<const int32_t> logit_rows, float* logits,
-                 const Interrupt& interrupt, int64_t* activations);
+                 Step& step);
 
  private:
-  void head(std::span<const int32_t> rows, float* logits);
+  void head(std::span<const int32_t> rows, float* logits, const Step& step);
 
   MoeContext m_;
   const DenseWeights& weights_;

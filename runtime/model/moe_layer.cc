@@ -9,14 +9,32 @@
 namespace adapmoe {
 namespace {
 
-RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows) {
+RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows, RoutingCounts& counts) {
   std::vector<RoutingDecision> decisions;
+  const ResidencyView view =
+      m.gating.mode == GatingMode::kResidency ? m.experts.view(layer) : ResidencyView();
   for (int64_t i = 0; i < rows; ++i) {
     const std::span<const float> logits(m.work.router_logits.row(i),
                                         static_cast<size_t>(m.config.num_local_experts));
-    decisions.push_back(route(logits, layer, m.config.router, m.gating));
+    decisions.push_back(route(logits, layer, m.config.router, m.gating, view));
+    const float dropped = decisions.back().dropped_share;
+    counts.dropped += dropped > 0.0F ? 1 : 0;
+    counts.dropped_share_sq += static_cast<double>(dropped) * static_cast<double>(dropped);
   }
-  return plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
+  RoutingPlan plan = plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
+  counts.activated += plan.activations;
+  return plan;
+}
+
+void record(const MoeContext& m, const RoutingPlan& plan, int32_t layer, int64_t rows,
+            const Step& step) {
+  if (step.capture != nullptr) {
+    Capture& c = *step.capture;
+    Capture::append(c.hidden, m.work.hidden.first(rows), m.config.hidden_size);
+    Capture::append(c.moe_input, m.work.normed.first(rows), m.config.hidden_size);
+    Capture::append(c.router_logits, m.work.router_logits.first(rows), m.config.num_local_experts);
+  }
+  if (step.trace != nullptr) step.trace->push_back({step.pass, layer, plan.experts});
 }
 
 ExpertOp expert_op(const RoutingPlan& plan, int32_t expert, int64_t first_tile,
@@ -38,6 +56,8 @@ Status run_residents(const MoeContext& m, const RoutingPlan& plan,
     }
     ops.push_back(expert_op(plan, residents[i].id().expert, 0, tiles[i]));
   }
+  if (ops.empty()) return {};
+  const SpanTimer span(m.timeline, Lane::kCompute, "resident experts", 0, residents[0].id().layer);
   m.backend.gate_up_proj(ops);
   m.backend.down_proj(ops, m.work.expert_out);
   return {};
@@ -50,6 +70,7 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
     auto data = handle.tile(t, interrupt);
     if (!data.ok()) return data.status();
     const std::byte* tile = data.value();
+    const SpanTimer span(m.timeline, Lane::kCompute, "streamed tile", 0, handle.id().layer);
     const ExpertOp op = expert_op(plan, handle.id().expert, t, std::span(&tile, 1));
     m.backend.gate_up_proj(std::span(&op, 1));
     m.backend.down_proj(std::span(&op, 1), m.work.expert_out);
@@ -60,24 +81,27 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
 }  // namespace
 
 Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer, int64_t rows,
-                 const Interrupt& interrupt, int64_t* activations) {
+                 Step& step) {
   const Rows normed = m.work.normed.first(rows);
   m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
   const LinearOp router{&weights.router, m.work.router_logits};
   m.backend.linear(normed, std::span(&router, 1));
-  const RoutingPlan plan = route_rows(m, layer, rows);
-  *activations += plan.activations;
+  const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
+  record(m, plan, layer, rows, step);
 
-  auto stream = ExpertStream::begin(m.experts, layer, plan.experts, interrupt);
+  if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
+  auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();
+  if (m.prefetch != nullptr) m.prefetch->look_ahead({layer, normed.data, rows, normed.stride});
+
   m.backend.begin_experts(normed);
-  ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), interrupt));
+  ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), step.interrupt));
   stream.value().release_residents();
   while (true) {
-    auto expert = stream.value().next(interrupt);
+    auto expert = stream.value().next(step.interrupt);
     if (!expert.ok()) return expert.status();
     if (!expert.value().has_value()) break;
-    ADAPMOE_RETURN_IF_ERROR(run_streamed(m, plan, *expert.value(), interrupt));
+    ADAPMOE_RETURN_IF_ERROR(run_streamed(m, plan, *expert.value(), step.interrupt));
   }
   m.backend.combine({plan.outputs, plan.weights, m.work.expert_out, m.work.hidden.first(rows)});
   return {};

@@ -4,11 +4,12 @@
 #include <cstdint>
 
 #include "runtime/backend/backend.h"
-#include "runtime/base/interrupt.h"
 #include "runtime/base/status.h"
 #include "runtime/gate/gate.h"
+#include "runtime/model/step.h"
 #include "runtime/model/weights.h"
 #include "runtime/model/workspace.h"
+#include "runtime/prefetch/prefetcher.h"
 #include "runtime/residency/expert_cache.h"
 
 namespace adapmoe {
@@ -20,12 +21,14 @@ struct MoeContext {
   ExpertCache& experts;
   const GatingConfig& gating;
   const Workspace& work;
-  int64_t tiles;  // per expert
+  int64_t tiles;         // per expert
+  Prefetcher* prefetch;  // null: nothing is read ahead
+  Timeline* timeline;    // null: not recorded
 };
 
-// hidden += MoE(norm(hidden)) for the first `rows` rows. Adds to *activations the (row, expert)
-// pairs computed. Errors: kReadError, kPackError, kCancelled.
+// hidden += MoE(norm(hidden)) for the first `rows` rows. Errors: kReadError, kPackError,
+// kCancelled.
 Status moe_layer(const MoeContext& context, const LayerWeights& weights, int32_t layer,
-                 int64_t rows, const Interrupt& interrupt, int64_t* activations);
+                 int64_t rows, Step& step);
 
 }  // namespace adapmoe

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/residency/expert_cache.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -24,17 +25,18 @@ Result<const std::byte*> ExpertHandle::tile(int64_t index, const Interrupt& inte
 }
 
 ExpertCache::ExpertCache(const Pack& pack, FramePool frames, std::unique_ptr<AsyncReader> reader,
-                         std::unique_ptr<EvictionPolicy> policy, VerifyTiles verify)
+                         std::unique_ptr<EvictionPolicy> policy, ExpertCacheConfig config)
     : pack_(pack),
       tiles_(pack.experts().tiles),
       frames_(std::move(frames)),
       policy_(std::move(policy)),
-      verify_(verify),
+      config_(std::move(config)),
       reader_(std::move(reader)) {
   const ModelConfig& c = pack.config();
   const auto experts = static_cast<size_t>(c.num_hidden_layers * c.num_local_experts);
   const size_t tiles = experts * static_cast<size_t>(tiles_);
   entries_.resize(experts);
+  resident_of_.assign(static_cast<size_t>(c.num_hidden_layers), 0);
   frame_of_.assign(tiles, kNoFrame);
   states_ = std::make_unique<std::atomic<TileState>[]>(tiles);
   verified_.assign(tiles, false);
@@ -59,6 +61,15 @@ bool ExpertCache::resident(ExpertId id) const {
   return resident_locked(entries_[flat(id)]);
 }
 
+ResidencyView ExpertCache::view(int32_t layer) const {
+  const std::lock_guard lock(mutex_);
+  ResidencyView view;
+  for (int32_t e = 0; e < static_cast<int32_t>(pack_.config().num_local_experts); ++e) {
+    view.resident.push_back(resident_locked(entries_[flat({layer, e})]) ? 1 : 0);
+  }
+  return view;
+}
+
 bool ExpertCache::resident_locked(const Entry& entry) const {
   return entry.occupied == tiles_ && entry.loading == 0 && entry.error.ok();
 }
@@ -75,13 +86,87 @@ Result<std::optional<ExpertHandle>> ExpertCache::acquire(ExpertId id, const Inte
     auto room = make_room_locked(id, lock, interrupt);
     if (!room.ok()) return room.status();
     if (!room.value()) return std::optional<ExpertHandle>();
-    start_reads_locked(id);
+    start_reads_locked(id, ReadPriority::kDemand);
+  }
+  if (entry.hinted) {
+    promote_reads_locked(id);
+    ++stats_.prefetch_used;
+    entry.hinted = false;
   }
   ++stats_.visits;
   stats_.hits += hit ? 1 : 0;
   ++entry.holds;
+  ++entry.uses;
   entry.last_use = ++clock_;
   return std::optional<ExpertHandle>(ExpertHandle(this, id));
+}
+
+void ExpertCache::set_layer_floors(std::vector<int64_t> floors) {
+  const std::lock_guard lock(mutex_);
+  config_.layer_floors = std::move(floors);
+}
+
+void ExpertCache::begin_pass() {
+  const std::lock_guard lock(mutex_);
+  pass_start_ = clock_;
+}
+
+bool ExpertCache::hint(ExpertId id, int32_t layer) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = entries_[flat(id)];
+  const int64_t missing = tiles_ - entry.occupied;
+  if (missing == 0 || entry.loading > 0 || !entry.error.ok()) return false;
+  const int64_t layers = pack_.config().num_hidden_layers;
+  while (missing > frames_.free_frames()) {
+    Reach reach = reach_locked(flat(id));
+    std::erase_if(reach.candidates, [&](const EvictionCandidate& c) {
+      return layers_until(c.id.layer, layer, layers) <= layers_until(id.layer, layer, layers);
+    });
+    if (reach.candidates.empty()) return false;
+    evict_one_locked(reach, layer, missing - frames_.free_frames());
+  }
+  start_reads_locked(id, ReadPriority::kPrefetch);
+  entry.hinted = true;
+  ++stats_.prefetched;
+  return true;
+}
+
+std::vector<ExpertId> ExpertCache::resident_set() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ExpertId> ids;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (resident_locked(entries_[i])) ids.push_back(id_of(i));
+  }
+  return ids;
+}
+
+bool ExpertCache::warm(ExpertId id) {
+  const std::lock_guard lock(mutex_);
+  const Entry& entry = entries_[flat(id)];
+  if (tiles_ - entry.occupied > frames_.free_frames()) return false;
+  if (entry.error.ok()) start_reads_locked(id, ReadPriority::kPrefetch);
+  return true;
+}
+
+void ExpertCache::cancel_hints(int32_t layer, std::span<const int32_t> except) {
+  const std::lock_guard lock(mutex_);
+  for (int32_t e = 0; e < static_cast<int32_t>(pack_.config().num_local_experts); ++e) {
+    const ExpertId id{layer, e};
+    Entry& entry = entries_[flat(id)];
+    if (!entry.hinted || entry.loading == 0) continue;
+    if (std::find(except.begin(), except.end(), e) != except.end()) continue;
+    for (int64_t t = 0; t < tiles_; ++t) {
+      const size_t at = flat_tile(id, t);
+      if (states_[at].load(std::memory_order_relaxed) != TileState::kLoading) continue;
+      if (!reader_->cancel(at)) continue;
+      --entry.loading;
+      free_tile_locked(at, entry);
+    }
+    if (entry.occupied == 0) {
+      entry.hinted = false;
+      ++stats_.prefetch_wasted;
+    }
+  }
 }
 
 // Evicts until the missing tiles of `id` have frames; false when that needs experts that somebody
@@ -91,8 +176,9 @@ Result<bool> ExpertCache::make_room_locked(ExpertId id, std::unique_lock<std::mu
   const int64_t missing = tiles_ - entries_[flat(id)].occupied;
   while (missing > frames_.free_frames()) {
     const Reach reach = reach_locked(flat(id));
-    if (missing > frames_.free_frames() + reach.frames) return false;
-    ADAPMOE_RETURN_IF_ERROR(give_way_locked(reach, id.layer, lock, interrupt));
+    const int64_t wanted = missing - frames_.free_frames();
+    if (wanted > reach.frames) return false;
+    ADAPMOE_RETURN_IF_ERROR(give_way_locked(reach, id.layer, wanted, lock, interrupt));
   }
   return true;
 }
@@ -103,18 +189,26 @@ ExpertCache::Reach ExpertCache::reach_locked(size_t except) const {
     const Entry& entry = entries_[i];
     if (entry.holds > 0 || entry.occupied == 0 || i == except) continue;
     reach.frames += entry.occupied;
-    if (entry.loading == 0) reach.candidates.push_back({id_of(i), entry.last_use});
+    if (entry.loading > 0) continue;
+    reach.candidates.push_back({id_of(i), entry.last_use, entry.loaded_at, entry.uses});
   }
   return reach;
 }
 
+void ExpertCache::evict_one_locked(const Reach& reach, int32_t layer, int64_t frames) {
+  const EvictionContext context{layer, clock_, pass_start_};
+  const size_t victim =
+      choose_victim(*policy_, reach.candidates, context, config_.layer_floors, resident_of_);
+  evict_locked(flat(reach.candidates[victim].id), config_.evict_tiles ? frames : tiles_);
+}
+
 // Evicts the policy's choice, or waits for a read that nobody waits for any more.
-Status ExpertCache::give_way_locked(const Reach& reach, int32_t layer,
+Status ExpertCache::give_way_locked(const Reach& reach, int32_t layer, int64_t frames,
                                     std::unique_lock<std::mutex>& lock,
                                     const Interrupt& interrupt) {
   ADAPMOE_CHECK(reach.frames > 0);
   if (reach.candidates.empty()) return wait_locked(lock, interrupt);
-  evict_locked(flat(reach.candidates[policy_->choose(reach.candidates, layer)].id));
+  evict_one_locked(reach, layer, frames);
   return {};
 }
 
@@ -124,34 +218,46 @@ Status ExpertCache::resize(int32_t frames) {
   frames_.shrink(frames);
   while (frames_.in_use() > frames) {
     const Reach reach = reach_locked(entries_.size());
-    ADAPMOE_RETURN_IF_ERROR(give_way_locked(reach, last_layer, lock, Interrupt()));
+    ADAPMOE_RETURN_IF_ERROR(
+        give_way_locked(reach, last_layer, frames_.in_use() - frames, lock, Interrupt()));
     frames_.shrink(frames);
   }
   frames_.grow(frames);
   return {};
 }
 
-void ExpertCache::evict_locked(size_t victim) {
+void ExpertCache::free_tile_locked(size_t at, Entry& entry) {
+  frames_.give_back(std::exchange(frame_of_[at], kNoFrame));
+  states_[at].store(TileState::kEmpty, std::memory_order_relaxed);
+  const ExpertId id = id_of(at / static_cast<size_t>(tiles_));
+  if (--entry.occupied == 0) --resident_of_[static_cast<size_t>(id.layer)];
+}
+
+// Frees up to `tiles` tiles, the last ones first: the first ones let a later use begin at once.
+void ExpertCache::evict_locked(size_t victim, int64_t tiles) {
   Entry& entry = entries_[victim];
   ADAPMOE_CHECK(entry.holds == 0 && entry.loading == 0);
-  for (int64_t t = 0; t < tiles_; ++t) {
+  for (int64_t t = tiles_; t-- > 0 && tiles > 0;) {
     const size_t at = victim * static_cast<size_t>(tiles_) + static_cast<size_t>(t);
     if (frame_of_[at] == kNoFrame) continue;
-    frames_.give_back(std::exchange(frame_of_[at], kNoFrame));
-    states_[at].store(TileState::kEmpty, std::memory_order_relaxed);
+    free_tile_locked(at, entry);
+    --tiles;
   }
-  entry.occupied = 0;
   entry.error = Status();
+  stats_.prefetch_wasted += entry.hinted ? 1 : 0;
+  entry.hinted = false;
 }
 
 // Once nobody holds it and nothing reads into it, so that the next acquire reads it again.
 void ExpertCache::drop_failed_locked(size_t at) {
   const Entry& entry = entries_[at];
-  if (entry.holds == 0 && entry.loading == 0 && !entry.error.ok()) evict_locked(at);
+  if (entry.holds == 0 && entry.loading == 0 && !entry.error.ok()) evict_locked(at, tiles_);
 }
 
-void ExpertCache::start_reads_locked(ExpertId id) {
+void ExpertCache::start_reads_locked(ExpertId id, ReadPriority priority) {
   Entry& entry = entries_[flat(id)];
+  entry.loaded_at = clock_;
+  if (entry.occupied == 0) ++resident_of_[static_cast<size_t>(id.layer)];
   for (int64_t t = 0; t < tiles_; ++t) {
     const size_t at = flat_tile(id, t);
     if (frame_of_[at] != kNoFrame) continue;
@@ -162,8 +268,16 @@ void ExpertCache::start_reads_locked(ExpertId id) {
     reader_->submit(
         {.offset = pack_.tile_offset(id, t),
          .into = {frames_.data(frame_of_[at]), static_cast<size_t>(frames_.frame_bytes())},
-         .priority = ReadPriority::kDemand,
+         .priority = priority,
          .tag = at});
+  }
+}
+
+// Reads ahead that turned out to be needed now.
+void ExpertCache::promote_reads_locked(ExpertId id) {
+  for (int64_t t = 0; t < tiles_; ++t) {
+    const size_t at = flat_tile(id, t);
+    if (states_[at].load(std::memory_order_relaxed) == TileState::kLoading) reader_->promote(at);
   }
 }
 
@@ -183,11 +297,11 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
   const ExpertId id = id_of(tag / tiles);
   const auto tile = static_cast<int64_t>(tag % tiles);
   const std::byte* data = nullptr;
-  bool verify = verify_ == VerifyTiles::kAlways;
+  bool verify = config_.verify == VerifyTiles::kAlways;
   {
     const std::lock_guard lock(mutex_);
     data = frames_.data(frame_of_[tag]);
-    verify = verify || (verify_ == VerifyTiles::kFirst && !verified_[tag]);
+    verify = verify || (config_.verify == VerifyTiles::kFirst && !verified_[tag]);
   }
   const Status status = read.ok() && verify ? check_tile(id, tile, data) : read;
   {
@@ -200,6 +314,8 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
       states_[tag].store(TileState::kReady, std::memory_order_release);
     } else {
       entry.error = status;
+      stats_.prefetch_failed += entry.hinted ? 1 : 0;
+      entry.hinted = false;
       states_[tag].store(TileState::kFailed, std::memory_order_release);
     }
     drop_failed_locked(flat(id));
@@ -208,6 +324,7 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
 }
 
 Status ExpertCache::wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt) {
+  const SpanTimer span(config_.timeline, Lane::kStall, "stall");
   const auto start = std::chrono::steady_clock::now();
   const auto outcome = changed_.wait_for(lock, kInterruptPeriod);
   stats_.stall_ns += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();

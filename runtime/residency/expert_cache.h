@@ -3,10 +3,10 @@
 // arithmetic.
 //
 // A tile is empty -> loading -> ready, or -> failed and empty again once its expert is released and
-// no other tile of it is being read. An expert may be partly resident. Eviction takes whole experts
-// that nobody holds and that have no read under way.
+// no other tile of it is being read. An expert may be partly resident. Eviction takes tiles, last
+// tiles first, of experts that nobody holds and that have no read under way.
 //
-// Thread-safe: one thread acquires and waits (the step), reader threads complete.
+// Thread-safe: one thread acquires, hints and waits (the step), reader threads complete.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -21,6 +21,7 @@
 #include "runtime/memory/frame_pool.h"
 #include "runtime/residency/eviction_policy.h"
 #include "runtime/residency/expert_handle.h"
+#include "runtime/residency/residency_view.h"
 #include "runtime/store/pack.h"
 
 namespace adapmoe {
@@ -28,28 +29,56 @@ namespace adapmoe {
 // When the CRC32C of a tile is checked: every time it is read, the first time, or not at all.
 enum class VerifyTiles : uint8_t { kAlways, kFirst, kNever };
 
+struct ExpertCacheConfig {
+  VerifyTiles verify = VerifyTiles::kAlways;
+  bool evict_tiles = true;            // only as many tiles as needed; false: whole experts
+  std::vector<int64_t> layer_floors = {};  // experts each layer should keep (soft); empty: none
+  Timeline* timeline = nullptr;       // records stalls; may be null
+};
+
 // Counted since the cache was made.
 struct ResidencyStats {
   int64_t visits = 0;  // acquires
   int64_t hits = 0;    // of experts with every tile ready
   int64_t bytes_read = 0;
   int64_t stall_ns = 0;  // the step waiting for tiles or frames
+  // Prefetched experts: started, used by an acquire, evicted or cancelled unused, failed.
+  int64_t prefetched = 0;
+  int64_t prefetch_used = 0;
+  int64_t prefetch_wasted = 0;
+  int64_t prefetch_failed = 0;
 };
 
 class ExpertCache {
  public:
   // The pack outlives the cache.
   ExpertCache(const Pack& pack, FramePool frames, std::unique_ptr<AsyncReader> reader,
-              std::unique_ptr<EvictionPolicy> policy, VerifyTiles verify);
+              std::unique_ptr<EvictionPolicy> policy, ExpertCacheConfig config);
   ~ExpertCache();
   ExpertCache(const ExpertCache&) = delete;
   ExpertCache& operator=(const ExpertCache&) = delete;
 
   bool resident(ExpertId id) const;
+  ResidencyView view(int32_t layer) const;
+  // Experts each layer should keep (soft), one per layer; empty: none.
+  void set_layer_floors(std::vector<int64_t> floors);
+  // Tells the policy that a new pass over the layers begins.
+  void begin_pass();
   // Holds `id` and starts demand reads of its missing tiles, ascending, evicting as the policy
   // says. Empty when the frames that nobody holds do not suffice: release a handle first. Waits
   // only for reads that nobody holds any more.
   Result<std::optional<ExpertHandle>> acquire(ExpertId id, const Interrupt& interrupt);
+
+  // Starts prefetch reads of `id` while `layer` is being computed; evicts only experts whose layer
+  // comes up later than that of `id`. False when it is there, on its way, or there is no such room.
+  bool hint(ExpertId id, int32_t layer);
+  // Takes back the hints for `layer` that have not begun, except for the given experts.
+  void cancel_hints(int32_t layer, std::span<const int32_t> except);
+
+  // Experts with every tile ready.
+  std::vector<ExpertId> resident_set() const;
+  // Reads `id` in the background if frames are free; never evicts. False when they are not.
+  bool warm(ExpertId id);
 
   // Lets at most `frames` frames be used: evicts by policy, or brings parked frames back.
   // REQUIRES: nothing is held; frames suffice for one expert.
@@ -65,13 +94,12 @@ class ExpertCache {
     int32_t holds = 0;
     int32_t loading = 0;   // tiles
     int32_t occupied = 0;  // tiles with a frame
+    bool hinted = false;   // read ahead and not used yet
     uint64_t last_use = 0;
+    uint64_t loaded_at = 0;
+    uint64_t uses = 0;
     Status error;  // of the latest failed tile
   };
-
-  size_t flat(ExpertId id) const;
-  size_t flat_tile(ExpertId id, int64_t tile) const;
-  ExpertId id_of(size_t flat) const;
 
   // What eviction could free now or once the reads that nobody waits for have completed.
   struct Reach {
@@ -79,14 +107,21 @@ class ExpertCache {
     std::vector<EvictionCandidate> candidates;
   };
 
+  size_t flat(ExpertId id) const;
+  size_t flat_tile(ExpertId id, int64_t tile) const;
+  ExpertId id_of(size_t flat) const;
+
   bool resident_locked(const Entry& entry) const;
-  Reach reach_locked(size_t except) const;
-  Status give_way_locked(const Reach& reach, int32_t layer, std::unique_lock<std::mutex>& lock,
-                         const Interrupt& interrupt);
   Result<bool> make_room_locked(ExpertId id, std::unique_lock<std::mutex>& lock,
                                 const Interrupt& interrupt);
-  void start_reads_locked(ExpertId id);
-  void evict_locked(size_t victim);
+  Reach reach_locked(size_t except) const;
+  void evict_one_locked(const Reach& reach, int32_t layer, int64_t frames);
+  Status give_way_locked(const Reach& reach, int32_t layer, int64_t frames,
+                         std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);
+  void start_reads_locked(ExpertId id, ReadPriority priority);
+  void promote_reads_locked(ExpertId id);
+  void free_tile_locked(size_t at, Entry& entry);
+  void evict_locked(size_t victim, int64_t tiles);
   void drop_failed_locked(size_t at);
   void complete(uint64_t tag, const Status& read);
   Status check_tile(ExpertId id, int64_t tile, const std::byte* data);
@@ -98,15 +133,17 @@ class ExpertCache {
   const int64_t tiles_;  // per expert
   FramePool frames_;
   std::unique_ptr<EvictionPolicy> policy_;
-  const VerifyTiles verify_;
+  ExpertCacheConfig config_;  // layer_floors change under the mutex, nothing else
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;                   // a read completed
   std::vector<Entry> entries_;                        // [layers * experts]
+  std::vector<int64_t> resident_of_;                  // [layers] experts with any frame
   std::vector<FrameIndex> frame_of_;                  // [layers * experts * tiles]
   std::unique_ptr<std::atomic<TileState>[]> states_;  // the same; ready is read without the mutex
   std::vector<bool> verified_;                        // the same; for VerifyTiles::kFirst
   uint64_t clock_ = 0;                                // acquires so far
+  uint64_t pass_start_ = 0;
   ResidencyStats stats_;
   std::unique_ptr<AsyncReader>
       reader_;  // last member: destroyed first, so no completion comes late

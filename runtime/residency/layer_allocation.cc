@@ -23,7 +23,8 @@ std::vector<int64_t> allocate_layers(std::span<const LayerProfile> layers, int64
   const auto count = static_cast<int64_t>(layers.size());
   total = std::min(total, count * experts);
   if (total < count) return {};
-  // best[i][j]: least expected loads of the first i layers with j experts; taken[i][j]: of them, layer i - 1's share.
+  // best[i][j]: least expected loads of the first i layers with j experts; taken[i][j]: of them,
+  // layer i - 1's share.
   const auto width = static_cast<size_t>(total + 1);
   constexpr double kImpossible = std::numeric_limits<double>::infinity();
   std::vector<double> best(width, kImpossible);

@@ -29,7 +29,7 @@ RouterSpec spec_of(int32_t top_k, const std::string& score, bool renormalize, fl
 
 nb::dict plan(const std::vector<Decision>& pairs, int64_t num_experts, int64_t top_k) {
   std::vector<RoutingDecision> decisions;
-  for (const Decision& pair : pairs) decisions.push_back({pair.first, pair.second});
+  for (const Decision& pair : pairs) decisions.push_back({pair.first, pair.second, 0.0F});
   const RoutingPlan p = plan_routing(decisions, num_experts, top_k);
   nb::dict out;
   out["experts"] = p.experts;
@@ -57,7 +57,7 @@ void export_gate(nb::module_& m) {
       nb::arg("renormalize") = true, nb::arg("scale") = 1.0F);
   m.def("drop_insensitive",
         [](const Decision& decision, bool renormalize, float sensitivity, float threshold) {
-          return to_pair(drop_insensitive({decision.first, decision.second}, renormalize,
+          return to_pair(drop_insensitive({decision.first, decision.second, 0.0F}, renormalize,
                                           sensitivity, threshold));
         });
   m.def(
@@ -66,7 +66,8 @@ void export_gate(nb::module_& m) {
          float threshold, const std::vector<float>& sensitivity) {
         const GatingConfig gating{gated ? GatingMode::kSensitivity : GatingMode::kOff, threshold,
                                   sensitivity};
-        return to_pair(route(logits, layer, spec_of(top_k, "softmax", true, 1.0F), gating));
+        return to_pair(
+            route(logits, layer, spec_of(top_k, "softmax", true, 1.0F), gating, ResidencyView()));
       },
       nb::arg("logits"), nb::arg("layer"), nb::arg("top_k"), nb::arg("gated"), nb::arg("threshold"),
       nb::arg("sensitivity"));

@@ -29,12 +29,15 @@ namespace {
 
 using OptionalInterrupt = std::optional<Interrupt>;
 
-size_t choose_victim(const std::string& policy, int64_t num_layers,
-                     const std::vector<std::tuple<int32_t, int32_t, uint64_t>>& candidates,
-                     int32_t layer) {
+// Candidates are (layer, expert, last_use, loaded_at, uses).
+size_t choose(const std::string& policy, int64_t num_layers,
+              const std::vector<std::tuple<int32_t, int32_t, uint64_t, uint64_t, uint64_t>>& all,
+              int32_t layer, uint64_t now, uint64_t pass_start, const std::vector<int64_t>& floors,
+              const std::vector<int64_t>& resident) {
   std::vector<EvictionCandidate> list;
-  for (const auto& [l, e, use] : candidates) list.push_back({{l, e}, use});
-  return value_or_throw(make_eviction_policy(policy, num_layers))->choose(list, layer);
+  for (const auto& [l, e, use, loaded, uses] : all) list.push_back({{l, e}, use, loaded, uses});
+  return choose_victim(*value_or_throw(make_eviction_policy(policy, num_layers)), list,
+                       {layer, now, pass_start}, floors, resident);
 }
 
 // Without a test's own interrupt, a wait of about ten seconds is an error: better than to hang.
@@ -73,7 +76,7 @@ class Hold {
 class CacheRig {
  public:
   CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
-           const std::string& verify, int reader_threads, int32_t capacity)
+           const std::string& verify, int reader_threads, int32_t capacity, bool evict_tiles)
       : pack_(value_or_throw(Pack::open(pack, /*direct_io=*/false))),
         arena_(value_or_throw(Arena::reserve(std::max(frames, capacity) * tile_bytes()))),
         region_(arena_.carve(std::max(frames, capacity) * tile_bytes())) {
@@ -88,7 +91,7 @@ class CacheRig {
     cache_ = std::make_unique<ExpertCache>(
         pack_, FramePool(region_, tile_bytes(), frames), std::move(reader),
         value_or_throw(make_eviction_policy(policy, pack_.config().num_hidden_layers)),
-        verify_of(verify));
+        ExpertCacheConfig{.verify = verify_of(verify), .evict_tiles = evict_tiles});
   }
 
   bool resident(int32_t layer, int32_t expert) const { return cache_->resident({layer, expert}); }
@@ -96,6 +99,13 @@ class CacheRig {
     const nb::gil_scoped_release release;
     return to_hold(value_or_throw(cache_->acquire({layer, expert}, or_patience(interrupt))));
   }
+  bool hint(int32_t layer, int32_t expert, int32_t current) {
+    return cache_->hint({layer, expert}, current);
+  }
+  void cancel_hints(int32_t layer, const std::vector<int32_t>& but) {
+    cache_->cancel_hints(layer, but);
+  }
+  bool warm(int32_t layer, int32_t expert) { return cache_->warm({layer, expert}); }
   void resize(int32_t frames) {
     const Status status = cache_->resize(frames);
     if (!status.ok()) throw StatusError(status);
@@ -160,16 +170,22 @@ class StreamRig {
 
 void export_residency(nb::module_& m) {
   nb::exception<StatusError>(m, "StatusError");
-  m.def("choose_victim", &choose_victim);
+  m.def("choose_victim", &choose, nb::arg("policy"), nb::arg("num_layers"), nb::arg("candidates"),
+        nb::arg("layer"), nb::arg("now") = uint64_t{0}, nb::arg("pass_start") = uint64_t{0},
+        nb::arg("floors") = std::vector<int64_t>(), nb::arg("resident") = std::vector<int64_t>());
   nb::class_<Hold>(m, "Hold")
       .def("tile", &Hold::tile, nb::arg("index"), nb::arg("interrupt") = nb::none())
       .def_prop_ro("expert", &Hold::expert)
       .def("release", &Hold::release);
   nb::class_<CacheRig>(m, "CacheRig")
       .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&, int,
-                    int32_t>(),
+                    int32_t, bool>(),
            nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
-           nb::arg("verify") = "always", nb::arg("reader_threads") = 0, nb::arg("capacity") = 0)
+           nb::arg("verify") = "always", nb::arg("reader_threads") = 0, nb::arg("capacity") = 0,
+           nb::arg("evict_tiles") = false)
+      .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"))
+      .def("cancel_hints", &CacheRig::cancel_hints, nb::arg("layer"), nb::arg("but"))
+      .def("warm", &CacheRig::warm)
       .def("resident", &CacheRig::resident)
       .def("acquire", &CacheRig::acquire, nb::arg("layer"), nb::arg("expert"),
            nb::arg("interrupt") = nb::none(), nb::keep_alive<0, 1>())

@@ -47,7 +47,7 @@ def situations(draw):
         )
     )
     uses = draw(st.permutations(range(1, len(ids) + 1)))
-    candidates = [(layer, expert, use) for (layer, expert), use in zip(ids, uses, strict=True)]
+    candidates = [(*at, use, 0, 1) for at, use in zip(ids, uses, strict=True)]
     return candidates, draw(st.integers(0, layers - 1)), layers
 
 
@@ -60,7 +60,8 @@ def test_policy_equals_the_naive_one(policy, situation):
 
 
 def test_golden_victims():
-    candidates = [(0, 1, 40), (1, 1, 10), (2, 1, 30), (2, 5, 20), (3, 1, 50)]
+    uses = [(0, 1, 40), (1, 1, 10), (2, 1, 30), (2, 5, 20), (3, 1, 50)]
+    candidates = [(*use, 0, 1) for use in uses]
     choices = {
         layer: _testing.choose_victim("farthest-layer", 4, candidates, layer) for layer in range(4)
     }
@@ -70,9 +71,9 @@ def test_golden_victims():
 
 def test_unknown_policy_is_named():
     with pytest.raises(
-        _testing.StatusError, match=r"kInvalidArgument.*\"fifo\".*farthest-layer or lru"
+        _testing.StatusError, match=r"kInvalidArgument.*\"fifo\".*farthest-layer, lru"
     ):
-        _testing.choose_victim("fifo", 4, [(0, 0, 1)], 0)
+        _testing.choose_victim("fifo", 4, [(0, 0, 1, 0, 1)], 0)
 
 
 def hit_rate(policy, tokens):
@@ -85,7 +86,7 @@ def hit_rate(policy, tokens):
                 visits, clock = visits + 1, clock + 1
                 hits += expert in last_use
                 if expert not in last_use and len(last_use) == SLOTS:
-                    candidates = [(*e, use) for e, use in last_use.items() if e not in held]
+                    candidates = [(*e, use, 0, 1) for e, use in last_use.items() if e not in held]
                     victim = _testing.choose_victim(policy, LAYERS, candidates, layer)
                     del last_use[candidates[victim][:2]]
                 last_use[expert] = clock
@@ -107,3 +108,23 @@ def test_below_one_cycle_farthest_layer_hits():
     same_experts = hit_rate("farthest-layer", [[(0, 1)] * LAYERS] * 50)
     assert same_experts > 0.6
     assert 0.15 < hit_rate("farthest-layer", random_tokens(400)) < 0.25
+
+
+def test_lfru_weighs_uses_by_age():
+    # (layer, expert, last use, loaded at, uses): 10 uses 99 ago, 1 use just now, 3 uses 9 ago
+    candidates = [(0, 0, 1, 0, 10), (0, 1, 100, 0, 1), (0, 2, 91, 0, 3)]
+    assert _testing.choose_victim("lfru", 4, candidates, 0, now=100) == 0  # 0.1, 1, 0.3
+    assert _testing.choose_victim("lfru", 4, candidates[1:], 0, now=100) == 1
+
+
+def test_least_stale_takes_what_this_pass_has_not_used_oldest_read_first():
+    candidates = [(0, 0, 12, 1, 1), (1, 0, 8, 5, 1), (2, 0, 9, 3, 1)]
+    assert _testing.choose_victim("least-stale", 4, candidates, 1, now=13, pass_start=10) == 2
+    assert _testing.choose_victim("least-stale", 4, candidates[:1], 1, now=13, pass_start=10) == 0
+
+
+def test_floors_protect_a_layer_until_nothing_else_is_left():
+    candidates = [(0, 0, 1, 0, 1), (1, 0, 2, 0, 1)]
+    for floors, victim in (([1, 0], 1), ([0, 1], 0), ([1, 1], 0), ([], 0)):
+        found = _testing.choose_victim("lru", 2, candidates, 0, floors=floors, resident=[1, 1])
+        assert found == victim

@@ -28,6 +28,14 @@ void FaultyReader::submit(const ReadRequest& request) {
   reader_->submit(request);
 }
 
+bool FaultyReader::cancel(uint64_t tag) {
+  const std::lock_guard lock(mutex_);
+  if (!reader_->cancel(tag)) return false;
+  plans_.erase(tag);
+  --totals_.submitted;
+  return true;
+}
+
 void FaultyReader::finish(uint64_t tag, const Status& read) {
   std::unique_lock lock(mutex_);
   const auto delay = plans_.at(tag).delay;

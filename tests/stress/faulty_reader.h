@@ -28,6 +28,8 @@ class FaultyReader final : public AsyncReader {
 
   void set_completion(Completion completion) override;
   void submit(const ReadRequest& request) override;
+  bool cancel(uint64_t tag) override;
+  bool promote(uint64_t tag) override { return reader_->promote(tag); }
 
   // No read fails or is damaged from now on, those under way included; delays stay.
   void calm();

@@ -47,7 +47,8 @@ class ResidencyRound {
     cache_ = std::make_unique<ExpertCache>(
         pack, FramePool(arena_.carve(total_frames_ * bytes), bytes, frames_), std::move(reader),
         value_or_stop(std::move(policy), round),
-        verify ? VerifyTiles::kAlways : VerifyTiles::kFirst);
+        ExpertCacheConfig{.verify = verify ? VerifyTiles::kAlways : VerifyTiles::kFirst,
+                          .evict_tiles = random_.chance(0.7)});
     interrupt_ = [this] { return cancelling_ = random_.chance(cancel_); };
   }
 
@@ -96,9 +97,13 @@ class ResidencyRound {
       other = std::move(held).value();
       round_.expect(other.has_value(), "an expert can be held when nothing else is");
     }
+    if (random_.chance(0.5)) cache_->cancel_hints(layer, experts);
     auto begun = ExpertStream::begin(*cache_, layer, experts, interrupt_);
     if (!begun.ok()) return begun.status();
     ExpertStream stream = std::move(begun).value();
+    for (int hints = random_.between(0, 2); hints > 0; --hints) {  // reads ahead for later layers
+      cache_->hint({random_.between(0, layers_ - 1), random_.between(0, experts_ - 1)}, layer);
+    }
     std::vector<int32_t> computed;
     for (const ExpertHandle& handle : stream.residents()) {
       ADAPMOE_RETURN_IF_ERROR(check_tiles(handle));

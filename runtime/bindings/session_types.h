@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Python objects around a Session, and how a step runs for them.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/bindings/errors.h"
+#include "runtime/engine/session.h"
+
+namespace adapmoe {
+
+namespace nb = nanobind;
+
+using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<nb::numpy, float>;
+
+// Shared by the Python session and its sequences, so that closing the session frees its memory
+// whoever still refers to it.
+struct Shared {
+  std::shared_ptr<Session> session;
+
+  // A copy keeps the session alive for one call. Needs the GIL.
+  std::shared_ptr<Session> get() const {
+    if (session == nullptr) throw nb::value_error("the session is closed");
+    return session;
+  }
+};
+
+struct PySession {
+  std::shared_ptr<Shared> shared;
+};
+
+struct PySequence {
+  std::shared_ptr<Shared> shared;
+  Sequence sequence;
+
+  PySequence(std::shared_ptr<Shared> s, Sequence q) : shared(std::move(s)), sequence(q) {}
+  PySequence(const PySequence&) = delete;
+  PySequence& operator=(const PySequence&) = delete;
+  // Nobody else uses it now. Must not wait for a step: the step may be waiting for the GIL.
+  ~PySequence() {
+    if (shared->session != nullptr) shared->session->close_sequence(sequence);
+  }
+};
+
+// Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
+template <typename Body>
+std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Body& step) {
+  size_t count = 1;
+  for (const size_t n : shape) count *= n;
+  std::unique_ptr<float[]> logits(new float[count]);
+  Result<StepStats> stats = [&] {
+    const nb::gil_scoped_release release;
+    return step(std::span<float>(logits.get(), count));
+  }();
+  const StepStats value = value_or_raise(std::move(stats));
+  const nb::capsule owner(logits.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  return {Logits(logits.release(), shape.size(), shape.data(), owner), value};
+}
+
+// One of `names` as its index. Errors: ValueError listing them.
+size_t choose(const char* what, const std::string& value, std::initializer_list<const char*> names);
+
+// Gating settings from Python. Errors: ValueError.
+GatingConfig gating_config(const std::string& mode, float threshold,
+                           std::vector<float> sensitivity);
+
+}  // namespace adapmoe

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What travels with one step through the layers.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "runtime/backend/backend.h"  // Rows
+#include "runtime/base/interrupt.h"
+#include "runtime/residency/replay.h"  // TraceVisit
+
+namespace adapmoe {
+
+// What routing and gating did.
+struct RoutingCounts {
+  int64_t activated = 0;          // (token, layer, expert) triples computed
+  int64_t dropped = 0;            // (token, layer) pairs with experts dropped by the gate
+  double dropped_share_sq = 0.0;  // sum over them of the squared share of the weight dropped
+};
+
+// Activations recorded for calibration, [layers][rows][width] each, or [rows][width].
+struct Capture {
+  std::vector<float> hidden;     // the residual stream before the MoE block's norm
+  std::vector<float> moe_input;  // after it
+  std::vector<float> router_logits;
+  std::vector<float> final_hidden;  // after the last norm; only of rows whose logits are wanted
+
+  static void append(std::vector<float>& to, Rows rows, int64_t width) {
+    for (int64_t i = 0; i < rows.rows; ++i) to.insert(to.end(), rows.row(i), rows.row(i) + width);
+  }
+};
+
+struct Step {
+  const Interrupt& interrupt;
+  RoutingCounts counts = {};
+  Capture* capture = nullptr;                // null: nothing is recorded
+  std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
+  int64_t pass = 0;                          // number of this pass over the layers, for the trace
+};
+
+}  // namespace adapmoe
