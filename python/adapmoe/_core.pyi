@@ -2,6 +2,7 @@
 """Type stub of the compiled core. Every call that computes releases the GIL."""
 
 from collections.abc import Sequence as _Seq
+from typing import Any as _Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +30,16 @@ class StepStats:
     experts_used: int  # expert visits, one per (layer, expert) and chunk
     experts_activated: int  # routed (token, layer, expert) triples
     expert_hits: int  # visits that found the expert resident
+    gated: int  # (token, layer) pairs where the gate left experts out
+    dropped_share_sq: float  # sum over them of the squared share of the weight left out
+    prefetched: int  # experts read ahead
+    prefetch_used: int  # of them, needed afterwards
+    prefetch_wasted: int  # of them, evicted unused
     bytes_read: int
     stall_s: float  # waiting for expert tiles
     compute_s: float  # wall minus stall
     wall_s: float
+    def __init__(self) -> None: ...
 
 class Sequence:
     """One token stream with its KV cache. Closing (or dropping) it gives the KV slot back."""
@@ -45,6 +52,11 @@ class Sequence:
         self, ids: NDArray[np.int32], all_logits: bool = False
     ) -> tuple[NDArray[np.float32], StepStats]:
         """Logits of the last position [vocab_size], or of all positions [n, vocab_size]."""
+    def capture(self, ids: NDArray[np.int32]) -> dict[str, _Any]:
+        """prefill() of at most prefill_chunk tokens that also records activations. L layers, H
+        hidden_size, E experts; float32: logits [n, vocab_size], hidden [L, n, H] (the residual
+        stream before the MoE block), moe_input [L, n, H] (after its norm), router_logits
+        [L, n, E], final_hidden [n, H] (after the last norm); and stats, a StepStats."""
     def decode(self, token_id: int) -> tuple[NDArray[np.float32], StepStats]: ...
     def reset(self) -> None: ...  # forget all tokens, keep the slot
     def truncate(self, length: int) -> None:
@@ -69,13 +81,18 @@ class Session:
         prefill_chunk: int = 128,  # token rows per step, at most
         backend: str = "auto",  # auto | cpu | cuda
         kernels: str = "auto",  # auto | scalar | avx2
-        policy: str = "farthest-layer",  # farthest-layer | lru
+        policy: str = "farthest-layer",  # farthest-layer | lru | lfru | least-stale
         readers: int = 4,  # reader threads
         direct_io: bool = True,
         verify: str = "always",  # always | first | never: CRC32C of tiles as they are read
-        gating: str = "off",  # off | sensitivity
+        gating: str = "off",  # off | sensitivity | residency
         gating_threshold: float = 0.0,  # T of the paper's rule
         sensitivity: _Seq[float] = (),  # s_i, one per layer
+        evict: str = "tile",  # tile | expert
+        layer_floors: _Seq[int] = (),  # experts each layer should keep (soft); (): none
+        prefetch_depth: int = 0,  # layers looked ahead, up to 3
+        first_layer_gate: _Seq[float] = (),  # [num_local_experts * hidden_size], row-major
+        timeline: bool = False,  # record spans
     ) -> None: ...
     def new_sequence(self) -> Sequence: ...
     def decode_batch(
@@ -84,6 +101,23 @@ class Session:
     def set_memory(self, memory_bytes: int) -> MemorySplit:
         """Change the ceiling between steps: experts are evicted, or more can become resident.
         BudgetError below the floor or above what the process may take; the old one then stays."""
+    def set_gating(self, mode: str, threshold: float = 0.0, sensitivity: _Seq[float] = ()) -> None:
+        """Change the gate between steps."""
+    def set_layer_floors(self, floors: _Seq[int]) -> None:
+        """Experts each layer should keep (soft), one per layer; []: none."""
+    def record_trace(self, on: bool) -> None:
+        """Record routing from now on, or stop and forget it."""
+    def trace(self) -> list[tuple[int, int, list[int]]]:
+        """The routing recorded: (pass, layer, experts ascending) visits."""
+    def prediction_scores(self) -> list[tuple[int, int]]:
+        """Per layer (right, needed): experts predicted that were needed, and experts needed."""
+    def resident_set(self) -> list[tuple[int, int]]:
+        """The resident experts as (layer, expert)."""
+    def warm(self, experts: _Seq[tuple[int, int]]) -> int:
+        """Read these (layer, expert) in the background as far as frames are free; how many."""
+    def timeline(self) -> list[tuple[str, str, int, int, int, int]]:
+        """Spans (lane, name, thread, layer, begin_ns, end_ns) of a session opened with timeline;
+        lane is "compute", "stall", "demand" or "prefetch"."""
     @property
     def memory_split(self) -> MemorySplit: ...
     @property
@@ -129,4 +163,26 @@ def packing_error(
     pack_matrix, in a packed matrix, uint8 `[packed_bytes]`."""
 
 def packed_bytes(rows: int, cols: int, dtype: str, group_size: int) -> int: ...
-def crc32c(data: NDArray[np.uint8]) -> int: ...
+def crc32c(data: NDArray[np.uint8], before: int = 0) -> int:
+    """CRC-32C (Castagnoli) of the bytes; `before` is that of the bytes in front of them."""
+
+def replay_trace(
+    visits: _Seq[tuple[int, int, _Seq[int]]],
+    num_layers: int,
+    num_experts: int,
+    capacity: int,
+    policy: str,
+    floors: _Seq[int] = (),
+) -> tuple[int, int]:
+    """Run recorded routing through an eviction policy with room for `capacity` experts. Returns
+    (visits, hits). policy "belady": the optimum. ValueError: a visit outside the counts, capacity
+    below 1, or not one floor per layer."""
+
+def allocate_layers(
+    prefetch_accuracy: _Seq[float], single_ratio: _Seq[float], experts: int, total: int
+) -> list[int]:
+    """AdapMoE's dynamic programme: how many of its `experts` each layer keeps of `total` places;
+    [] when there is not one per layer."""
+
+def uniform_layers(num_layers: int, experts: int, total: int) -> list[int]:
+    """The same number of experts for every layer, the remainder to the first ones."""
