@@ -83,9 +83,9 @@ def test_errors_are_one_line_without_traceback(args, code, message, pack_factory
 
 def test_ctrl_c_stops_a_long_prefill_promptly(pack_factory):
     # Scalar kernels need many seconds for this prompt; the signal comes in the middle of a step.
+    slow = ["--kernels", "scalar", "--threads", "1"]
     process = subprocess.Popen(
-        [*COMMAND, "run", str(pack_factory()), "-p", "word " * 600, "-n", "100"]
-        + ["--kernels", "scalar", "--threads", "1"],
+        [*COMMAND, "run", str(pack_factory()), "-p", "word " * 600, "-n", "100", *slow],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

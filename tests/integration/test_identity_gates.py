@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity gates that need a whole model: the same bits whatever the budget, threads or batching.
+"""The identity gates that need a whole model: the same bits whatever the budget and batching.
 
 G10 is in test_g10_reference_logits.py, G6 and G7 also at kernel and gate level in tests/native.
 """
@@ -133,9 +133,9 @@ def test_g12_any_chunking_equals_token_by_token(pack, kv_dtype):
             parts = [seq.prefill(part, all_logits=True) for part in np.split(ids, [1, 7, 24, 25])]
     assert np.array_equal(single, whole)
     assert np.array_equal(single, np.concatenate(parts))
-    with LLM(pack, max_context=256, prefill_chunk=7, kv_dtype=kv_dtype) as llm:
-        with llm.new_sequence() as seq:
-            assert np.array_equal(single, seq.prefill(ids, all_logits=True))
+    sevens = LLM(pack, max_context=256, prefill_chunk=7, kv_dtype=kv_dtype)
+    with sevens, sevens.new_sequence() as seq:
+        assert np.array_equal(single, seq.prefill(ids, all_logits=True))
 
 
 def test_generated_tokens_do_not_depend_on_the_budget(pack):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memory` is a ceiling: a process grows by at most that and 64 MiB, whatever the model's size."""
+"""`memory` is a ceiling: a process grows by at most that and 64 MiB, whatever the model is."""
 
 import json
 import re
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.checkpoints import make_config, make_tensors, write_checkpoint
 
 from adapmoe import LLM
 from adapmoe.errors import BudgetError
+from support.checkpoints import make_config, make_tensors, write_checkpoint
 
 PROBE = Path(__file__).resolve().parents[1] / "support" / "memory_probe.py"
 SLACK = 64 << 20
