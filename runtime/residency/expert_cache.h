@@ -31,9 +31,9 @@ enum class VerifyTiles : uint8_t { kAlways, kFirst, kNever };
 
 struct ExpertCacheConfig {
   VerifyTiles verify = VerifyTiles::kAlways;
-  bool evict_tiles = true;            // only as many tiles as needed; false: whole experts
+  bool evict_tiles = true;                 // only as many tiles as needed; false: whole experts
   std::vector<int64_t> layer_floors = {};  // experts each layer should keep (soft); empty: none
-  Timeline* timeline = nullptr;       // records stalls; may be null
+  Timeline* timeline = nullptr;            // records stalls; may be null
 };
 
 // Counted since the cache was made.
