@@ -16,6 +16,15 @@
 namespace adapmoe {
 namespace {
 
+// [convert(item) for item in items]
+template <typename T, typename Items, typename Convert>
+std::vector<T> list_of(Items&& items, const Convert& convert) {
+  std::vector<T> result;
+  result.reserve(items.size());
+  for (auto& item : items) result.push_back(convert(item));
+  return result;
+}
+
 // One visit: (pass, layer, experts).
 using Visit = std::tuple<int64_t, int32_t, std::vector<int32_t>>;
 
@@ -51,19 +60,13 @@ void set_gating(const PySession& self, const std::string& mode, float threshold,
                 std::vector<float> sensitivity) {
   const std::shared_ptr<Session> session = self.shared->get();
   GatingConfig config = gating_config(mode, threshold, std::move(sensitivity));
-  const Status status = [&] {
-    const nb::gil_scoped_release release;
-    return session->set_gating(std::move(config));
-  }();
+  const Status status = without_gil([&] { return session->set_gating(std::move(config)); });
   raise_if_error(status);
 }
 
 void set_layer_floors(const PySession& self, std::vector<int64_t> floors) {
   const std::shared_ptr<Session> session = self.shared->get();
-  const Status status = [&] {
-    const nb::gil_scoped_release release;
-    return session->set_layer_floors(std::move(floors));
-  }();
+  const Status status = without_gil([&] { return session->set_layer_floors(std::move(floors)); });
   raise_if_error(status);
 }
 
@@ -75,34 +78,25 @@ void record_trace(const PySession& self, bool on) {
 
 std::vector<Visit> trace(const PySession& self) {
   const std::shared_ptr<Session> session = self.shared->get();
-  std::vector<TraceVisit> visits;
-  {
-    const nb::gil_scoped_release release;
-    visits = session->trace();
-  }
-  std::vector<Visit> result;
-  for (TraceVisit& v : visits) result.emplace_back(v.pass, v.layer, std::move(v.experts));
-  return result;
+  std::vector<TraceVisit> visits = without_gil([&] { return session->trace(); });
+  return list_of<Visit>(visits,
+                        [](TraceVisit& v) { return Visit(v.pass, v.layer, std::move(v.experts)); });
 }
 
-std::vector<std::pair<int32_t, int32_t>> resident_set(const PySession& self) {
+// An expert: (layer, expert).
+using IdPair = std::pair<int32_t, int32_t>;
+
+std::vector<IdPair> resident_set(const PySession& self) {
   const std::shared_ptr<Session> session = self.shared->get();
-  std::vector<ExpertId> ids;
-  {
-    const nb::gil_scoped_release release;
-    ids = session->resident_set();
-  }
-  std::vector<std::pair<int32_t, int32_t>> result;
-  for (const ExpertId id : ids) result.emplace_back(id.layer, id.expert);
-  return result;
+  return list_of<IdPair>(without_gil([&] { return session->resident_set(); }),
+                         [](const ExpertId& id) { return IdPair(id.layer, id.expert); });
 }
 
-int64_t warm(const PySession& self, const std::vector<std::pair<int32_t, int32_t>>& experts) {
+int64_t warm(const PySession& self, const std::vector<IdPair>& experts) {
   const std::shared_ptr<Session> session = self.shared->get();
-  std::vector<ExpertId> ids;
-  for (const auto& [layer, expert] : experts) ids.push_back({layer, expert});
-  const nb::gil_scoped_release release;
-  return session->warm(ids);
+  const auto ids =
+      list_of<ExpertId>(experts, [](const IdPair& id) { return ExpertId{id.first, id.second}; });
+  return without_gil([&] { return session->warm(ids); });
 }
 
 // (lane, name, thread, layer, begin in ns, end in ns)
@@ -110,24 +104,17 @@ using SpanTuple = std::tuple<std::string, std::string, int32_t, int32_t, int64_t
 
 std::vector<SpanTuple> timeline(const PySession& self) {
   static constexpr const char* kLanes[] = {"compute", "stall", "demand", "prefetch"};
-  std::vector<SpanTuple> result;
-  for (const Span& s : self.shared->get()->timeline()) {
-    result.emplace_back(kLanes[static_cast<size_t>(s.lane)], s.name, s.thread, s.layer, s.begin_ns,
-                        s.end_ns);
-  }
-  return result;
+  return list_of<SpanTuple>(self.shared->get()->timeline(), [](const Span& span) {
+    return SpanTuple(kLanes[static_cast<size_t>(span.lane)], span.name, span.thread, span.layer,
+                     span.begin_ns, span.end_ns);
+  });
 }
 
 std::vector<std::pair<int64_t, int64_t>> prediction_scores(const PySession& self) {
   const std::shared_ptr<Session> session = self.shared->get();
-  std::vector<PredictionScore> scores;
-  {
-    const nb::gil_scoped_release release;
-    scores = session->prediction_scores();
-  }
-  std::vector<std::pair<int64_t, int64_t>> result;
-  for (const PredictionScore& s : scores) result.emplace_back(s.right, s.needed);
-  return result;
+  return list_of<std::pair<int64_t, int64_t>>(
+      without_gil([&] { return session->prediction_scores(); }),
+      [](const PredictionScore& s) { return std::pair(s.right, s.needed); });
 }
 
 // (visits, hits). policy "belady" is the optimum.
@@ -165,6 +152,7 @@ std::vector<int64_t> allocate(const std::vector<double>& prefetch_accuracy,
     throw nb::value_error("prefetch_accuracy and single_ratio: expected one of each per layer");
   }
   std::vector<LayerProfile> layers;
+  layers.reserve(single_ratio.size());
   for (size_t i = 0; i < single_ratio.size(); ++i) {
     layers.push_back({prefetch_accuracy[i], single_ratio[i]});
   }

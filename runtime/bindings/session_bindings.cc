@@ -67,28 +67,19 @@ void close_sequence(PySequence& self) {
 
 void truncate(PySequence& self, int64_t length) {
   const std::shared_ptr<Session> session = self.shared->get();
-  const Status status = [&] {
-    const nb::gil_scoped_release release;
-    return session->truncate(self.sequence, length);
-  }();
+  const Status status = without_gil([&] { return session->truncate(self.sequence, length); });
   raise_if_error(status);
 }
 
 PySequence* fork(PySequence& self) {
   const std::shared_ptr<Session> session = self.shared->get();
-  auto copy = [&] {
-    const nb::gil_scoped_release release;
-    return session->fork(self.sequence);
-  }();
+  auto copy = without_gil([&] { return session->fork(self.sequence); });
   return new PySequence(self.shared, value_or_raise(std::move(copy)));
 }
 
 MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
   const std::shared_ptr<Session> session = self.shared->get();
-  auto split = [&] {
-    const nb::gil_scoped_release release;
-    return session->set_memory(memory_bytes);
-  }();
+  auto split = without_gil([&] { return session->set_memory(memory_bytes); });
   return value_or_raise(std::move(split));
 }
 
@@ -119,10 +110,7 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.prefetch_depth = prefetch_depth;
   c.timeline = timeline;
   c.first_layer_gate = std::move(first_layer_gate);
-  auto session = [&] {
-    const nb::gil_scoped_release release;
-    return Session::open(path, std::move(c), python_signals());
-  }();
+  auto session = without_gil([&] { return Session::open(path, std::move(c), python_signals()); });
   auto shared = std::make_shared<Shared>();
   shared->session = value_or_raise(std::move(session));
   new (self) PySession{std::move(shared)};

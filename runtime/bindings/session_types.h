@@ -49,6 +49,13 @@ struct PySequence {
   }
 };
 
+// Calls `body` without the GIL.
+template <typename Body>
+auto without_gil(const Body& body) {
+  const nb::gil_scoped_release release;
+  return body();
+}
+
 // Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
 template <typename Body>
 std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Body& step) {

@@ -183,6 +183,7 @@ void Session::Parts::make_prefetcher() {
   const int64_t top_k = c.router.top_k;
   std::vector<std::unique_ptr<ExpertPredictor>> predictors;
   std::vector<ScoreMap> routers;
+  routers.reserve(dense.layers.size());
   for (const LayerWeights& layer : dense.layers) {
     routers.push_back({reinterpret_cast<const float*>(layer.router.data), c.num_local_experts,
                        layer.router.shape.cols_padded()});

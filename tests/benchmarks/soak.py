@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate for a long time under a small ceiling: memory must stay flat and every round must give the first round's tokens.
+"""Generate for a long time under a small ceiling.
+
+Memory must stay flat, and every round must give the first round's tokens.
 
 Usage: soak.py PACK [--minutes 30] [--experts-resident 0.25]
 """
@@ -61,7 +63,8 @@ def main() -> int:
                 return 1
             largest = max(largest, resident_bytes())
         print(
-            f"{rounds} rounds, {llm.stats.tokens} tokens, {llm.stats.bytes_read / 1e9:.1f} GB read; "
+            f"{rounds} rounds, {llm.stats.tokens} tokens, "
+            f"{llm.stats.bytes_read / 1e9:.1f} GB read; "
             f"resident {settled / 2**20:.1f} MiB after the first round, at most "
             f"{largest / 2**20:.1f} MiB later; all rounds gave the first round's tokens"
         )

@@ -88,6 +88,7 @@ def pack(pack_factory, tmp_path):
 @pytest.fixture
 def other(pack_factory, tiny_checkpoint, tmp_path):
     """A pack of the same sizes and other weights."""
+    import ml_dtypes  # noqa: F401 - teaches NumPy bfloat16
     from safetensors.numpy import load_file, save_file
 
     from adapmoe_export import export_pack

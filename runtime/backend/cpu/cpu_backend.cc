@@ -103,7 +103,7 @@ void CpuBackend::set_scratch(std::span<std::byte> scratch) {
 }
 
 int64_t CpuBackend::grain(int64_t items) const {
-  return std::max<int64_t>(1, items / (pool_.threads() * 8));
+  return std::max<int64_t>(1, items / (int64_t{8} * pool_.threads()));
 }
 
 void CpuBackend::run_block(DType dtype, const BlockArgs& args) const {
