@@ -15,6 +15,10 @@ STAMPS := .venv/stamps
 MODEL := tests/models/tiny-mixtral
 PACK := build/demo/tiny-mixtral.adapmoe
 PROMPT := The function returns
+BENCH_DIR ?= build/bench
+BENCH_PACK := $(BENCH_DIR)/tiny-mixtral.adapmoe
+WIDE_PACK := $(BENCH_DIR)/mixtral-wide.adapmoe
+BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
 FUZZERS := manifest_fuzz safetensors_fuzz
@@ -25,7 +29,7 @@ CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test venv lint types pytest sanitize stress $(STRESS) fuzz clean
+.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -40,6 +44,14 @@ test:
 	  else echo "fuzz: skipped, $$reason"; fi
 	$(MAKE) sanitize
 	$(MAKE) pytest
+
+# The model of the demo at the size of Mixtral-8x7B's layers: 6.8 GB in $(BENCH_DIR), made once. On
+# a quiet machine; nothing is judged.
+bench: $(STAMPS)/demo $(WIDE_PACK)/calibration.json
+	for share in 50% 25%; do \
+	  $(BIN)/adapmoe bench $(WIDE_PACK) --experts-resident $$share --text tests/text/evaluation.txt \
+	    $(BENCH_OPTIONS) --ablation || exit 1; \
+	done
 
 venv: $(STAMPS)/test
 
@@ -136,6 +148,16 @@ $(PACK)/manifest.json: $(STAMPS)/demo $(wildcard $(MODEL)/*)
 	rm -rf $(PACK) $(PACK).partial
 	@mkdir -p $(dir $(PACK))
 	$(BIN)/adapmoe export $(MODEL) $(PACK) --experts int4
+
+$(BENCH_PACK)/calibration.json: $(wildcard $(MODEL)/*) | $(STAMPS)/demo
+	rm -rf $(BENCH_PACK) $(BENCH_PACK).partial
+	@mkdir -p $(dir $(BENCH_PACK))
+	$(BIN)/adapmoe export $(MODEL) $(BENCH_PACK) --experts int4
+	$(BIN)/adapmoe calibrate $(BENCH_PACK) --text tests/text/calibration.txt
+
+$(WIDE_PACK)/calibration.json: tests/benchmarks/widen.py | $(BENCH_PACK)/calibration.json
+	rm -rf $(WIDE_PACK)
+	$(BIN)/python tests/benchmarks/widen.py $(MODEL) $(WIDE_PACK) --calibration-of $(BENCH_PACK)
 
 # Several tiles per expert.
 $(STRESS_PACK)/manifest.json: $(STAMPS)/test $(wildcard $(MODEL)/*)

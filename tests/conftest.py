@@ -13,6 +13,16 @@ settings.load_profile("repeatable")
 TESTS = Path(__file__).resolve().parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_warm_restart(tmp_path_factory):
+    """A file where resident sets would be kept: no test warms another, or writes into HOME."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "adapmoe").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint():
     """The trained 8-layer Mixtral in Hugging Face layout."""

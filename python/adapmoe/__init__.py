@@ -5,6 +5,7 @@ from adapmoe.errors import (
     AdapmoeError,
     BackendUnavailableError,
     BudgetError,
+    CalibrationError,
     CancelledError,
     ChatTemplateError,
     CheckpointError,
@@ -12,6 +13,7 @@ from adapmoe.errors import (
     ContextOverflowError,
     PackError,
     ReadError,
+    TraceError,
 )
 from adapmoe.generate import GenerationStream
 from adapmoe.generate_async import AsyncGenerationStream
@@ -29,6 +31,7 @@ __all__ = [
     "AsyncGenerationStream",
     "BackendUnavailableError",
     "BudgetError",
+    "CalibrationError",
     "CancelledError",
     "ChatTemplateError",
     "CheckpointError",
@@ -42,5 +45,6 @@ __all__ = [
     "SamplingParams",
     "Sequence",
     "TokenLogprobs",
+    "TraceError",
     "__version__",
 ]

@@ -10,6 +10,10 @@ class PackError(AdapmoeError):
     """The pack is missing, incomplete, damaged or of an unknown version."""
 
 
+class CalibrationError(AdapmoeError):
+    """There is no calibration, it belongs to another pack, or it cannot be made."""
+
+
 class CheckpointError(AdapmoeError):
     """The Hugging Face checkpoint cannot be exported."""
 
@@ -40,3 +44,7 @@ class ClosedError(AdapmoeError):
 
 class ChatTemplateError(AdapmoeError):
     """There is no chat template, or it refuses the messages or does what it may not."""
+
+
+class TraceError(AdapmoeError):
+    """A file of recorded routing is missing, damaged, of an unknown version, or not writable."""

@@ -8,10 +8,13 @@ from collections.abc import Sequence as ItemSequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapmoe.calibrated import allocate, check_allocation, choose_gating, first_layer_gate
+from adapmoe.pack_files import check_small_files
 from adapmoe.stats import describe_split
 from adapmoe.text_level import TextLevel
 from adapmoe.tokenizer import Tokenizer
 from adapmoe.units import parse_memory
+from adapmoe.warm_restart import WarmRestart
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -20,8 +23,9 @@ _log = logging.getLogger("adapmoe")
 
 
 def _open_session(path: str, **options: Any) -> "_core.Session":  # noqa: ANN401
-    from adapmoe._core import Session
+    from adapmoe._core import Session, inspect_pack
 
+    check_small_files(Path(path), inspect_pack(path))
     return Session(path, **options)
 
 
@@ -47,8 +51,9 @@ class LLM(TextLevel):
         memory: ceiling for weights, KV cache, scratch and experts: bytes, "12GiB", or "auto"
             (80 % of what this process may still take).
         threads: compute threads; None: one per core available to the process.
-        gating: "off" is exact; "sensitivity" skips experts by `gating_threshold` and
-            `sensitivity`.
+        gating: "off" is exact; "sensitivity" leaves out experts that hardly matter, within the
+            quality that `adapmoe calibrate` was given; "residency" only those that would have to
+            be read, so results depend on what is resident.
         expert_fraction: instead of `memory`: as much as keeps this share (0 to 1) of all
             experts resident; 0: off.
         max_context: most tokens per sequence; 0: what the model was trained for, at most 4096.
@@ -56,18 +61,27 @@ class LLM(TextLevel):
         kv_dtype: "f16" or "f32".
         kernels: "auto", "scalar" or "avx2"; all give the same bits.
         backend: "auto", "cpu" or "cuda".
-        policy: which expert to evict: "farthest-layer" or "lru".
+        policy: which expert to evict: "farthest-layer", "lru", "lfru" or "least-stale".
+        evict: give up experts by the "tile", or by the whole "expert".
+        allocation: "global": all layers share the memory; "uniform": each keeps the same number
+            of experts if it can; "dp": as many as calibration found best.
+        prefetch: layers to look ahead and read for, 0 (off) to 3; never changes a result. Layer 0
+            is foreseen too where the pack is calibrated.
         verify: check the CRC of tiles: "always", the "first" time they are read, or "never".
-        gating_threshold: T of the gating rule; 0 never skips.
-        sensitivity: one value per layer, from calibration.
+        gating_threshold: T of the gating rule; 0 never leaves anything out; None: calibration's.
+        sensitivity: s_i of the rule, one per layer; empty: calibration's.
         prefill_chunk: most prompt tokens per step.
         readers: reader threads.
         direct_io: bypass the page cache where the file system allows it.
+        warm_restart: read the experts that were resident at the last close in the background, and
+            remember them at this close, in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
+        timeline: record who was busy when, for `timeline()`.
         verbose: print the memory split to stderr.
 
     Raises:
         PackError: not a pack, damaged, or of an unknown version.
         BudgetError: `memory` is below the floor; the message has the bytes needed.
+        CalibrationError: a setting needs a calibration, and the pack has none or another pack's.
         BackendUnavailableError: backend or kernels that this machine lacks.
         ValueError: a setting is out of its range.
     """
@@ -86,20 +100,24 @@ class LLM(TextLevel):
         kernels: str = "auto",
         backend: str = "auto",
         policy: str = "farthest-layer",
+        evict: str = "tile",
+        allocation: str = "global",
+        prefetch: int = 0,
         verify: str = "always",
-        gating_threshold: float = 0.0,
+        gating_threshold: float | None = None,
         sensitivity: ItemSequence[float] = (),
         prefill_chunk: int = 128,
         readers: int = 4,
         direct_io: bool = True,
+        warm_restart: bool = True,
+        timeline: bool = False,
         verbose: bool = False,
     ) -> None:
         """Open a pack and reserve all memory that it will use; see the class for the arguments."""
-        if expert_fraction and memory != "auto":
-            raise ValueError("give either memory or expert_fraction, not both")
-        if not 0 <= expert_fraction <= 1:
-            raise ValueError(f"expert_fraction must be from 0 to 1, not {expert_fraction!r}")
-        tokenizer = _read_tokenizer(Path(path))
+        _check_memory(memory, expert_fraction)
+        pack = Path(path)
+        gate = choose_gating(pack, gating, gating_threshold, sensitivity)
+        check_allocation(pack, allocation)
         session = _open_session(
             str(path),
             memory_bytes=parse_memory(memory),
@@ -112,19 +130,59 @@ class LLM(TextLevel):
             backend=backend,
             kernels=kernels,
             policy=policy,
+            evict=evict,
+            prefetch_depth=prefetch,
+            first_layer_gate=first_layer_gate(pack, prefetch),
             readers=readers,
             direct_io=direct_io,
             verify=verify,
-            gating=gating,
-            gating_threshold=gating_threshold,
-            sensitivity=list(sensitivity),
+            gating=gate.mode,
+            gating_threshold=gate.threshold,
+            sensitivity=gate.sensitivity,
+            timeline=timeline,
         )
+        tokenizer = _read_tokenizer(pack)  # from files that were checked while opening
         super().__init__(path, session, prefill_chunk, tokenizer)
-        for note in session.notes:
+        self._allocation, self._gating = allocation, gating
+        self._allocate()
+        self._warm_restart = WarmRestart(self._path) if warm_restart else None
+        if self._warm_restart is not None:
+            self._warm_restart.restore(session)
+        self._say_what_was_opened(verbose)
+
+    def set_memory(self, memory: int | str) -> "_core.MemorySplit":
+        """Change the memory ceiling while the model is open; see `StepLevel.set_memory`."""
+        split = super().set_memory(memory)
+        self._allocate()
+        return split
+
+    def _allocate(self) -> None:
+        """Give each layer its floor in the memory that there is now."""
+        if self._allocation != "global":
+            self._session.set_layer_floors(allocate(self, self._allocation, self._gating))
+
+    def _say_what_was_opened(self, verbose: bool) -> None:
+        for note in self._session.notes:
             _log.warning("%s", note)
         if verbose:
             print(f"{self._path}: {self.backend}", file=sys.stderr)
             print(describe_split(self.memory_split), file=sys.stderr)
+
+    def close(self) -> None:
+        """Close all sequences and give all memory back, after a step that is running.
+
+        A generation in another thread ends with ClosedError. Closing twice is harmless.
+        """
+        if self._warm_restart is not None and self._core is not None:
+            self._warm_restart.save(self._core)
+        super().close()
+
+
+def _check_memory(memory: int | str, expert_fraction: float) -> None:
+    if expert_fraction and memory != "auto":
+        raise ValueError("give either memory or expert_fraction, not both")
+    if not 0 <= expert_fraction <= 1:
+        raise ValueError(f"expert_fraction must be from 0 to 1, not {expert_fraction!r}")
 
 
 def _read_tokenizer(pack: Path) -> Tokenizer | None:

@@ -96,6 +96,29 @@ class StepLevel:
             raise ValueError("set_memory needs a size such as '8GiB' or a number of bytes")
         return self._session.set_memory(size)
 
+    def record_trace(self, on: bool) -> None:
+        """Record routing from the next step on, or stop and forget what was recorded.
+
+        `adapmoe.trace.trace_of` turns it into a `Trace`.
+        """
+        self._session.record_trace(on)
+
+    def trace(self) -> list[tuple[int, int, list[int]]]:
+        """The routing recorded so far: (pass, layer, experts ascending), in order."""
+        return self._session.trace()
+
+    def timeline(self) -> list[tuple[str, str, int, int, int, int]]:
+        """Spans since a model with `timeline=True` was opened, for `adapmoe.timeline`.
+
+        Each is (lane, name, thread, layer or -1, begin in ns, end in ns).
+        """
+        return self._session.timeline()
+
+    @property
+    def path(self) -> Path:
+        """Where the pack is."""
+        return self._path
+
     @property
     def memory_split(self) -> "_core.MemorySplit":
         """What the ceiling is spent on, in bytes."""

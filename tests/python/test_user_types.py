@@ -67,7 +67,7 @@ WRONG = {
     "SamplingParams(temperature='hot')": "arg-type",
     "LLM('x').generate('Hello').txt": "attr-defined",
     "LLM('x').set_memory(1.5)": "arg-type",
-    "LLM('x', evict='lru')": "call-arg",
+    "LLM('x', eviction='lru')": "call-arg",
     "LLM('x').chat('Hello')": "arg-type|call-overload",
     "LLM('x').new_sequence().decode('a')": "arg-type",
 }

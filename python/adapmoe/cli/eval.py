@@ -11,7 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import (
+    AllocationOption,
+    EvictOption,
+    ExpertOptions,
     ExpertsResidentOption,
+    GatingOption,
     JsonOption,
     KernelsOption,
     KvDtypeOption,
@@ -20,11 +24,14 @@ from adapmoe.cli.options import (
     MemoryOption,
     PackArgument,
     PolicyOption,
+    PrefetchOption,
     ThreadsOption,
+    TraceOption,
     open_llm,
 )
 from adapmoe.llm import LLM
 from adapmoe.perplexity import Evaluation, evaluate
+from adapmoe.trace import recording
 
 
 def evaluate_text(
@@ -38,9 +45,17 @@ def evaluate_text(
     experts_resident: ExpertsResidentOption = None,
     threads: ThreadsOption = None,
     max_context: MaxContextOption = 0,
+    gating: GatingOption = "off",
+    prefetch: PrefetchOption = 0,
     policy: PolicyOption = "farthest-layer",
+    allocation: AllocationOption = "global",
+    evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",
     kv_dtype: KvDtypeOption = "f16",
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Tokens per step; 1 goes token by token, as decoding does.")
+    ] = 128,
+    trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well the model predicts a text: perplexity over windows that do not overlap.
@@ -50,13 +65,16 @@ def evaluate_text(
       adapmoe eval mixtral.adapmoe --text evaluation.txt --memory 12GiB
 
       adapmoe eval mixtral.adapmoe --text evaluation.txt --window 512 --json
+
+      adapmoe eval mixtral.adapmoe --text evaluation.txt --chunk 1 --trace decode.npz
     """
     with usage_errors():
         content = text.read_text(encoding="utf-8")
+        experts = ExpertOptions(gating, prefetch, allocation, evict)
         options = LLMOptions(
-            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
+            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype, chunk
         )
-        with open_llm(pack, options) as llm:
+        with open_llm(pack, options, experts) as llm, recording(llm, trace):
             found = _with_progress_bar(llm, content, window)
     if as_json:
         typer.echo(json.dumps(found))

@@ -11,9 +11,14 @@ import typer.core
 import typer.main
 
 import adapmoe
+from adapmoe.cli.bench import bench
+from adapmoe.cli.calibrate import calibrate_pack
 from adapmoe.cli.chat import chat
 from adapmoe.cli.eval import evaluate_text
 from adapmoe.cli.exit_codes import USAGE_ERROR, exit_codes
+from adapmoe.cli.figures import report
+from adapmoe.cli.plan import plan
+from adapmoe.cli.replay import replay_trace
 from adapmoe.cli.run import run
 from adapmoe.cli.verify import verify
 
@@ -34,9 +39,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
+app.command("bench")(bench)
 app.command("chat")(chat)
 app.command("eval")(evaluate_text)
 app.command("verify")(verify)
+app.command("plan")(plan)
+app.command("replay")(replay_trace)
+app.command("report")(report)
+app.command("calibrate")(calibrate_pack)
 
 # These two verbs come with imports that the others should not pay for, and parse their own options.
 _FORWARD = {

@@ -38,9 +38,45 @@ MaxContextOption = Annotated[
         min=0, help="Most tokens per sequence. 0: what the model was trained for, up to 4096."
     ),
 ]
-PolicyOption = Annotated[str, typer.Option(help="Which expert to evict: farthest-layer or lru.")]
+PolicyOption = Annotated[
+    str,
+    typer.Option(help="Which expert to evict: farthest-layer, lru, lfru or least-stale."),
+]
+GatingOption = Annotated[
+    str,
+    typer.Option(
+        help="off is exact; sensitivity and residency leave out experts within what "
+        "`adapmoe calibrate` was allowed."
+    ),
+]
+PrefetchOption = Annotated[
+    int, typer.Option(min=0, max=3, help="Layers to look ahead and read for. Never changes tokens.")
+]
+AllocationOption = Annotated[
+    str,
+    typer.Option(
+        help="How layers share memory: global, uniform, or dp (needs `adapmoe calibrate`)."
+    ),
+]
+EvictOption = Annotated[str, typer.Option(help="Give up experts by the tile or whole: expert.")]
 KernelsOption = Annotated[str, typer.Option(help="auto, scalar or avx2. All give the same tokens.")]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="Record which experts each layer needs, for `adapmoe replay`.",
+        show_default=False,
+    ),
+]
+TimelineOption = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="Write who was busy when, for chrome://tracing or ui.perfetto.dev.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")
 ]
@@ -56,9 +92,23 @@ class LLMOptions(NamedTuple):
     policy: str
     kernels: str
     kv_dtype: str
+    prefill_chunk: int = 128
+    timeline: bool = False
 
 
-def open_llm(pack: Path, options: LLMOptions) -> LLM:
+class ExpertOptions(NamedTuple):
+    """How experts are chosen, read ahead and kept."""
+
+    gating: str = "off"
+    prefetch: int = 0
+    allocation: str = "global"
+    evict: str = "tile"
+
+
+EXACT = ExpertOptions()
+
+
+def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) -> LLM:
     """Open `pack`; the memory split goes to stderr.
 
     Raises:
@@ -75,5 +125,8 @@ def open_llm(pack: Path, options: LLMOptions) -> LLM:
         policy=options.policy,
         kernels=options.kernels,
         kv_dtype=options.kv_dtype,
+        prefill_chunk=options.prefill_chunk,
+        timeline=options.timeline,
+        **experts._asdict(),
         verbose=True,
     )

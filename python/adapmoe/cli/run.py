@@ -4,13 +4,17 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from adapmoe.cli.exit_codes import INTERRUPTED, usage_errors
 from adapmoe.cli.options import (
+    AllocationOption,
+    EvictOption,
+    ExpertOptions,
     ExpertsResidentOption,
+    GatingOption,
     JsonOption,
     KernelsOption,
     KvDtypeOption,
@@ -19,7 +23,10 @@ from adapmoe.cli.options import (
     MemoryOption,
     PackArgument,
     PolicyOption,
+    PrefetchOption,
     ThreadsOption,
+    TimelineOption,
+    TraceOption,
     open_llm,
 )
 from adapmoe.cli.report import make_report, print_statistics
@@ -39,6 +46,8 @@ from adapmoe.cli.sampling_options import (
 )
 from adapmoe.generate import GenerationStream
 from adapmoe.sampling_params import SamplingParams
+from adapmoe.timeline import write_chrome_trace
+from adapmoe.trace import recording
 
 PromptOption = Annotated[
     str | None,
@@ -70,9 +79,15 @@ def run(
     experts_resident: ExpertsResidentOption = None,
     threads: ThreadsOption = None,
     max_context: MaxContextOption = 0,
+    gating: GatingOption = "off",
+    prefetch: PrefetchOption = 0,
     policy: PolicyOption = "farthest-layer",
+    allocation: AllocationOption = "global",
+    evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",
     kv_dtype: KvDtypeOption = "f16",
+    trace: TraceOption = None,
+    timeline: TimelineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt. Text goes to stdout as it is generated, statistics to stderr.
@@ -101,19 +116,26 @@ def run(
             ignore_eos=ignore_eos,
             logprobs=logprobs if as_json else None,
         )
+        experts = ExpertOptions(gating, prefetch, allocation, evict)
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )
-        llm = open_llm(pack, options)
-    with llm, llm.generate(text, params, stream=True) as chunks:
+        )._replace(timeline=timeline is not None)
+        llm = open_llm(pack, options, experts)
+    with llm, recording(llm, trace), llm.generate(text, params, stream=True) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
         report = make_report(llm, chunks.results[0])
+        if timeline is not None:
+            write_chrome_trace(timeline, llm.timeline())
+    _print_report(report, as_json=as_json)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report))
     else:
         print_statistics(report)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:

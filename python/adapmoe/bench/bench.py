@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole benchmark: settings in, medians and bounds out."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapmoe import _core
+from adapmoe.bench.rounds import Round, open_variant, run_rounds
+from adapmoe.bench.summary import Spread, VariantSummary, summarize, summarize_bound
+from adapmoe.bench.variants import BASE, Settings, ablation_of
+from adapmoe.bench.workload import Workload, make_workload
+from adapmoe.calibration.sidecar import FILE, read_calibration
+from adapmoe.planning.memory_probe import measure_memory
+from adapmoe.planning.sample_text import SAMPLE_TEXT
+from adapmoe.timeline import write_chrome_trace
+from adapmoe.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What `adapmoe bench` prints.
+
+    Attributes:
+        settings: of the base, arguments of LLM.
+        memory_bytes_per_s: read by all cores together.
+        all_resident, direct: see Bound.
+        bound: seconds of computing per token, bytes per second of the disk.
+        variants: {name: summary}, the base first.
+    """
+
+    pack: str
+    settings: Settings
+    workload: Workload
+    repeat: int
+    memory_bytes_per_s: float
+    all_resident: bool
+    direct: bool
+    bound: dict[str, Spread]
+    variants: dict[str, VariantSummary]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        plain = {name: getattr(self, name) for name in ("pack", "settings", "repeat")}
+        bound: dict[str, Any] = {name: vars(spread) for name, spread in self.bound.items()}
+        bound |= {
+            "all_resident": self.all_resident,
+            "direct": self.direct,
+            "memory_bytes_per_s": self.memory_bytes_per_s,
+        }
+        variants = {name: summary.as_dict() for name, summary in self.variants.items()}
+        return {
+            **plain,
+            "workload": self.workload.as_dict(),
+            "bound": bound,
+            "variants": variants,
+        }
+
+
+class Bench:
+    """One pack, one workload."""
+
+    def __init__(
+        self,
+        pack: Path,
+        settings: Settings,
+        text: str | None,
+        prompt_tokens: int,
+        warm_up: int,
+        tokens: int,
+    ) -> None:
+        """Check the pack and cut the text, or a text of the package, into tokens.
+
+        Raises:
+            PackError: not a pack, or it has no tokenizer.
+            CalibrationError: the pack has the calibration of another one.
+            ValueError: sizes that make no workload.
+        """
+        manifest = json.loads(_core.inspect_pack(str(pack)))
+        self._pack = pack
+        self._settings = settings
+        self._experts = manifest["experts"]
+        self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
+        ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
+        self._workload = make_workload(
+            ids,
+            manifest["config"]["vocab_size"],
+            prompt_tokens=prompt_tokens,
+            warm_up=warm_up,
+            tokens=tokens,
+        )
+
+    def run(
+        self,
+        repeat: int,
+        *,
+        ablation: bool,
+        on_run: Callable[[str, int, int], None] = lambda name, number, total: None,
+    ) -> BenchResult:
+        """Measure the base, and with `ablation` everything else, in `repeat` rounds.
+
+        `on_run` is told the name of each run, its number and how many there are. Raises what
+        opening and decoding raise.
+        """
+        variants = {BASE: self._settings}
+        if ablation:
+            variants = ablation_of(self._settings, calibrated=self._calibrated)
+        total, number = repeat * (len(variants) + 2), 0
+
+        def count(name: str) -> None:
+            nonlocal number
+            number += 1
+            on_run(name, number, total)
+
+        memory = measure_memory(threads=self._settings["threads"])
+        rounds = run_rounds(
+            self._pack, self._experts, variants, self._workload, repeat=repeat, on_run=count
+        )
+        return self._result(rounds, memory)
+
+    def _result(self, rounds: list[Round], memory: float) -> BenchResult:
+        return BenchResult(
+            pack=str(self._pack),
+            settings=self._settings,
+            workload=self._workload,
+            repeat=len(rounds),
+            memory_bytes_per_s=memory,
+            all_resident=all(one.bound.all_resident for one in rounds),
+            direct=all(one.bound.direct for one in rounds),
+            bound=summarize_bound(rounds),
+            variants=summarize(rounds),
+        )
+
+    def write_timeline(self, path: Path) -> None:
+        """Run the base once more and write who was busy when. Raises OSError."""
+        with open_variant(self._pack, self._settings, self._workload, timeline=True) as llm:
+            with llm.new_sequence() as sequence:
+                sequence.prefill(self._workload.prompt)
+                for token in (*self._workload.warm_up, *self._workload.decode):
+                    sequence.decode(int(token))
+            write_chrome_trace(path, llm.timeline())

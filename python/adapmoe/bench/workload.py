@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens that every run of a benchmark is fed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.sequence import TokenIds, as_token_ids
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Token ids, int32. Fed as given, not sampled, so that all runs do the same work.
+
+    Attributes:
+        prompt: `[prompt_tokens]`, prefilled.
+        warm_up: decoded before the measurement, so that residency has settled.
+        decode: decoded and measured.
+    """
+
+    prompt: NDArray[np.int32]
+    warm_up: NDArray[np.int32]
+    decode: NDArray[np.int32]
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.prompt) + len(self.warm_up) + len(self.decode)
+
+    def as_dict(self) -> dict[str, int]:
+        """Counts, ready for JSON."""
+        return {
+            "prompt_tokens": len(self.prompt),
+            "warm_up_tokens": len(self.warm_up),
+            "tokens": len(self.decode),
+        }
+
+
+def make_workload(
+    ids: TokenIds, vocab_size: int, *, prompt_tokens: int, warm_up: int, tokens: int
+) -> Workload:
+    """Cut a text's token ids into the three parts; a short text is repeated.
+
+    Raises:
+        ValueError: no ids, or a part with a wrong size.
+    """
+    if prompt_tokens < 1 or tokens < 1 or warm_up < 0:
+        raise ValueError("a benchmark needs at least 1 prompt token and 1 token to decode")
+    total = prompt_tokens + warm_up + tokens
+    repeated = np.resize(as_token_ids(ids, vocab_size), total)
+    prompt, warm, decode = np.split(repeated, [prompt_tokens, prompt_tokens + warm_up])
+    return Workload(prompt, warm, decode)

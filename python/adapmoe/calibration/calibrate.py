@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures all that calibration.json holds."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import adapmoe
+from adapmoe.calibration.dense_tensors import DenseTensors
+from adapmoe.calibration.direct import direct_sensitivities
+from adapmoe.calibration.first_layer_gate import FirstLayerGate, train_first_layer_gate
+from adapmoe.calibration.fisher import check_checkpoint, fisher_sensitivities
+from adapmoe.calibration.gate_rule import expert_shares, single_expert_ratio
+from adapmoe.calibration.gating_search import (
+    candidates_from,
+    search_residency,
+    search_sensitivity,
+    sensitivity_reads,
+)
+from adapmoe.calibration.lookahead import LookaheadScore
+from adapmoe.calibration.probe import Probe
+from adapmoe.calibration.rank_correlation import spearman
+from adapmoe.calibration.recorded import Recorded, record
+from adapmoe.calibration.routing_statistics import routing_statistics
+from adapmoe.calibration.sidecar import read_calibration, write_calibration
+from adapmoe.calibration.windows import (
+    FEWEST_WINDOWS,
+    WINDOW_TOKENS,
+    Ids,
+    Windows,
+    cut_windows,
+    split_windows,
+)
+from adapmoe.errors import CalibrationError
+from adapmoe.tokenizer import Tokenizer
+
+METHODS = ("direct", "fisher")
+
+# (what is being done, steps done, steps in all)
+Progress = Callable[[str, int, int], None]
+
+_AIM_SECONDS = 240.0
+_MOST_WINDOWS = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to calibrate.
+
+    Attributes:
+        method: "direct", or "fisher", which needs `checkpoint`.
+        max_perplexity_increase: the contract; 0.01 is one percent.
+        windows: how many of 256 tokens to use; None: as many as take about four minutes.
+        memory, threads: as for `LLM`.
+        memory_fraction: share of the experts resident while gating="residency" is measured and
+            bytes are counted; None leaves that out.
+        checkpoint: the Hugging Face directory that the pack was made from.
+    """
+
+    method: str = "direct"
+    max_perplexity_increase: float = 0.01
+    windows: int | None = None
+    memory: int | str = "auto"
+    threads: int | None = None
+    memory_fraction: float | None = 0.5
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings that make no sense."""
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if (self.method == "fisher") != (self.checkpoint is not None):
+            raise ValueError("the checkpoint is needed for --method fisher, and only for it")
+        if not 0 < self.max_perplexity_increase <= 1:
+            raise ValueError("the perplexity increase must be above 0% and at most 100%")
+
+
+def calibrate(
+    pack: Path, text: Path, settings: Settings, progress: Progress = lambda *_: None
+) -> dict[str, Any]:
+    """Measure, write calibration.json and first_layer_gate.npy, and return the former.
+
+    Raises:
+        CalibrationError: the text is too short, the model uses one expert per token, or the pack
+            cannot be written to.
+        AdapmoeError, ValueError: as opening an `LLM` does.
+    """
+    if settings.checkpoint is not None:
+        check_checkpoint(pack, settings.checkpoint)
+    content = text.read_text(encoding="utf-8")
+    ids = np.array(Tokenizer.from_pack(pack).encode(content), dtype=np.int32)
+    all_windows = cut_windows(ids)
+    with Probe(pack, memory=settings.memory, threads=settings.threads) as probe:
+        if probe.top_k < 2:
+            raise CalibrationError(
+                f"{pack}: the model uses one expert per token, so there is none to leave out"
+            )
+        count = settings.windows or _affordable(probe, all_windows)
+        windows = split_windows(all_windows, count)
+        provenance = {
+            "text": text.name,
+            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "windows": count,
+            "window_tokens": WINDOW_TOKENS,
+            "adapmoe": adapmoe.__version__,
+        }
+        dense = DenseTensors(pack)
+        score = LookaheadScore(dense, probe.config, probe.top_k)
+        fit = record(probe, windows.fit, lambda *at: progress("routing, fit", *at))
+        held_out = record(
+            probe, windows.held_out, lambda *at: progress("routing, held out", *at), score
+        )
+        gate = train_first_layer_gate(
+            fit, held_out, dense, probe.top_k, probe.config["rms_norm_eps"]
+        )
+        found: dict[str, Any] = {
+            "predictor": score.accuracy(),
+            "first_layer_gate": _accuracies(gate),
+        }
+        found |= _sensitivity(probe, pack, windows, settings, provenance, progress)
+        found["gating"] = _gating(pack, probe, held_out, found, settings, progress)
+        found["single_ratio"] = _single_ratio(probe, windows.held_out, found)
+    found["routing"] = routing_statistics(held_out, probe.router)
+    found["provenance"] = provenance
+    return write_calibration(pack, found, gate.weights)
+
+
+def _affordable(probe: Probe, windows: list[Ids]) -> int:
+    """As many windows as take about _AIM_SECONDS, judged by the second of two."""
+    probe.prefill(windows[0])
+    begin = time.perf_counter()
+    probe.prefill(windows[1])
+    seconds = time.perf_counter() - begin
+    # Half of the windows once per layer, the other half some ten times for the threshold.
+    affordable = int(_AIM_SECONDS / (seconds * (probe.layers / 2 + 8)))
+    fewest = min(4 * FEWEST_WINDOWS, len(windows))
+    return min(max(affordable, fewest), len(windows), _MOST_WINDOWS)
+
+
+def _accuracies(gate: FirstLayerGate) -> dict[str, Any]:
+    return {
+        "accuracy": gate.accuracy,
+        "accuracy_with_embedding": gate.refined_accuracy,
+        "accuracy_of_router_on_embedding": gate.router_accuracy,
+        "accuracy_of_most_frequent": gate.frequency_accuracy,
+    }
+
+
+def _sensitivity(
+    probe: Probe,
+    pack: Path,
+    windows: Windows,
+    settings: Settings,
+    provenance: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """s_i by this method, by the other one if it was measured before, and their agreement."""
+
+    def on_window(done: int, total: int) -> None:
+        progress(f"sensitivity, {settings.method}", done, total)
+
+    if settings.checkpoint is not None:
+        values = fisher_sensitivities(settings.checkpoint, windows.fit, on_window)
+    else:
+        values = direct_sensitivities(probe, windows.fit, on_window)
+    methods = _previous_methods(pack)
+    methods[settings.method] = {"values": values, **provenance}
+    correlation = None
+    if len(methods) == len(METHODS):
+        measured = spearman(methods["direct"]["values"], methods["fisher"]["values"])
+        correlation = None if math.isnan(measured) else measured
+    return {"sensitivity": methods, "rank_correlation": correlation}
+
+
+def _previous_methods(pack: Path) -> dict[str, Any]:
+    try:
+        return dict(read_calibration(pack)["sensitivity"])
+    except CalibrationError:
+        return {}
+
+
+def _gating(
+    pack: Path,
+    probe: Probe,
+    recorded: list[Recorded],
+    found: dict[str, Any],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    values = found["sensitivity"][settings.method]["values"]
+    held_out, limit = [r.ids for r in recorded], settings.max_perplexity_increase
+    candidates = candidates_from(recorded, values, probe)
+    search = (held_out, values, candidates, limit)
+    sensitivity = search_sensitivity(
+        probe, *search, lambda done, total: progress("gating, sensitivity", done, total)
+    )
+    result = {
+        "method": settings.method,
+        "max_perplexity_increase": limit,
+        "sensitivity": sensitivity,
+    }
+    if settings.memory_fraction is None:
+        return result
+    fraction = settings.memory_fraction
+    with Probe(pack, expert_fraction=fraction, threads=settings.threads) as small:
+        residency = search_residency(
+            small,
+            *search,
+            sensitivity["threshold"],
+            lambda done, total: progress("gating, residency", done, total),
+        )
+        sensitivity["bytes_per_token"] = sensitivity_reads(
+            small, held_out, values, sensitivity["threshold"]
+        )
+    sensitivity["bytes_per_token_without"] = residency["bytes_per_token_without"]
+    return result | {"residency": residency, "memory_fraction": fraction}
+
+
+def _single_ratio(probe: Probe, windows: list[Ids], found: dict[str, Any]) -> list[float]:
+    """Share of tokens with a single expert, per layer, with the routing that this gate leads to."""
+    gating = found["gating"]
+    threshold = gating["sensitivity"]["threshold"]
+    sensitivity = found["sensitivity"][gating["method"]]["values"]
+    probe.set_gating("sensitivity", threshold, sensitivity)
+    logits = np.concatenate([probe.capture(window).router_logits for window in windows], axis=1)
+    probe.set_gating("off")
+    shares = expert_shares(logits, probe.router)
+    return [float(r) for r in single_expert_ratio(shares, np.asarray(sensitivity), threshold)]

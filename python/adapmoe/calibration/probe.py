@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model under measurement: one window in, what the runtime made of it out."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe import _core
+from adapmoe.calibration.windows import WINDOW_TOKENS, Ids
+from adapmoe.units import parse_memory
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one window of n tokens left behind, float32; L layers, H hidden_size, E experts.
+
+    Attributes:
+        hidden: `[L, n, H]`, the residual stream before the MoE block.
+        moe_input: `[L, n, H]`, the same after its norm.
+        router_logits: `[L, n, E]`.
+        final_hidden: `[n, H]`, after the last norm.
+    """
+
+    hidden: F32
+    moe_input: F32
+    router_logits: F32
+    final_hidden: F32
+
+
+class Probe:
+    """A session for windows, with the gate changed between them."""
+
+    def __init__(
+        self,
+        pack: Path,
+        *,
+        memory: int | str = "auto",
+        expert_fraction: float = 0.0,
+        threads: int | None = None,
+    ) -> None:
+        """Open `pack`; raises what `LLM` raises."""
+        manifest = json.loads(_core.inspect_pack(str(pack)))
+        self.config: dict[str, Any] = manifest["config"]
+        self.router: dict[str, Any] = manifest["router"]
+        self._session = _core.Session(
+            str(pack),
+            memory_bytes=parse_memory(memory),
+            expert_fraction=expert_fraction,
+            threads=threads or 0,
+            max_context=WINDOW_TOKENS,
+            prefill_chunk=WINDOW_TOKENS,
+        )
+        self._sequence = self._session.new_sequence()
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def experts(self) -> int:
+        """Experts per layer."""
+        return int(self.config["num_local_experts"])
+
+    @property
+    def top_k(self) -> int:
+        """Experts per token, without gating."""
+        return int(self.router["top_k"])
+
+    def set_gating(
+        self, mode: str, threshold: float = 0.0, sensitivity: list[float] | None = None
+    ) -> None:
+        """Use this gate from the next window on."""
+        self._session.set_gating(mode, threshold, sensitivity or [])
+
+    def prefill(self, window: Ids) -> tuple[F32, _core.StepStats]:
+        """Logits `[n, vocab_size]` of a window, computed at once."""
+        self._sequence.reset()
+        return self._sequence.prefill(window, True)
+
+    def decode(self, window: Ids) -> tuple[F32, list[_core.StepStats]]:
+        """The same token by token, as generation would, so that the cache is used as it will be."""
+        self._sequence.reset()
+        steps = [self._sequence.decode(int(token)) for token in window]
+        return np.stack([logits for logits, _ in steps]), [stats for _, stats in steps]
+
+    def capture(self, window: Ids) -> Captured:
+        """Activations of a window."""
+        self._sequence.reset()
+        found = self._sequence.capture(window)
+        return Captured(
+            found["hidden"], found["moe_input"], found["router_logits"], found["final_hidden"]
+        )
+
+    def __enter__(self) -> "Probe":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+        self._session.close()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""calibration.json and first_layer_gate.npy beside the pack they belong to."""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.errors import CalibrationError
+from adapmoe.geometry import manifest_sha256
+from adapmoe.json_file import read_json
+
+FILE = "calibration.json"
+GATE_FILE = "first_layer_gate.npy"
+_FORMAT, _VERSION = "adapmoe-calibration", 1
+
+
+def read_calibration(pack: Path) -> dict[str, Any]:
+    """The calibration of a pack.
+
+    Raises:
+        CalibrationError: there is none, or it is of another pack or version.
+        PackError: it is no JSON object.
+    """
+    path = pack / FILE
+    if not path.exists():
+        raise CalibrationError(
+            f"{path}: missing; this needs a calibration: adapmoe calibrate {pack} --text FILE"
+        )
+    found = read_json(path)
+    again = f"calibrate again: adapmoe calibrate {pack} --text FILE"
+    if found.get("format") != _FORMAT or found.get("format_version") != _VERSION:
+        raise CalibrationError(f"{path}: is not {_FORMAT} version {_VERSION}; {again}")
+    expected = manifest_sha256(pack)
+    if found.get("manifest_sha256") != expected:
+        raise CalibrationError(
+            f"{path}: is the calibration of another pack, with manifest.json of SHA-256 "
+            f"{found.get('manifest_sha256')}, here it is {expected}; {again}"
+        )
+    return found
+
+
+def read_first_layer_gate(pack: Path, calibration: dict[str, Any]) -> NDArray[np.float32]:
+    """The trained gate, float32 `[experts, hidden_size]`. Raises CalibrationError."""
+    path = pack / GATE_FILE
+    expected = calibration["first_layer_gate"]["sha256"]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(
+            f"{path}: cannot be read: {error.strerror}; calibrate the pack again"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise CalibrationError(
+            f"{path}: SHA-256 is {found}, {FILE} says {expected}; calibrate the pack again"
+        )
+    gate: NDArray[np.float32] = np.load(io.BytesIO(data), allow_pickle=False)
+    return gate
+
+
+def write_calibration(
+    pack: Path, calibration: dict[str, Any], gate: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Write both files, the one that names the other last.
+
+    Returns:
+        What calibration.json now says: `calibration` with format, hashes and the gate's file name.
+
+    Raises:
+        CalibrationError: the pack cannot be written to.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, gate.astype(np.float32))
+    data = buffer.getvalue()
+    named = {"file": GATE_FILE, "sha256": hashlib.sha256(data).hexdigest()}
+    written = {
+        **calibration,
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "manifest_sha256": manifest_sha256(pack),
+        "first_layer_gate": calibration["first_layer_gate"] | named,
+    }
+    text = json.dumps(written, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        _replace(pack / GATE_FILE, data)
+        _replace(pack / FILE, text.encode())
+    except OSError as error:
+        raise CalibrationError(
+            f"{error.filename or pack}: cannot write: {error.strerror}; "
+            "calibrate a pack in a place that can be written to"
+        ) from error
+    return written
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Readers see the old file or the new one, whole, whatever happens meanwhile."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

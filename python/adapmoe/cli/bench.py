@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe bench`: measure decode and prefill, and compare techniques."""
+
+import json
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from adapmoe.bench.bench import Bench, BenchResult
+from adapmoe.bench.variants import Settings
+from adapmoe.cli.bench_tables import print_tables
+from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.cli.options import (
+    AllocationOption,
+    EvictOption,
+    ExpertsResidentOption,
+    GatingOption,
+    JsonOption,
+    MemoryOption,
+    PackArgument,
+    PolicyOption,
+    PrefetchOption,
+    ThreadsOption,
+    TimelineOption,
+)
+from adapmoe.units import parse_percent
+
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="The tokens to feed, UTF-8. Default: a text of the package.",
+        show_default=False,
+    ),
+]
+
+
+def bench(
+    pack: PackArgument,
+    memory: MemoryOption = "auto",
+    experts_resident: ExpertsResidentOption = None,
+    text: TextOption = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens to prefill.")] = 128,
+    warmup: Annotated[int, typer.Option(min=0, help="Decode steps before measuring.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Decode steps to measure.")] = 48,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
+    ] = False,
+    threads: ThreadsOption = None,
+    policy: PolicyOption = "farthest-layer",
+    evict: EvictOption = "tile",
+    allocation: AllocationOption = "global",
+    prefetch: PrefetchOption = 0,
+    gating: GatingOption = "off",
+    readers: Annotated[int, typer.Option(min=1, help="Reader threads.")] = 4,
+    verify: Annotated[
+        str, typer.Option(help="Check the CRC of tiles: always, first or never.")
+    ] = "always",
+    timeline: TimelineOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure speed, reading and waiting, and how far they are from what the machine allows.
+
+    All runs are fed the same tokens, take turns, and are reported as medians.
+
+    Examples:
+
+      adapmoe bench mixtral.adapmoe --memory 12GiB
+
+      adapmoe bench mixtral.adapmoe --experts-resident 25% --ablation --json
+    """
+    with usage_errors():
+        settings: Settings = {
+            "memory": memory,
+            "expert_fraction": 0.0 if experts_resident is None else parse_percent(experts_resident),
+            "threads": threads or len(os.sched_getaffinity(0)),
+            "policy": policy,
+            "evict": evict,
+            "allocation": allocation,
+            "prefetch": prefetch,
+            "gating": gating,
+            "readers": readers,
+            "verify": verify,
+        }
+        content = None if text is None else text.read_text(encoding="utf-8")
+        run = Bench(pack, settings, content, prompt_tokens, warmup, tokens)
+        result = _run(run, repeat, ablation=ablation)
+        if timeline is not None:
+            run.write_timeline(timeline)
+    if as_json:
+        typer.echo(json.dumps(result.as_dict()))
+    else:
+        print_tables(result)
+
+
+def _run(run: Bench, repeat: int, *, ablation: bool) -> BenchResult:
+    console = Console(stderr=True)
+    status: Any = console.status("opening") if console.is_terminal else nullcontext()
+    with status:
+
+        def on_run(name: str, number: int, total: int) -> None:
+            if console.is_terminal:
+                status.update(f"run {number} of {total}: {name}")
+
+        return run.run(repeat, ablation=ablation, on_run=on_run)

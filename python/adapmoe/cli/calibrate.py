@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe calibrate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from adapmoe.calibration.calibrate import Settings, calibrate
+from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument, ThreadsOption
+from adapmoe.units import format_bytes, parse_percent
+
+
+def calibrate_pack(
+    pack: PackArgument,
+    text: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Text like that which the model will see, UTF-8.",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option(help="direct, or fisher (the `calibrate` extra and --checkpoint).")
+    ] = "direct",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="For fisher: what the pack was made from."),
+    ] = None,
+    max_perplexity_increase: Annotated[
+        str, typer.Option(metavar="PERCENT", help="How much quality gating may cost.")
+    ] = "1%",
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Windows of 256 tokens to use. Default: as many as take about four minutes.",
+            show_default=False,
+        ),
+    ] = None,
+    residency_at: Annotated[
+        str,
+        typer.Option(
+            metavar="PERCENT",
+            help="Share of experts resident while gating by residency is measured; off skips it.",
+        ),
+    ] = "50%",
+    memory: MemoryOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a model can do without, and write calibration.json into the pack.
+
+    Examples:
+
+      adapmoe calibrate mixtral.adapmoe --text notes.txt --max-perplexity-increase 0.5%
+
+      adapmoe calibrate mixtral.adapmoe --text notes.txt --method fisher --checkpoint Mixtral-8x7B
+    """
+    with usage_errors():
+        settings = Settings(
+            method=method,
+            max_perplexity_increase=parse_percent(max_perplexity_increase),
+            windows=windows,
+            memory=memory,
+            threads=threads,
+            memory_fraction=None if residency_at == "off" else parse_percent(residency_at),
+            checkpoint=checkpoint,
+        )
+        with _Bars() as bars:
+            found = calibrate(pack, text, settings, bars)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        _print(found)
+
+
+class _Bars(Progress):
+    """One bar per kind of measurement."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        super().__init__(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        self._bars: dict[str, Any] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Move the bar of this name."""
+        if name not in self._bars:
+            self._bars[name] = self.add_task(name)
+        self.update(self._bars[name], completed=done, total=total)
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console()
+    methods, gating = found["sensitivity"], found["gating"]
+    ahead = found["predictor"]["as_is"]
+    table = Table("layer", *(f"s, {name}" for name in sorted(methods)), "single expert")
+    for depth in ahead:
+        table.add_column(f"foreseen {depth} ahead", justify="right")
+    for layer, single in enumerate(found["single_ratio"]):
+        values = (f"{methods[name]['values'][layer]:.4g}" for name in sorted(methods))
+        rates = ("" if rows[layer] is None else f"{rows[layer]:.1%}" for rows in ahead.values())
+        table.add_row(str(layer), *values, f"{single:.1%}", *rates)
+    console.print(table)
+    if found["rank_correlation"] is not None:
+        console.print(f"rank correlation of the methods: {found['rank_correlation']:.3f}")
+    first = found["first_layer_gate"]
+    console.print(
+        f"layer 0 foreseen from the last hidden state: {first['accuracy']:.1%} "
+        f"(always the most frequent: {first['accuracy_of_most_frequent']:.1%})"
+    )
+    for mode in ("sensitivity", "residency"):
+        if mode in gating:
+            console.print(_verdict(mode, gating))
+
+
+def _verdict(mode: str, gating: dict[str, Any]) -> str:
+    found, limit = gating[mode], gating["max_perplexity_increase"]
+    if not found["pays"]:
+        return (
+            f"gating={mode} does not pay: within +{limit:.2%} perplexity it would save "
+            f"{found['activations_saved']:.1%} of the expert activations"
+        )
+    text = (
+        f"gating={mode}: T = {found['threshold']:.4g}, {found['gated_steps']:.1%} of the steps "
+        f"leave experts out, {found['activations_saved']:.1%} fewer activations, perplexity "
+        f"+{found['perplexity_increase']:.2%} (at most +{found['perplexity_increase_bound']:.2%})"
+    )
+    if "bytes_per_token" in found:
+        without = found["bytes_per_token_without"]
+        text += (
+            f"; with {gating['memory_fraction']:.0%} of the experts resident it reads "
+            f"{format_bytes(round(found['bytes_per_token']))} per token "
+            f"instead of {format_bytes(round(without))}"
+        )
+    return text

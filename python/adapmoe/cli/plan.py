@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe plan`: how fast a model will run under a memory ceiling."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument
+from adapmoe.cli.plan_tables import print_plan
+from adapmoe.llm import LLM
+from adapmoe.planning.calibration_facts import CalibrationFacts
+from adapmoe.planning.check import Check, check_plan
+from adapmoe.planning.measure import Measurements, measure
+from adapmoe.planning.plan import Plan, make_plan
+from adapmoe.planning.routing_sample import sample_from_statistics, sample_from_text
+from adapmoe.planning.sample_text import SAMPLE_TEXT
+from adapmoe.sequence import as_token_ids
+from adapmoe.trace import Trace
+
+_FEWEST_TOKENS, _MOST_TOKENS = 128, 1024
+
+
+def plan(
+    pack: PackArgument,
+    memory: MemoryOption = "auto",
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Text like what the model will work on, UTF-8. Default: a page of built-in text.",
+            show_default=False,
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long to measure, about.")] = 10.0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Then decode at three budgets and compare.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict speed and hit rate for every budget, and recommend settings.
+
+    Measures the disk, memory and a short decode on this machine. Where experts are needed comes
+    from the pack's calibration if it has one, else from routing the text.
+
+    Examples:
+
+      adapmoe plan mixtral.adapmoe --memory 12GiB
+
+      adapmoe plan mixtral.adapmoe --memory 12GiB --text notes.txt --check
+    """
+    console = Console(stderr=True)
+    with usage_errors():
+        content = SAMPLE_TEXT if text is None else text.read_text(encoding="utf-8")
+        facts = CalibrationFacts.of(pack)
+        with LLM(pack, memory, warm_restart=False, max_context=_MOST_TOKENS) as llm:
+            ids, unseen = _token_ids(llm, content)
+            with console.status("measuring") as status:
+                measured = measure(
+                    llm, ids, seconds=seconds, on_phase=lambda name: status.update(f"{name} ...")
+                )
+                trace, source = _routing(llm, measured, facts, ids, seconds)
+            found = make_plan(measured, trace, source, facts.next_layer if facts else None)
+    checks = _check(pack, found, unseen, seconds, console) if check else []
+    if as_json:
+        typer.echo(json.dumps(_report(found, measured, checks)))
+    else:
+        print_plan(found, measured, checks)
+
+
+def _token_ids(llm: LLM, content: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """What the plan is made from, and as much again for the check."""
+    ids = as_token_ids(llm.tokenizer.encode(content), llm.vocab_size)
+    if len(ids) < _FEWEST_TOKENS:
+        raise ValueError(
+            f"the text has {len(ids)} tokens; at least {_FEWEST_TOKENS} are needed to plan with"
+        )
+    half = min(len(ids) // 2, llm.max_context)
+    return ids[:half], ids[half : 2 * half]
+
+
+def _routing(
+    llm: LLM,
+    measured: Measurements,
+    facts: CalibrationFacts | None,
+    ids: NDArray[np.int32],
+    seconds: float,
+) -> tuple[Trace, str]:
+    size = measured.geometry
+    if facts is not None:
+        return sample_from_statistics(size, facts.frequency, facts.overlap), "calibration.json"
+    return sample_from_text(llm, size, ids, seconds=seconds), "text"
+
+
+def _check(
+    pack: Path, found: Plan, ids: NDArray[np.int32], seconds: float, console: Console
+) -> list[Check]:
+    best = found.recommended
+    with (
+        console.status("decoding to check ..."),
+        LLM(
+            pack,
+            found.memory_bytes,
+            warm_restart=False,
+            max_context=_MOST_TOKENS,
+            policy=best["policy"],
+            readers=best["readers"],
+        ) as llm,
+    ):
+        return check_plan(llm, found, ids, seconds=seconds)
+
+
+def _report(found: Plan, measured: Measurements, checks: list[Check]) -> dict[str, Any]:
+    report = {**found.as_dict(), "measured": measured.as_dict()}
+    if checks:
+        report["check"] = [
+            {
+                "memory_bytes": c.predicted.memory_bytes,
+                "predicted_tokens_per_s": c.predicted.tokens_per_s,
+                "measured_tokens_per_s": c.tokens_per_s,
+                "measured_range": [c.slowest, c.fastest],
+                "ratio": c.ratio,
+                "predicted_hit_rate": c.predicted.hit_rate,
+                "measured_hit_rate": c.hit_rate,
+                "tokens": c.tokens,
+            }
+            for c in checks
+        ]
+    return report

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what several thresholds of gating="sensitivity" do to a text and to the speed."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from adapmoe.calibration.log_softmax import next_token_nll
+from adapmoe.calibration.probe import Probe
+from adapmoe.calibration.sidecar import read_calibration
+from adapmoe.calibration.windows import Ids, cut_windows
+from adapmoe.figures.quality import QualityPoint
+from adapmoe.tokenizer import Tokenizer
+
+# Around the threshold that calibration chose.
+_FACTORS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+_ROUNDS = 3
+_DECODED_TOKENS = 64
+
+
+def measure_quality(
+    pack: Path,
+    text: str,
+    *,
+    windows: int = 8,
+    expert_fraction: float = 0.5,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[QualityPoint], float | None]:
+    """Perplexity, activations and decode speed by T, decoding with a share of experts resident.
+
+    Args:
+        pack: calibrated.
+        text: at least four windows of 256 tokens, not the one that the pack was calibrated with.
+        windows: how many of them.
+        expert_fraction: of the experts resident.
+        on_progress: called with (thresholds done, thresholds).
+
+    Returns:
+        One point per threshold, the first with gating off; and the threshold that calibration
+        chose, None where gating does not pay.
+
+    Raises:
+        CalibrationError: the pack is not calibrated, or the text too short.
+        ReadError: an expert could not be read.
+    """
+    found = read_calibration(pack)
+    gating = found["gating"]
+    chosen = gating["sensitivity"]["threshold"] if gating["sensitivity"]["pays"] else None
+    values = found["sensitivity"][gating["method"]]["values"]
+    middle = chosen or 0.01 * float(np.median(values))
+    thresholds = [middle * factor for factor in _FACTORS]
+    parts = cut_windows(np.array(Tokenizer.from_pack(pack).encode(text), np.int32))[:windows]
+    rows = []
+    with Probe(pack, expert_fraction=expert_fraction) as probe:
+        for done, threshold in enumerate(thresholds, start=1):
+            probe.set_gating("sensitivity", threshold, values)
+            rows.append(_perplexity(probe, parts))
+            on_progress(done, len(thresholds))
+        speeds = _speeds(probe, thresholds, values, parts[0][:_DECODED_TOKENS])
+    nll, saved = zip(*rows, strict=True)
+    points = [
+        QualityPoint(t, math.expm1(n - nll[0]), s, v / speeds[0])
+        for t, n, s, v in zip(thresholds, nll, saved, speeds, strict=True)
+    ]
+    return points, chosen
+
+
+def _perplexity(probe: Probe, windows: list[Ids]) -> tuple[float, float]:
+    """Mean nats per token, and the share of activations saved."""
+    nll, tokens, activated = [], 0, 0
+    for window in windows:
+        logits, stats = probe.prefill(window)
+        nll.append(next_token_nll(logits, window))
+        tokens += stats.tokens
+        activated += stats.experts_activated
+    saved = 1 - activated / (tokens * probe.layers * probe.top_k)
+    return float(np.concatenate(nll).mean()), saved
+
+
+def _speeds(probe: Probe, thresholds: list[float], values: list[float], ids: Ids) -> list[float]:
+    """Tokens per second, medians of interleaved rounds."""
+    rounds: list[list[float]] = [[] for _ in thresholds]
+    for _ in range(_ROUNDS):
+        for row, threshold in zip(rounds, thresholds, strict=True):
+            probe.set_gating("sensitivity", threshold, values)
+            begin = time.perf_counter()
+            probe.decode(ids)
+            row.append(len(ids) / (time.perf_counter() - begin))
+    return [median(row) for row in rounds]

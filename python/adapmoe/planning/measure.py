@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the plan measures on this machine, in one pass of about ten seconds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.geometry import PackGeometry, read_manifest
+from adapmoe.planning.decode_probe import DecodeTimes, time_decode
+from adapmoe.planning.disk_probe import DiskSpeed, fewest_readers, measure_disk
+from adapmoe.planning.layer_time import LayerTime, split_compute
+from adapmoe.planning.memory_probe import measure_memory
+
+if TYPE_CHECKING:
+    from adapmoe._core import MemorySplit
+    from adapmoe.llm import LLM
+
+Statistic = Callable[[NDArray[np.float64]], Any]
+
+_PROMPT_TOKENS = 32
+_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Of one pack on one machine.
+
+    Attributes:
+        split: of the ceiling that was asked for.
+        tiles: per expert.
+        disks: for several numbers of readers; disk: the one to use.
+        memory_bytes_per_s: read by all cores together.
+        token_bytes: weights that one token reads, experts included.
+        times: expected, slow and fast.
+    """
+
+    geometry: PackGeometry
+    split: "MemorySplit"
+    tiles: int
+    disks: list[DiskSpeed]
+    disk: DiskSpeed
+    memory_bytes_per_s: float
+    token_bytes: int
+    times: tuple[LayerTime, LayerTime, LayerTime]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON. Seconds and bytes."""
+        expected = self.times[0]
+        return {
+            "disk": [vars(speed) for speed in self.disks],
+            "memory_bytes_per_s": self.memory_bytes_per_s,
+            "token_bytes": self.token_bytes,
+            "compute_s_per_token": expected.token_s(1.0),
+            "expert_read_s": expected.read_s,
+            "expert_read_s_of_disk": self.geometry.expert_bytes / self.disk.bytes_per_s,
+        }
+
+
+def measure(
+    llm: "LLM",
+    ids: NDArray[np.int32],
+    *,
+    seconds: float = 10.0,
+    on_phase: Callable[[str], None] = lambda name: None,
+) -> Measurements:
+    """Measure disk, memory, computing, and reading while computing.
+
+    The ceiling of `llm` is lowered for a moment and then is what it was.
+
+    Args:
+        llm: an open model with gating and prefetch off.
+        ids: int32 `[n]`, text to decode; at least 64 tokens.
+        seconds: about how long all of it may take.
+        on_phase: called with what is measured next.
+    """
+    manifest, split = read_manifest(llm.path), llm.memory_split
+    geometry, tiles = PackGeometry.of(llm), manifest["experts"]["tiles"]
+    on_phase("disk")
+    disks = measure_disk(llm.path, manifest, seconds=0.3 * seconds)
+    on_phase("memory")
+    memory_speed = measure_memory(seconds=0.1 * seconds)
+    resident, starved = _decodes(llm, ids, 0.3 * seconds, on_phase)
+    dense = _dense_bytes(manifest)
+    times = [
+        _fit(resident, starved, statistic, dense, geometry, tiles)
+        for statistic in (np.mean, slowest_part, fastest_part)
+    ]
+    return Measurements(
+        geometry,
+        split,
+        tiles,
+        disks,
+        fewest_readers(disks),
+        memory_speed,
+        dense + geometry.cycle * geometry.expert_bytes,
+        (times[0], times[1], times[2]),
+    )
+
+
+def _decodes(
+    llm: "LLM", ids: NDArray[np.int32], seconds: float, on_phase: Callable[[str], None]
+) -> tuple[DecodeTimes, DecodeTimes]:
+    """The same tokens with all memory and with the least."""
+    split = llm.memory_split
+    prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
+    with llm.new_sequence() as sequence:
+        on_phase("decoding")
+        sequence.prefill(prompt)
+        resident = time_decode(sequence, rest, seconds=seconds, warm_up=_warm_up(len(rest)))
+        on_phase("decoding with the least memory")
+        sequence.truncate(len(prompt))
+        llm.set_memory(split.floor_bytes)
+        try:
+            starved = time_decode(sequence, rest, seconds=seconds)
+        finally:
+            llm.set_memory(split.memory_bytes)
+    return resident, starved
+
+
+def _warm_up(tokens: int) -> int:
+    return min(8, tokens // 4)
+
+
+def _fit(
+    resident: DecodeTimes,
+    starved: DecodeTimes,
+    statistic: Statistic,
+    dense_bytes: int,
+    geometry: PackGeometry,
+    tiles: int,
+) -> LayerTime:
+    compute_s = float(statistic(resident.compute_s))
+    time = split_compute(
+        compute_s,
+        dense_bytes,
+        geometry.expert_bytes,
+        geometry.num_layers,
+        geometry.top_k,
+        tiles,
+    )
+    return time.fitted(float(statistic(starved.wall_s)), starved.mean_hit_rate)
+
+
+def slowest_part(seconds: NDArray[np.float64]) -> float:
+    """The worst mean of the quarters of a row of steps: other work comes and goes."""
+    return max(float(part.mean()) for part in np.array_split(seconds, _PARTS) if len(part))
+
+
+def fastest_part(seconds: NDArray[np.float64]) -> float:
+    """The best mean of the quarters."""
+    return min(float(part.mean()) for part in np.array_split(seconds, _PARTS) if len(part))
+
+
+def _dense_bytes(manifest: dict[str, Any]) -> int:
+    """Dense weights that one token reads: all but the embedding, of which it reads one row."""
+    tensors = manifest["dense"]["tensors"]
+    skipped = {"model.embed_tokens.weight"} if "lm_head.weight" in tensors else set()
+    return sum(place["bytes"] for name, place in tensors.items() if name not in skipped)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From measurements and routing to a prediction for every budget."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adapmoe.geometry import PackGeometry
+from adapmoe.planning.layer_time import LayerTime
+from adapmoe.planning.measure import Measurements
+from adapmoe.replay import POLICIES, run_policy
+from adapmoe.trace import Trace
+from adapmoe.units import format_bytes
+
+_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+# Of the experts read ahead, as many should be needed.
+_USEFUL_ACCURACY = 0.6
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One budget.
+
+    Attributes:
+        memory_bytes: the ceiling; experts: how many fit under it, share: of all.
+        hit_rate: of the recommended policy; belady_hit_rate: of the best possible one.
+        tokens_per_s: expected; low, high: with the slowest and the fastest quarter of what was
+            measured.
+    """
+
+    memory_bytes: int
+    experts: int
+    share: float
+    hit_rate: float
+    belady_hit_rate: float
+    tokens_per_s: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `adapmoe plan` prints.
+
+    Attributes:
+        at_memory: the prediction for the ceiling that was asked for.
+        curve: predictions from the floor to everything resident.
+        recommended: settings for `LLM`; reasons: one sentence for each.
+        routing: where the hit rates come from.
+        warnings: one sentence each.
+    """
+
+    memory_bytes: int
+    floor_bytes: int
+    cycle_bytes: int
+    everything_bytes: int
+    routing: str
+    at_memory: Prediction
+    curve: list[Prediction]
+    recommended: dict[str, Any]
+    reasons: dict[str, str]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def make_plan(
+    measured: Measurements, trace: Trace, routing: str, next_layer_accuracy: float | None
+) -> Plan:
+    """Predict.
+
+    Args:
+        measured: on this machine, with the ceiling that was asked for.
+        trace: routing as decoding would have it.
+        routing: one word for people: where the trace comes from.
+        next_layer_accuracy: mean of look-ahead by one layer, from calibration; None without one.
+    """
+    size, split = measured.geometry, measured.split
+    capacity = min(max(split.frames // measured.tiles, 1), size.experts)
+    policy = max(POLICIES, key=lambda name: run_policy(trace, capacity, name)[1])
+    everything = size.fixed_bytes + size.experts * size.expert_bytes
+    ceilings = {split.floor_bytes, split.memory_bytes, size.fixed_bytes + split.cycle_bytes}
+    ceilings |= {size.fixed_bytes + round(s * size.experts) * size.expert_bytes for s in _SHARES}
+    curve = [
+        predict(measured, trace, policy, ceiling)
+        for ceiling in sorted(ceilings)
+        if split.floor_bytes <= ceiling <= everything
+    ]
+    at_memory = predict(measured, trace, policy, split.memory_bytes)
+    recommended, reasons = _recommend(measured, policy, at_memory, next_layer_accuracy, everything)
+    return Plan(
+        split.memory_bytes,
+        split.floor_bytes,
+        split.cycle_bytes,
+        everything,
+        routing,
+        at_memory,
+        curve,
+        recommended,
+        reasons,
+        _warnings(measured, size),
+    )
+
+
+def predict(measured: Measurements, trace: Trace, policy: str, memory_bytes: int) -> Prediction:
+    """Speed and hit rate under a ceiling."""
+    size = measured.geometry
+    experts = max(size.capacity(memory_bytes), 1)
+    needed, hits = run_policy(trace, experts, policy)
+    best = run_policy(trace, experts, "belady")[1]
+    # What fits is read once and then stays: the first reads of a long run do not count.
+    hit_rate = 1.0 if experts == size.experts else hits / needed
+    expected, slow, fast = (1 / time.token_s(hit_rate) for time in measured.times)
+    return Prediction(
+        memory_bytes,
+        experts,
+        experts / size.experts,
+        hit_rate,
+        1.0 if experts == size.experts else best / needed,
+        expected,
+        slow,
+        fast,
+    )
+
+
+def _recommend(
+    measured: Measurements,
+    policy: str,
+    at_memory: Prediction,
+    accuracy: float | None,
+    everything: int,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    memory = min(at_memory.memory_bytes, everything)
+    disk = measured.disk
+    depth, why = _prefetch(measured.times[0], at_memory, accuracy)
+    recommended = {
+        "memory": memory,
+        "policy": policy,
+        "prefetch": depth,
+        "threads": len(os.sched_getaffinity(0)),
+        "readers": max(disk.readers, 2),
+    }
+    reasons = {
+        "memory": "all of it helps" if memory < everything else "everything fits into this",
+        "policy": f"most hits at this memory: {at_memory.hit_rate:.1%}, "
+        f"where the optimum has {at_memory.belady_hit_rate:.1%}",
+        "prefetch": why,
+        "threads": "one per core that this process may use",
+        "readers": f"{disk.bytes_per_s / 1e9:.2f} GB/s with {disk.readers}; more readers gain "
+        "less than 10%",
+    }
+    return recommended, reasons
+
+
+def _prefetch(time: LayerTime, at_memory: Prediction, accuracy: float | None) -> tuple[int, str]:
+    if at_memory.hit_rate == 1.0:
+        return 0, "everything is resident"
+    if accuracy is None:
+        return 0, "how well experts can be predicted is not known: run adapmoe calibrate"
+    if accuracy < _USEFUL_ACCURACY:
+        return 0, f"only {accuracy:.0%} of the experts can be predicted"
+    reading = (1 - at_memory.hit_rate) * time.top_k * time.read_s
+    computing = time.dense_s + time.top_k * time.expert_s
+    if reading > computing:
+        return 0, "the disk is busy all the time: it has none left for reading ahead"
+    return 1, f"{accuracy:.0%} of the experts can be predicted, and the disk has time"
+
+
+def _warnings(measured: Measurements, size: PackGeometry) -> list[str]:
+    split = measured.split
+    found = []
+    if split.expert_bytes < split.cycle_bytes:
+        need = size.fixed_bytes + split.cycle_bytes
+        found.append(
+            f"experts get {format_bytes(split.expert_bytes)}, less than the "
+            f"{format_bytes(split.cycle_bytes)} that one token needs: most of them are read again "
+            f"for every token; from {format_bytes(need)} of memory on it gets better"
+        )
+    if not measured.disk.direct:
+        found.append(
+            "O_DIRECT is refused here: the disk was measured through the page cache, which is "
+            "faster than a cold disk"
+        )
+    return found

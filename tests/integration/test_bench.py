@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe bench` on the trained model: what it prints, not how fast it is."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from adapmoe.cli.main import app
+from adapmoe.timeline import LANES
+
+QUICK = ["--prompt-tokens", "8", "--warmup", "1", "--tokens", "4", "--repeat", "2"]
+
+
+@pytest.fixture(scope="module")
+def pack(pack_factory):
+    return str(pack_factory(tile_width=64))
+
+
+def bench(pack, *options):
+    result = CliRunner().invoke(app, ["bench", pack, "--experts-resident", "50%", *QUICK, *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_report_holds_together(pack):
+    report = json.loads(bench(pack, "--json"))
+    assert report["workload"] == {"prompt_tokens": 8, "warm_up_tokens": 1, "tokens": 4}
+    assert report["repeat"] == 2
+    assert report["bound"]["all_resident"]
+    base = report["variants"]["base"]
+    assert base["activations_per_token"]["median"] == 16
+    assert 0 < base["hit_rate"]["median"] < 1
+    assert base["bytes_per_token"]["median"] > 0
+    for spread in base.values():
+        assert spread["least"] <= spread["median"] <= spread["most"]
+
+
+def test_an_ablation_does_the_same_work_everywhere(pack):
+    report = json.loads(bench(pack, "--ablation", "--json"))
+    variants = report["variants"]
+    assert len(variants) > 8
+    assert {v["activations_per_token"]["median"] for v in variants.values()} == {16}
+    assert variants["base"]["speedup"] == {"median": 1, "least": 1, "most": 1}
+
+
+def test_tables_and_timeline(pack, tmp_path):
+    trace = tmp_path / "trace.json"
+    printed = bench(pack, "--prefetch", "1", "--timeline", str(trace))
+    for word in ("decode", "prefill", "hit rate", "of the bound"):
+        assert word in printed
+    lanes = {event.get("cat") for event in json.loads(trace.read_text())["traceEvents"]}
+    # Whether anything stalls or is read ahead depends on time.
+    assert {"compute", "demand"} <= lanes <= {*LANES, None}
+
+
+@pytest.mark.parametrize("wrong", [["--tokens", "0"], ["--policy", "best"], ["--verify", "maybe"]])
+def test_wrong_settings_are_wrong_usage(pack, wrong):
+    assert CliRunner().invoke(app, ["bench", pack, *wrong]).exit_code == 2
+
+
+def test_run_writes_a_timeline_too(pack, tmp_path):
+    trace = tmp_path / "trace.json"
+    options = ["-p", "The", "-n", "4", "--experts-resident", "50%", "--timeline", str(trace)]
+    result = CliRunner().invoke(app, ["run", pack, *options])
+    assert result.exit_code == 0, result.output
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {"compute", "demand"} <= {event.get("cat") for event in events}

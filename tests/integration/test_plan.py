@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapmoe plan` on the tiny model: what it says, not how fast the machine is."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from adapmoe import LLM
+from adapmoe.cli.main import app
+from adapmoe.geometry import PackGeometry
+from adapmoe.planning.routing_sample import sample_from_text
+from adapmoe.sequence import as_token_ids
+from adapmoe.trace import trace_of
+
+TEXT = "A function that returns the number of items in the list, or None if it is empty. " * 40
+
+
+@pytest.fixture(scope="module")
+def pack(pack_factory):
+    return pack_factory(tile_width=64)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def plan(*words):
+    return CliRunner().invoke(app, ["plan", *map(str, words), "--seconds", "1"])
+
+
+def test_json(pack, text):
+    done = plan(pack, "--memory", "11MiB", "--text", text, "--check", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["memory_bytes"] == 11 << 20
+    assert found["floor_bytes"] < found["at_memory"]["memory_bytes"] < found["everything_bytes"]
+    assert found["cycle_bytes"] < found["measured"]["token_bytes"]
+    assert found["routing"] == "text"
+    rates = [p["hit_rate"] for p in found["curve"]]
+    assert rates == sorted(rates)
+    assert rates[-1] == 1.0
+    assert set(found["recommended"]) == {"memory", "policy", "prefetch", "threads", "readers"}
+    assert len(found["check"]) == 3
+    for row in found["check"]:
+        assert row["predicted_tokens_per_s"] > 0
+        assert row["measured_tokens_per_s"] > 0
+        assert row["ratio"] > 0
+        assert abs(row["predicted_hit_rate"] - row["measured_hit_rate"]) < 0.25
+
+
+def test_tables(pack):
+    done = plan(pack, "--memory", "1GiB")
+    assert done.exit_code == 0, done.stderr
+    for words in ("floor", "recommended", "predicted decoding", "everything fits"):
+        assert words in done.stdout
+
+
+def test_below_a_cycle_it_warns(pack, text):
+    done = plan(pack, "--memory", "7.6MiB", "--text", text)
+    assert done.exit_code == 0, done.stderr
+    assert "warning" in done.stdout
+
+
+def test_below_the_floor_it_refuses_with_the_bytes(pack):
+    done = plan(pack, "--memory", "5MiB")
+    assert done.exit_code == 1
+    assert "below the floor" in done.stderr
+    assert "MiB" in done.stderr
+
+
+def test_a_short_text_is_wrong_usage(pack, tmp_path):
+    (tmp_path / "short.txt").write_text("Too short.")
+    done = plan(pack, "--text", tmp_path / "short.txt")
+    assert done.exit_code == 2
+    assert "tokens" in done.stderr
+
+
+def test_routing_sampled_from_the_prompt_path_is_that_of_decoding(pack):
+    with LLM(pack, max_context=256) as llm:
+        geometry = PackGeometry.of(llm)
+        ids = as_token_ids(llm.tokenizer.encode(TEXT)[:100], llm.vocab_size)
+        sampled = sample_from_text(llm, geometry, ids)
+        llm.record_trace(True)
+        with llm.new_sequence() as sequence:
+            for token in ids:
+                sequence.decode(int(token))
+        decoded = trace_of(llm)
+    assert [visit[1:] for visit in sampled.visits] == [visit[1:] for visit in decoded.visits]
+    assert sampled.passes == decoded.passes == len(ids)

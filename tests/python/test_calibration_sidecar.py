@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from adapmoe.calibrated import check_allocation, choose_gating, first_layer_gate
+from adapmoe.calibration.sidecar import (
+    FILE,
+    GATE_FILE,
+    read_calibration,
+    read_first_layer_gate,
+    write_calibration,
+)
+from adapmoe.errors import CalibrationError, PackError
+
+GATE = np.arange(12, dtype=np.float32).reshape(3, 4)
+PAYS = {"pays": True, "threshold": 0.25}
+
+
+def content(**gating):
+    return {
+        "first_layer_gate": {"accuracy": 0.5},
+        "sensitivity": {"direct": {"values": [1.0, 2.0]}},
+        "gating": {"method": "direct", "max_perplexity_increase": 0.01, "sensitivity": PAYS}
+        | gating,
+    }
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """As much of a pack as a sidecar looks at."""
+    folder = tmp_path / "a.adapmoe"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def test_what_is_written_is_read(pack):
+    written = write_calibration(pack, content(), GATE)
+    found = read_calibration(pack)
+    assert found == written
+    assert found["first_layer_gate"]["accuracy"] == 0.5
+    assert np.array_equal(read_first_layer_gate(pack, found), GATE)
+    assert sorted(p.name for p in pack.iterdir()) == [FILE, GATE_FILE, "manifest.json"]
+
+
+def test_the_calibration_of_another_pack_is_refused(pack, tmp_path):
+    write_calibration(pack, content(), GATE)
+    other = tmp_path / "b.adapmoe"
+    shutil.copytree(pack, other)
+    (other / "manifest.json").write_text('{"changed": 1}')
+    for use in (
+        lambda: read_calibration(other),
+        lambda: choose_gating(other, "sensitivity", None, ()),
+        lambda: first_layer_gate(other, 1),
+        lambda: check_allocation(other, "dp"),
+    ):
+        with pytest.raises(CalibrationError, match=r"another pack.*calibrate again"):
+            use()
+
+
+def test_another_version_and_damage_are_refused(pack):
+    write_calibration(pack, content(), GATE)
+    path = pack / FILE
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"format_version": 2}))
+    with pytest.raises(CalibrationError, match="version 1"):
+        read_calibration(pack)
+    path.write_text("{")
+    with pytest.raises(PackError, match="JSON"):
+        read_calibration(pack)
+
+
+def test_a_gate_that_is_not_the_one_named_is_refused(pack):
+    found = write_calibration(pack, content(), GATE)
+    np.save(pack / GATE_FILE, GATE + 1)
+    with pytest.raises(CalibrationError, match="SHA-256"):
+        read_first_layer_gate(pack, found)
+    (pack / GATE_FILE).unlink()
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        read_first_layer_gate(pack, found)
+
+
+def test_a_failed_write_leaves_the_old_file(pack, monkeypatch):
+    before = write_calibration(pack, content(), GATE)
+
+    def full_disk(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(CalibrationError, match="No space left"):
+        write_calibration(pack, content(residency=PAYS), GATE)
+    assert read_calibration(pack) == before
+    assert len(list(pack.iterdir())) == 3
+
+
+def test_gating_needs_a_calibration_or_everything_given(pack):
+    assert choose_gating(pack, "off", None, ()).threshold == 0
+    with pytest.raises(CalibrationError, match="adapmoe calibrate"):
+        choose_gating(pack, "sensitivity", None, ())
+    with pytest.raises(ValueError, match="gating_threshold"):
+        choose_gating(pack, "sensitivity", None, [1.0, 1.0])
+    given = choose_gating(pack, "residency", 0.5, [3.0, 4.0])
+    assert (given.threshold, given.sensitivity) == (0.5, [3.0, 4.0])
+
+
+def test_gating_takes_from_the_calibration_what_is_not_given(pack):
+    write_calibration(pack, content(), GATE)
+    calibrated = choose_gating(pack, "sensitivity", None, ())
+    assert (calibrated.threshold, calibrated.sensitivity) == (0.25, [1.0, 2.0])
+    assert choose_gating(pack, "sensitivity", 0.125, ()).threshold == 0.125
+    with pytest.raises(CalibrationError, match="no threshold for gating='residency'"):
+        choose_gating(pack, "residency", None, ())
+
+
+def test_gating_that_does_not_pay_is_said(pack, caplog):
+    write_calibration(pack, content(residency={"pays": False, "threshold": 0.0}), GATE)
+    assert choose_gating(pack, "residency", None, ()).threshold == 0
+    assert "does not pay" in caplog.text
+
+
+def test_the_first_layer_gate_is_used_with_prefetch_only(pack):
+    assert first_layer_gate(pack, 1) == []
+    write_calibration(pack, content(), GATE)
+    assert first_layer_gate(pack, 0) == []
+    assert first_layer_gate(pack, 1) == GATE.reshape(-1).tolist()
+
+
+def test_allocations_are_known(pack):
+    check_allocation(pack, "global")
+    check_allocation(pack, "uniform")
+    with pytest.raises(ValueError, match="expected one of"):
+        check_allocation(pack, "fair")
+    with pytest.raises(CalibrationError, match="missing"):
+        check_allocation(pack, "dp")

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic of the plan, on made-up measurements."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapmoe.geometry import PackGeometry
+from adapmoe.planning.check import budgets_to_check
+from adapmoe.planning.disk_probe import DiskSpeed, fewest_readers
+from adapmoe.planning.layer_time import LayerTime, split_compute
+from adapmoe.planning.measure import Measurements, fastest_part, slowest_part
+from adapmoe.planning.plan import make_plan
+from adapmoe.planning.routing_sample import sample_from_statistics
+
+GEOMETRY = PackGeometry("ab" * 32, 8, 8, 2, 1 << 20, 20 << 20)
+TIME = LayerTime(num_layers=8, top_k=2, tiles=4, dense_s=1.0, expert_s=0.5, read_s=2.0)
+
+
+def test_a_layer_hides_computing_behind_reading():
+    assert TIME.layer_s(0) == 1.0 + 2 * 0.5
+    assert TIME.layer_s(1) == 1.0 + 2.0 + 0.5 / 4
+    assert TIME.layer_s(2) == 1.0 + 4.0 + 0.5 / 4
+    assert replace(TIME, read_s=0.1).layer_s(2) == TIME.layer_s(0)
+
+
+def test_a_token_is_the_expectation_over_misses():
+    assert TIME.token_s(1.0) == 8 * TIME.layer_s(0)
+    assert TIME.token_s(0.0) == 8 * TIME.layer_s(2)
+    half = (TIME.layer_s(0) + 2 * TIME.layer_s(1) + TIME.layer_s(2)) / 4
+    assert TIME.token_s(0.5) == pytest.approx(8 * half)
+
+
+@given(st.floats(0.6, 50.0), st.floats(0.0, 0.9))
+def test_the_read_time_is_found_again(read_s, hit_rate):
+    true = replace(TIME, read_s=read_s)
+    fitted = replace(TIME, read_s=0.0).fitted(true.token_s(hit_rate), hit_rate)
+    assert fitted.token_s(hit_rate) == pytest.approx(true.token_s(hit_rate))
+    if read_s > 2 * TIME.expert_s:  # below, one read may hide entirely and say nothing
+        assert fitted.read_s == pytest.approx(read_s)
+
+
+def test_a_disk_that_is_never_waited_for():
+    assert TIME.fitted(0.5 * TIME.token_s(1.0), 0.0).read_s == 0.0
+
+
+def test_computing_is_shared_by_bytes():
+    time = split_compute(4.0, 16 << 20, 1 << 20, num_layers=8, top_k=2, tiles=4)
+    assert time.expert_s == pytest.approx(4.0 / 32)
+    assert time.token_s(1.0) == pytest.approx(4.0)
+
+
+def test_parts_are_quarters():
+    seconds = np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 0.5, 0.5])
+    assert (slowest_part(seconds), fastest_part(seconds)) == (3.0, 0.5)
+    assert slowest_part(np.array([2.0])) == 2.0
+
+
+def test_more_readers_must_be_worth_it():
+    speeds = [DiskSpeed(n, v, True) for n, v in ((1, 1e9), (2, 1.95e9), (4, 2e9), (8, 1.9e9))]
+    assert fewest_readers(speeds).readers == 2
+
+
+def test_drawn_routing_has_the_statistics_it_was_drawn_from():
+    rng = np.random.default_rng(1)
+    frequency = rng.dirichlet(np.full(8, 4.0), 8) * 2
+    overlap = np.linspace(0.3, 0.8, 8)
+    trace = sample_from_statistics(GEOMETRY, frequency, overlap, tokens=3000)
+    visits = np.array([experts for _, _, experts in trace.visits]).reshape(3000, 8, 2)
+    shared = (visits[1:, :, :, None] == visits[:-1, :, None, :]).any(-1).mean(axis=(0, 2))
+    assert np.abs(shared - overlap).max() < 0.12
+    assert np.corrcoef(trace.counts().ravel(), frequency.ravel())[0, 1] > 0.9
+
+
+def measurements(experts_that_fit):
+    expert_bytes = experts_that_fit << 20
+    split = SimpleNamespace(
+        memory_bytes=(20 << 20) + expert_bytes,
+        expert_bytes=expert_bytes,
+        cycle_bytes=16 << 20,
+        floor_bytes=23 << 20,
+        frames=4 * experts_that_fit,
+        frames_total=256,
+    )
+    disk = DiskSpeed(2, 1e9, True)
+    times = (TIME, replace(TIME, read_s=3.0), replace(TIME, read_s=1.0))
+    return Measurements(GEOMETRY, split, 4, [disk], disk, 1e10, 32 << 20, times)
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return sample_from_statistics(GEOMETRY, np.full((8, 8), 0.25), np.full(8, 0.45))
+
+
+def test_the_curve_rises_from_the_floor_to_everything(trace):
+    plan = make_plan(measurements(32), trace, "text", None)
+    memory = [p.memory_bytes for p in plan.curve]
+    assert memory == sorted(set(memory))
+    assert memory[0] == plan.floor_bytes
+    assert memory[-1] == plan.everything_bytes == 84 << 20
+    for a, b in zip(plan.curve[:-1], plan.curve[1:], strict=True):
+        assert a.hit_rate <= b.hit_rate
+        assert a.tokens_per_s <= b.tokens_per_s
+    for p in plan.curve:
+        assert p.hit_rate <= p.belady_hit_rate
+        assert p.low <= p.tokens_per_s <= p.high
+    assert plan.curve[-1].hit_rate == 1.0
+    assert plan.at_memory in plan.curve
+    assert plan.warnings == []
+    assert set(plan.recommended) == set(plan.reasons)
+    assert [p.share for p in budgets_to_check(plan)] == [0.125, 0.375, 0.5]
+
+
+def test_below_a_cycle_there_is_a_warning_and_what_is_needed(trace):
+    plan = make_plan(measurements(8), trace, "text", None)
+    assert "36.00 MiB" in plan.warnings[0]
+    assert plan.recommended["policy"] == "farthest-layer"
+
+
+def test_more_memory_than_everything_is_not_recommended(trace):
+    measured = measurements(64)
+    measured.split.memory_bytes = 1 << 30
+    plan = make_plan(measured, trace, "text", None)
+    assert plan.recommended["memory"] == plan.everything_bytes
+    assert plan.at_memory.tokens_per_s == plan.curve[-1].tokens_per_s
+    assert [p.share for p in budgets_to_check(plan)] == [0.25, 0.5, 0.75]
+
+
+def test_prefetch_needs_a_predictor_and_a_disk_with_time(trace):
+    def depth(accuracy, read_s):
+        measured = measurements(32)
+        times = tuple(replace(time, read_s=read_s) for time in measured.times)
+        plan = make_plan(replace(measured, times=times), trace, "text", accuracy)
+        return plan.recommended["prefetch"]
+
+    assert depth(None, 0.6) == 0
+    assert depth(0.3, 0.6) == 0
+    assert depth(0.85, 0.6) == 1
+    assert depth(0.85, 100.0) == 0
