@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""G3: reading ahead, evicting by tile, floors and policies change reads and never a token."""
+
+import numpy as np
+import pytest
+
+from adapmoe import _core
+
+IDS = np.arange(40, 90, dtype=np.int32)
+
+
+def run(pack, **options):
+    session = _core.Session(str(pack), expert_fraction=0.4, max_context=128, **options)
+    seq = session.new_sequence()
+    rows = [seq.prefill(IDS[:10].copy())[0]]
+    rows += [seq.decode(int(token))[0] for token in IDS[10:]]
+    totals = session.totals
+    scores = session.prediction_scores()
+    session.close()
+    return np.stack(rows), totals, scores
+
+
+@pytest.fixture(scope="module")
+def pack(pack_factory):
+    return pack_factory(tile_width=64)
+
+
+@pytest.fixture(scope="module")
+def plain(pack):
+    return run(pack)[0]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("gating", ["off", "sensitivity"])
+def test_g3_prefetch_on_equals_off(pack, depth, gating):
+    gate = {"gating": gating, "gating_threshold": 0.02, "sensitivity": [1.0] * 8}
+    expected, _, _ = run(pack, **gate)
+    ahead, totals, scores = run(pack, **gate, prefetch_depth=depth)
+    assert np.array_equal(expected, ahead)
+    assert totals.prefetched > 0
+    assert totals.prefetch_used > 0
+    right, needed = map(sum, zip(*scores[2:], strict=True))
+    assert right / needed > 0.5  # the later layers' routers do predict
+
+
+@pytest.mark.parametrize("policy", ["farthest-layer", "lru", "lfru", "least-stale"])
+@pytest.mark.parametrize("evict", ["tile", "expert"])
+def test_policies_and_eviction_never_change_a_bit(pack, plain, policy, evict):
+    floors = [1, 2, 3, 0, 0, 4, 8, 1]
+    for options in ({}, {"layer_floors": floors}, {"prefetch_depth": 2, "layer_floors": floors}):
+        assert np.array_equal(plain, run(pack, policy=policy, evict=evict, **options)[0])
