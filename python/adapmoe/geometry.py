@@ -53,6 +53,11 @@ class PackGeometry:
         """Experts that one token needs."""
         return self.num_layers * self.top_k
 
+    @property
+    def everything_bytes(self) -> int:
+        """The ceiling from which on all experts are resident."""
+        return self.fixed_bytes + self.experts * self.expert_bytes
+
     def capacity(self, memory_bytes: int) -> int:
         """Whole experts that fit under a ceiling; negative below `fixed_bytes`."""
         return min((memory_bytes - self.fixed_bytes) // self.expert_bytes, self.experts)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapmoe.geometry import PackGeometry
 from adapmoe.planning.check import budgets_to_check
 from adapmoe.planning.disk_probe import DiskSpeed, fewest_readers
-from adapmoe.planning.layer_time import LayerTime, split_compute
+from adapmoe.planning.layer_time import LayerTime, Measured, split_compute
 from adapmoe.planning.measure import Measurements, fastest_part, slowest_part
 from adapmoe.planning.plan import make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics
@@ -38,14 +38,22 @@ def test_a_token_is_the_expectation_over_misses():
 @given(st.floats(0.6, 50.0), st.floats(0.0, 0.9))
 def test_the_read_time_is_found_again(read_s, hit_rate):
     true = replace(TIME, read_s=read_s)
-    fitted = replace(TIME, read_s=0.0).fitted(true.token_s(hit_rate), hit_rate)
+    fitted = replace(TIME, read_s=0.0).fitted(Measured(true.token_s(hit_rate), hit_rate))
     assert fitted.token_s(hit_rate) == pytest.approx(true.token_s(hit_rate))
     if read_s > 2 * TIME.expert_s:  # below, one read may hide entirely and say nothing
         assert fitted.read_s == pytest.approx(read_s)
 
 
+@given(st.floats(0.0, 9.0), st.floats(1.1, 9.0), st.floats(0.0, 0.2), st.floats(0.5, 0.9))
+def test_waiting_and_reading_are_told_apart(wait_s, read_s, low, high):
+    true = replace(TIME, wait_s=wait_s, read_s=read_s)
+    fitted = TIME.fitted(Measured(true.token_s(low), low), Measured(true.token_s(high), high))
+    assert fitted.wait_s == pytest.approx(wait_s, abs=1e-4)
+    assert fitted.read_s == pytest.approx(read_s, abs=1e-4)
+
+
 def test_a_disk_that_is_never_waited_for():
-    assert TIME.fitted(0.5 * TIME.token_s(1.0), 0.0).read_s == 0.0
+    assert TIME.fitted(Measured(0.5 * TIME.token_s(1.0), 0.0)).read_s == 0.0
 
 
 def test_computing_is_shared_by_bytes():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from adapmoe.geometry import PackGeometry, read_manifest
 from adapmoe.planning.decode_probe import DecodeTimes, time_decode
 from adapmoe.planning.disk_probe import DiskSpeed, fewest_readers, measure_disk
-from adapmoe.planning.layer_time import LayerTime, split_compute
+from adapmoe.planning.layer_time import LayerTime, Measured, split_compute
 from adapmoe.planning.memory_probe import measure_memory
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Statistic = Callable[[NDArray[np.float64]], Any]
 
 _PROMPT_TOKENS = 32
+_WARM_UP = 8
+_WORTH_TELLING_APART = 0.15  # of the hit rate
 _PARTS = 4
 
 
@@ -54,6 +56,7 @@ class Measurements:
             "memory_bytes_per_s": self.memory_bytes_per_s,
             "token_bytes": self.token_bytes,
             "compute_s_per_token": expected.token_s(1.0),
+            "wait_s": expected.wait_s,
             "expert_read_s": expected.read_s,
             "expert_read_s_of_disk": self.geometry.expert_bytes / self.disk.bytes_per_s,
         }
@@ -82,10 +85,10 @@ def measure(
     disks = measure_disk(llm.path, manifest, seconds=0.3 * seconds)
     on_phase("memory")
     memory_speed = measure_memory(seconds=0.1 * seconds)
-    resident, starved = _decodes(llm, ids, 0.3 * seconds, on_phase)
+    decodes = _decodes(llm, ids, 0.2 * seconds, on_phase)
     dense = _dense_bytes(manifest)
     times = [
-        _fit(resident, starved, statistic, dense, geometry, tiles)
+        _fit(decodes, statistic, dense, geometry, tiles)
         for statistic in (np.mean, slowest_part, fastest_part)
     ]
     return Measurements(
@@ -102,36 +105,38 @@ def measure(
 
 def _decodes(
     llm: "LLM", ids: NDArray[np.int32], seconds: float, on_phase: Callable[[str], None]
-) -> tuple[DecodeTimes, DecodeTimes]:
-    """The same tokens with all memory and with the least."""
+) -> list[DecodeTimes]:
+    """The same tokens with all memory, with half of it, and with the least."""
     split = llm.memory_split
+    useful = min(split.memory_bytes, PackGeometry.of(llm).everything_bytes)
+    ceilings = {
+        "all memory": split.memory_bytes,
+        "half of it": (useful + split.floor_bytes) // 2,
+        "the least": split.floor_bytes,
+    }
     prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
-    with llm.new_sequence() as sequence:
-        on_phase("decoding")
-        sequence.prefill(prompt)
-        resident = time_decode(sequence, rest, seconds=seconds, warm_up=_warm_up(len(rest)))
-        on_phase("decoding with the least memory")
-        sequence.truncate(len(prompt))
-        llm.set_memory(split.floor_bytes)
-        try:
-            starved = time_decode(sequence, rest, seconds=seconds)
-        finally:
-            llm.set_memory(split.memory_bytes)
-    return resident, starved
-
-
-def _warm_up(tokens: int) -> int:
-    return min(8, tokens // 4)
+    found = []
+    try:
+        with llm.new_sequence() as sequence:
+            for name, ceiling in ceilings.items():
+                on_phase(f"decoding with {name}")
+                llm.set_memory(ceiling)
+                sequence.reset()
+                sequence.prefill(prompt)
+                found.append(time_decode(sequence, rest, seconds=seconds, warm_up=_WARM_UP))
+    finally:
+        llm.set_memory(split.memory_bytes)
+    return found
 
 
 def _fit(
-    resident: DecodeTimes,
-    starved: DecodeTimes,
+    decodes: list[DecodeTimes],
     statistic: Statistic,
     dense_bytes: int,
     geometry: PackGeometry,
     tiles: int,
 ) -> LayerTime:
+    resident, partly, starved = decodes
     compute_s = float(statistic(resident.compute_s))
     time = split_compute(
         compute_s,
@@ -141,7 +146,11 @@ def _fit(
         geometry.top_k,
         tiles,
     )
-    return time.fitted(float(statistic(starved.wall_s)), starved.mean_hit_rate)
+    half, least = (
+        Measured(float(statistic(times.wall_s)), times.mean_hit_rate) for times in (partly, starved)
+    )
+    far_enough = half.hit_rate - least.hit_rate > _WORTH_TELLING_APART
+    return time.fitted(least, half if far_enough else None)
 
 
 def slowest_part(seconds: NDArray[np.float64]) -> float:

@@ -80,7 +80,7 @@ def make_plan(
     size, split = measured.geometry, measured.split
     capacity = min(max(split.frames // measured.tiles, 1), size.experts)
     policy = max(POLICIES, key=lambda name: run_policy(trace, capacity, name)[1])
-    everything = size.fixed_bytes + size.experts * size.expert_bytes
+    everything = size.everything_bytes
     ceilings = {split.floor_bytes, split.memory_bytes, size.fixed_bytes + split.cycle_bytes}
     ceilings |= {size.fixed_bytes + round(s * size.experts) * size.expert_bytes for s in _SHARES}
     curve = [
@@ -161,7 +161,7 @@ def _prefetch(time: LayerTime, at_memory: Prediction, accuracy: float | None) ->
         return 0, "how well experts can be predicted is not known: run adapmoe calibrate"
     if accuracy < _USEFUL_ACCURACY:
         return 0, f"only {accuracy:.0%} of the experts can be predicted"
-    reading = (1 - at_memory.hit_rate) * time.top_k * time.read_s
+    reading = (1 - at_memory.hit_rate) * time.reading_s(time.top_k)
     computing = time.dense_s + time.top_k * time.expert_s
     if reading > computing:
         return 0, "the disk is busy all the time: it has none left for reading ahead"
