@@ -236,6 +236,7 @@ def test_verify_first_looks_once(pack, verify):
         damage.lift()
 
 
+@pytest.mark.memory
 @pytest.mark.root
 def test_a_memory_cgroup_is_respected(tmp_path):
     """`memory` and 64 MiB more are enough: nothing is killed, and asking for more is refused."""

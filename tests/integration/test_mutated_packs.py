@@ -144,6 +144,7 @@ def test_what_runs_is_right(outcomes):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.memory
 def test_memory_stays_below_the_ceiling(outcomes):
     cases = make_cases()
     worst = max(outcomes.values(), key=lambda result: result["growth"])
