@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What no runtime can beat on this machine: computing everything, or reading what was missed."""
 
-import mmap
 import os
 import random
 import time
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapmoe.direct_read import open_direct, read_buffer
 from adapmoe.errors import ReadError
 
 _OUTSTANDING = 2  # experts: as many as one token of a top-2 model can wait for
@@ -53,7 +53,7 @@ def read_experts(pack: Path, experts: dict[str, Any], *, seconds: float) -> tupl
     """
     path = pack / experts["file"]
     try:
-        descriptor, direct = _open(path)
+        descriptor, direct = open_direct(path)
         try:
             began = time.perf_counter()
             with ThreadPoolExecutor(_OUTSTANDING) as pool:
@@ -69,16 +69,9 @@ def read_experts(pack: Path, experts: dict[str, Any], *, seconds: float) -> tupl
         raise ReadError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _open(path: Path) -> tuple[int, bool]:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECT), True
-    except OSError:  # tmpfs and some overlays
-        return os.open(path, os.O_RDONLY), False
-
-
 def _read_until(deadline: float, descriptor: int, experts: dict[str, Any], seed: int) -> int:
     size, total, numbers = experts["expert_bytes"], 0, random.Random(seed)
-    with mmap.mmap(-1, size) as buffer:  # page-aligned, as O_DIRECT wants it
+    with read_buffer(size) as buffer:
         while True:
             number = numbers.randrange(len(experts["crc32c"]))
             total += os.preadv(descriptor, [buffer], experts["data_offset"] + number * size)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast the disk delivers experts in random order, measured on the pack's own file."""
 
-import mmap
 import os
 import random
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from adapmoe.direct_read import open_direct, read_buffer
 from adapmoe.errors import ReadError
 
 _SEED = 20240814
@@ -49,7 +49,7 @@ def measure_disk(pack: Path, manifest: dict[str, Any], *, seconds: float = 3.0) 
     # Tiles are read in order, so up to tiles + 1 of them at a time belong to two experts.
     counts = [n for n in (1, 2, 4, 8) if n <= experts["tiles"] + 1]
     try:
-        descriptor, direct = _open(path)
+        descriptor, direct = open_direct(path)
         try:
             rounds = [  # interleaved: what else the machine does hits all of them
                 [_speed(descriptor, experts, n, seconds / len(counts) / _ROUNDS) for n in counts]
@@ -67,13 +67,6 @@ def fewest_readers(speeds: list[DiskSpeed], worth: float = 0.1) -> DiskSpeed:
     """The first after which more readers gain less than `worth`."""
     best = max(speed.bytes_per_s for speed in speeds)
     return next(speed for speed in speeds if speed.bytes_per_s >= best / (1 + worth))
-
-
-def _open(path: Path) -> tuple[int, bool]:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECT), True
-    except OSError:  # tmpfs and some overlays
-        return os.open(path, os.O_RDONLY), False
 
 
 def _speed(descriptor: int, experts: dict[str, Any], readers: int, seconds: float) -> float:
@@ -106,7 +99,7 @@ def _speed(descriptor: int, experts: dict[str, Any], readers: int, seconds: floa
 
 def _read_until(deadline: float, descriptor: int, size: int, offset: Callable[[], int]) -> int:
     total = 0
-    with mmap.mmap(-1, size) as buffer:  # page-aligned, as O_DIRECT wants it
+    with read_buffer(size) as buffer:
         while time.perf_counter() < deadline:
             total += os.preadv(descriptor, [buffer], offset())
     return total
