@@ -80,7 +80,7 @@ class Session:
         kv_dtype: str = "f16",  # f16 | f32
         prefill_chunk: int = 128,  # token rows per step, at most
         backend: str = "auto",  # auto | cpu | cuda
-        kernels: str = "auto",  # auto | scalar | avx2
+        kernels: str = "auto",  # auto | scalar | avx2 | avx512
         policy: str = "farthest-layer",  # farthest-layer | lru | lfru | least-stale
         readers: int = 4,  # reader threads
         direct_io: bool = True,

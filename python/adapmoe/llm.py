@@ -59,7 +59,7 @@ class LLM(TextLevel):
         max_context: most tokens per sequence; 0: what the model was trained for, at most 4096.
         max_sequences: sequences open at the same time; each reserves a KV cache of max_context.
         kv_dtype: "f16" or "f32".
-        kernels: "auto", "scalar" or "avx2"; all give the same bits.
+        kernels: "auto", "scalar", "avx2" or "avx512"; all give the same bits.
         backend: "auto", "cpu" or "cuda".
         policy: which expert to evict: "farthest-layer", "lru", "lfru" or "least-stale".
         evict: give up experts by the "tile", or by the whole "expert".

@@ -72,7 +72,8 @@ struct KernelTable {
 
 const KernelTable& scalar_kernels();
 #if defined(__x86_64__)
-const KernelTable& avx2_kernels();  // REQUIRES: AVX2, FMA and F16C
+const KernelTable& avx2_kernels();    // REQUIRES: AVX2, FMA and F16C
+const KernelTable& avx512_kernels();  // REQUIRES: AVX-512 F, BW, DQ, VL and VNNI
 #endif
 
 }  // namespace adapmoe

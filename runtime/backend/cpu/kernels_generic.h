@@ -13,8 +13,6 @@ namespace adapmoe {
 
 template <typename L>
 struct Kernels {
-  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
-
   static void quantize(const float* x, int64_t n, int64_t group, int8_t* q, float* scale,
                        int32_t* sum) {
     for (int64_t g = 0; g * group < n; ++g) {
@@ -57,12 +55,13 @@ struct Kernels {
     const int64_t groups = args.cols / args.group_size;
     for (int64_t g = 0; g < groups; ++g) {
       typename L::Ints sums[R];
+      int32_t group_sum[R];
+      for (int r = 0; r < R; ++r) group_sum[r] = x_sum[r][g];
       if constexpr (kInt4) {
-        int32_t bias[R];
-        for (int r = 0; r < R; ++r) bias[r] = 8 * x_sum[r][g];
-        L::template dot_int4<R>(quants, args.group_size, x, bias, sums);
+        L::template dot_int4<R>(quants, args.group_size, x, group_sum, sums);
       } else {
-        L::template dot_int8<R>(reinterpret_cast<const int8_t*>(quants), args.group_size, x, sums);
+        L::template dot_int8<R>(reinterpret_cast<const int8_t*>(quants), args.group_size, x,
+                                group_sum, sums);
       }
       const L w_scale = L::load(scales + 16 * g);
       for (int r = 0; r < R; ++r) {
@@ -93,24 +92,23 @@ struct Kernels {
   }
 
   static void block_int4(const BlockArgs& args) {
-    int64_t i = 0;
-    for (; i + kMaxRows <= args.rows; i += kMaxRows) quantized_rows<kMaxRows, true>(args, i);
-    for (; i < args.rows; ++i) quantized_rows<1, true>(args, i);
+    passes<L::kMaxRows>(args, 0, []<int R>(const BlockArgs& a, int64_t first) {
+      quantized_rows<R, true>(a, first);
+    });
   }
   static void block_int8(const BlockArgs& args) {
-    int64_t i = 0;
-    for (; i + kMaxRows <= args.rows; i += kMaxRows) quantized_rows<kMaxRows, false>(args, i);
-    for (; i < args.rows; ++i) quantized_rows<1, false>(args, i);
+    passes<L::kMaxRows>(args, 0, []<int R>(const BlockArgs& a, int64_t first) {
+      quantized_rows<R, false>(a, first);
+    });
   }
   static void block_f16(const BlockArgs& args) {
-    int64_t i = 0;
-    for (; i + kMaxRows <= args.rows; i += kMaxRows) float_rows<kMaxRows, uint16_t>(args, i);
-    for (; i < args.rows; ++i) float_rows<1, uint16_t>(args, i);
+    passes<L::kMaxRows>(args, 0, []<int R>(const BlockArgs& a, int64_t first) {
+      float_rows<R, uint16_t>(a, first);
+    });
   }
   static void block_f32(const BlockArgs& args) {
-    int64_t i = 0;
-    for (; i + kMaxRows <= args.rows; i += kMaxRows) float_rows<kMaxRows, float>(args, i);
-    for (; i < args.rows; ++i) float_rows<1, float>(args, i);
+    passes<L::kMaxRows>(
+        args, 0, []<int R>(const BlockArgs& a, int64_t first) { float_rows<R, float>(a, first); });
   }
 
   static void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* y) {
@@ -180,6 +178,13 @@ struct Kernels {
   }
 
  private:
+  // Rows from `first` on, R of them in one pass over the block, what is left in smaller passes.
+  template <int R, typename Pass>
+  static void passes(const BlockArgs& args, int64_t first, const Pass& pass) {
+    for (; first + R <= args.rows; first += R) pass.template operator()<R>(args, first);
+    if constexpr (R > 1) passes<R / 2>(args, first, pass);
+  }
+
   static L start(const BlockArgs& args, int64_t row) {
     return args.accumulate ? L::load(args.y + row * args.y_stride) : L::set1(0.0F);
   }

@@ -16,6 +16,8 @@ struct Avx2Lanes {
     __m256i a, b;
   };
 
+  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
+
   static Avx2Lanes set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Avx2Lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static Avx2Lanes load(const uint16_t* half) {
@@ -91,12 +93,12 @@ struct Avx2Lanes {
 
   // A 32-column run accumulates in int16: 8 products of at most 15 * 127 * 2 stay below 2^15.
   template <int R>
-  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* bias,
+  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
                        Ints* sums) {
     const __m256i low = _mm256_set1_epi8(15);
     const __m256i ones = _mm256_set1_epi16(1);
     for (int r = 0; r < R; ++r) {
-      sums[r].a = sums[r].b = _mm256_set1_epi32(-bias[r]);
+      sums[r].a = sums[r].b = _mm256_set1_epi32(-8 * x_sum[r]);
     }
     for (int64_t run = 0; run < cols; run += 32) {
       __m256i words_a[R];
@@ -126,7 +128,8 @@ struct Avx2Lanes {
   }
   // |w| * sign(x, w): unsigned times signed, two products of at most 127 * 127 fit int16.
   template <int R>
-  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x, Ints* sums) {
+  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x,
+                       const int32_t* /*x_sum*/, Ints* sums) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int r = 0; r < R; ++r) sums[r].a = sums[r].b = _mm256_setzero_si256();
     for (int64_t c = 0; c < cols; c += 4) {

@@ -16,6 +16,8 @@ struct ScalarLanes {
     int32_t v[16];
   };
 
+  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
+
   template <typename F>
   static ScalarLanes map(F f) {
     ScalarLanes out;
@@ -94,9 +96,9 @@ struct ScalarLanes {
     return total;
   }
 
-  // sums[r] = sum over `cols` of (nibble - 8) * x[r], with `bias[r]` = 8 * sum of x[r].
+  // sums[r] = sum over `cols` of (nibble - 8) * x[r], with `x_sum[r]` = sum of x[r].
   template <int R>
-  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* bias,
+  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
                        Ints* sums) {
     for (int r = 0; r < R; ++r) {
       for (int64_t lane = 0; lane < 16; ++lane) {
@@ -107,12 +109,13 @@ struct ScalarLanes {
             total += (byte & 15) * x[r][c + j] + (byte >> 4) * x[r][c + 4 + j];
           }
         }
-        sums[r].v[lane] = total - bias[r];
+        sums[r].v[lane] = total - 8 * x_sum[r];
       }
     }
   }
   template <int R>
-  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x, Ints* sums) {
+  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x,
+                       const int32_t* /*x_sum*/, Ints* sums) {
     for (int r = 0; r < R; ++r) {
       for (int64_t lane = 0; lane < 16; ++lane) {
         int32_t total = 0;
