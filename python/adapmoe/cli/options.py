@@ -59,7 +59,9 @@ AllocationOption = Annotated[
     ),
 ]
 EvictOption = Annotated[str, typer.Option(help="Give up experts by the tile or whole: expert.")]
-KernelsOption = Annotated[str, typer.Option(help="auto, scalar, avx2 or avx512. All give the same tokens.")]
+KernelsOption = Annotated[
+    str, typer.Option(help="auto, scalar, avx2 or avx512. All give the same tokens.")
+]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
 TraceOption = Annotated[
     Path | None,
