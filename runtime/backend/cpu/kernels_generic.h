@@ -53,7 +53,12 @@ struct Kernels {
       acc[r] = start(args, first + r);
     }
     const int64_t groups = args.cols / args.group_size;
+    // The first pass fetches the next block as it goes: hardware does not look that far ahead.
+    const std::byte* next = args.block + args.scale_bytes + groups * group_bytes;
+    const int64_t share = first == 0 ? args.scale_bytes / groups + group_bytes : 0;
+    int64_t fetched = 0;
     for (int64_t g = 0; g < groups; ++g) {
+      for (; fetched < (g + 1) * share; fetched += 64) __builtin_prefetch(next + fetched, 0, 2);
       typename L::Ints sums[R];
       int32_t group_sum[R];
       for (int r = 0; r < R; ++r) group_sum[r] = x_sum[r][g];
