@@ -197,18 +197,38 @@ struct Kernels {
   template <typename T>
   static void score_block(const AttendArgs& args, int64_t begin, int64_t low, int64_t high,
                           float* scores) {
-    const auto* k = reinterpret_cast<const T*>(args.k);
-    for (int64_t j = low; j < high; ++j) {
-      const T* key = k + j * args.kv_stride;
-      for (int64_t h = 0; h < args.heads; ++h) {
-        const float* q = args.q + h * args.head_dim_padded;
-        L acc = L::set1(0.0F);
-        for (int64_t d = 0; d < args.head_dim_padded; d += 16) {
-          acc = L::fma(L::load(q + d), L::load(key + d), acc);
-        }
-        scores[h * kAttentionBlock + j - begin] = acc.sum() * args.scale;
+    constexpr int64_t kAhead = 32;  // positions; rows of one head lie too far apart for hardware
+    const T* key = reinterpret_cast<const T*>(args.k) + low * args.kv_stride;
+    const T* value = reinterpret_cast<const T*>(args.v) + low * args.kv_stride;
+    for (int64_t j = low - begin; j < high - begin;
+         ++j, key += args.kv_stride, value += args.kv_stride) {
+      fetch(key + kAhead * args.kv_stride, args.head_dim_padded);
+      fetch(value, args.head_dim_padded);  // for weigh_values
+      int64_t h = 0;
+      for (; h + 4 <= args.heads; h += 4) score_heads<4>(args, key, h, scores + j);
+      for (; h < args.heads; ++h) score_heads<1>(args, key, h, scores + j);
+    }
+  }
+
+  template <typename T>
+  static void fetch(const T* row, int64_t count) {
+    for (int64_t i = 0; i < count; i += int64_t{64} / int64_t{sizeof(T)})
+      __builtin_prefetch(row + i);
+  }
+
+  // H query heads share one pass over a key.
+  template <int H, typename T>
+  static void score_heads(const AttendArgs& args, const T* key, int64_t first, float* scores) {
+    L acc[H];
+    for (int i = 0; i < H; ++i) acc[i] = L::set1(0.0F);
+    for (int64_t d = 0; d < args.head_dim_padded; d += 16) {
+      const L k = L::load(key + d);
+      for (int i = 0; i < H; ++i) {
+        const float* q = args.q + (first + i) * args.head_dim_padded;
+        acc[i] = L::fma(L::load(q + d), k, acc[i]);
       }
     }
+    for (int i = 0; i < H; ++i) scores[(first + i) * kAttentionBlock] = acc[i].sum() * args.scale;
   }
 
   // s becomes exp(s - max) inside [low, high) and 0 outside; returns the sum, lane = position
@@ -232,14 +252,28 @@ struct Kernels {
   template <typename T>
   static void weigh_values(const AttendArgs& args, int64_t begin, int64_t low, int64_t high,
                            const float* weights, float* out) {
-    const auto* v = reinterpret_cast<const T*>(args.v);
-    for (int64_t d = 0; d < args.head_dim_padded; d += 16) {
-      L acc = L::set1(0.0F);
-      for (int64_t j = low; j < high; ++j) {
-        acc = L::fma(L::set1(weights[j - begin]), L::load(v + j * args.kv_stride + d), acc);
-      }
-      acc.store(out + d);
+    const T* v = reinterpret_cast<const T*>(args.v) + low * args.kv_stride;
+    const float* w = weights + low - begin;
+    int64_t d = 0;
+    for (; d + 64 <= args.head_dim_padded; d += 64) {
+      weigh_columns<4>(v + d, args.kv_stride, w, high - low, out + d);
     }
+    for (; d < args.head_dim_padded; d += 16) {
+      weigh_columns<1>(v + d, args.kv_stride, w, high - low, out + d);
+    }
+  }
+
+  // 16 * D columns at once: one chain alone would wait for its own additions.
+  template <int D, typename T>
+  static void weigh_columns(const T* v, int64_t stride, const float* weights, int64_t count,
+                            float* out) {
+    L acc[D];
+    for (int i = 0; i < D; ++i) acc[i] = L::set1(0.0F);
+    for (int64_t j = 0; j < count; ++j, v += stride) {
+      const L weight = L::set1(weights[j]);
+      for (int i = 0; i < D; ++i) acc[i] = L::fma(weight, L::load(v + int64_t{16} * i), acc[i]);
+    }
+    for (int i = 0; i < D; ++i) acc[i].store(out + int64_t{16} * i);
   }
 
   static void merge(float* out, const float* block_out, int64_t dim, float* state, float largest,
