@@ -113,6 +113,7 @@ Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
                                               const BackendShape& shape, std::string* note);
 
 // Defined by backend/cuda, or by backend/no_gpu where there is none.
+bool built_with_cuda();
 Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape);
 Result<std::unique_ptr<Backend>> make_cpu_backend(const std::string& kernels, int threads,
                                                   const BackendShape& shape);

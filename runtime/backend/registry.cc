@@ -15,8 +15,9 @@ Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
   auto gpu = make_cuda_backend(shape);
   if (gpu.ok()) return gpu;
   auto cpu = make_cpu_backend(kernels, threads, shape);
-  if (cpu.ok())
-    *note = str_cat("no GPU in this build or machine, running on ", cpu.value()->name());
+  if (cpu.ok() && built_with_cuda()) {
+    *note = str_cat(gpu.status().message(), "; running on ", cpu.value()->name());
+  }
   return cpu;
 }
 
