@@ -73,6 +73,8 @@ struct KernelTable {
 const KernelTable& scalar_kernels();
 #if defined(__x86_64__)
 const KernelTable& avx2_kernels();  // REQUIRES: AVX2, FMA and F16C
+#elif defined(__aarch64__)
+const KernelTable& neon_kernels();  // REQUIRES: the dot-product extension
 #endif
 
 }  // namespace adapmoe
