@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs of runtime/tools, as `make venv` builds them here and `make aarch64` for Arm."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -16,7 +17,11 @@ def tool(name, cpu=None):
     path = ROOT / "build" / build / "runtime/tools" / f"adapmoe-{name}"
     if not path.exists():
         pytest.skip(f"no {path.relative_to(ROOT)}: run `make {made_by}`")
-    return [str(path)] if cpu is None else [*EMULATOR, "-cpu", cpu, str(path)]
+    if cpu is None:
+        return [str(path)]
+    if shutil.which(EMULATOR[0]) is None:
+        pytest.skip(f"no {EMULATOR[0]}: apt-get install qemu-user")
+    return [*EMULATOR, "-cpu", cpu, str(path)]
 
 
 def run(command, *arguments):
