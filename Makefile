@@ -23,13 +23,13 @@ STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
 FUZZERS := manifest_fuzz safetensors_fuzz
 
-BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt
+BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/tools/CMakeLists.txt
 PACKAGE_CPP := $(shell find runtime tests/cpp -name '*.cc' -o -name '*.h')
 CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/fuzz/*.cc)
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz clean
+.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 clean
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -42,6 +42,8 @@ test:
 	$(MAKE) stress
 	@if reason="$$(tests/support/check_fuzzer.sh $(CLANGXX) 2>&1)"; then $(MAKE) fuzz; \
 	  else echo "fuzz: skipped, $$reason"; fi
+	@if reason="$$(tests/support/check_aarch64.sh 2>&1)"; then $(MAKE) aarch64; \
+	  else echo "aarch64: skipped, $$reason"; fi
 	$(MAKE) sanitize
 	$(MAKE) pytest
 
@@ -70,7 +72,7 @@ pytest: $(STAMPS)/test
 
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
 	tests/support/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest \
-	  --ignore=tests/lint -m "not torch and not memory and not slow"
+	  --ignore=tests/lint -m "not torch and not memory and not slow and not aarch64"
 
 # Residency, readers, thread pool and sessions at random. ThreadSanitizer of GCC 12 does not run
 # where the kernel randomises addresses widely, hence setarch where that is allowed.
@@ -98,6 +100,14 @@ fuzz: $(STAMPS)/build-tools
 	  grep stat::number_of_executed_units "$$log"; \
 	done
 
+# The core and its tools for 64-bit Arm; under emulation they must give this machine's bits.
+aarch64: $(STAMPS)/test
+	@tests/support/check_aarch64.sh
+	$(CONFIGURE) -B build/aarch64 --toolchain tests/support/aarch64.cmake \
+	  -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON
+	$(BIN)/cmake --build build/aarch64
+	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py
+
 clean:
 	rm -rf .venv build
 
@@ -122,10 +132,12 @@ $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 	$(PIP) install -q --no-build-isolation ".[export]" -C build-dir=build/release
 	@touch $@
 
-# The demo's installation plus tests and the module adapmoe._testing: it serves the demo too.
+# The demo's installation plus tests and the module adapmoe._testing: it serves the demo too. The
+# tools are only built.
 $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	$(PIP) install -q --no-build-isolation ".[test]" -C build-dir=build/test \
-	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_WERROR=ON
+	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_TOOLS=ON \
+	  -C cmake.define.ADAPMOE_WERROR=ON
 	@touch $(STAMPS)/demo $@
 
 $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test

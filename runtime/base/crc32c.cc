@@ -7,8 +7,8 @@
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
-#elif defined(__ARM_FEATURE_CRC32)
-#include <arm_acle.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace adapmoe {
@@ -110,12 +110,22 @@ uint32_t fold(uint32_t crc, const uint8_t* p, size_t bytes) {
   return has_sse42 ? fold_sse42(crc, p, bytes) : fold_table(crc, p, bytes);
 }
 
-#elif defined(__ARM_FEATURE_CRC32)
+#elif defined(__aarch64__)
+
+// Assembly, because compilers disagree on how to reach the instruction in a file for older CPUs.
+uint32_t fold_crc(uint32_t crc, const uint8_t* p, size_t bytes) {
+  for (; bytes >= 8; p += 8, bytes -= 8) {
+    __asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(load64(p)));
+  }
+  for (; bytes > 0; ++p, --bytes) {
+    __asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"(uint32_t{*p}));
+  }
+  return crc;
+}
 
 uint32_t fold(uint32_t crc, const uint8_t* p, size_t bytes) {
-  for (; bytes >= 8; p += 8, bytes -= 8) crc = __crc32cd(crc, load64(p));
-  for (; bytes > 0; ++p, --bytes) crc = __crc32cb(crc, *p);
-  return crc;
+  static const bool has_crc = (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0;
+  return has_crc ? fold_crc(crc, p, bytes) : fold_table(crc, p, bytes);
 }
 
 #else

@@ -13,7 +13,11 @@ import pytest
 
 from support.source_tree import ROOT
 
-OBJECTS = sorted((ROOT / "build/test").rglob("kernels_*.o"))
+OBJECTS = [
+    path
+    for build in ("test", "aarch64")
+    for path in sorted((ROOT / "build" / build).rglob("kernels_*.o"))
+]
 
 
 def shared_code(isa, listing):

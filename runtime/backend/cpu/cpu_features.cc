@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/backend/cpu/cpu_features.h"
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 #include "runtime/base/strings.h"
 
 namespace adapmoe {
@@ -17,6 +21,8 @@ std::vector<const KernelTable*> available_kernels() {
       __builtin_cpu_supports("f16c")) {
     tables.push_back(&avx2_kernels());
   }
+#elif defined(__aarch64__)
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) tables.push_back(&neon_kernels());
 #endif
   tables.push_back(&scalar_kernels());
   return tables;

@@ -74,6 +74,8 @@ const KernelTable& scalar_kernels();
 #if defined(__x86_64__)
 const KernelTable& avx2_kernels();    // REQUIRES: AVX2, FMA and F16C
 const KernelTable& avx512_kernels();  // REQUIRES: AVX-512 F, BW, DQ, VL and VNNI
+#elif defined(__aarch64__)
+const KernelTable& neon_kernels();  // REQUIRES: the dot-product extension
 #endif
 
 }  // namespace adapmoe

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// adapmoe-tokens: a greedy token stream and the digest of its logits, to compare with another
+// machine's.
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/base/crc32c.h"
+#include "runtime/base/strings.h"
+#include "runtime/engine/session.h"
+
+namespace adapmoe {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: adapmoe-tokens PACK ID... [-n N] [--kernels NAME] [--threads N] [--memory BYTES]\n"
+    "\n"
+    "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
+    "Prints the decoded ids, and the CRC32C of all logits, the prompt's included.\n"
+    "\n"
+    "  -n N            tokens to decode (default 16)\n"
+    "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
+    "  --threads N     compute threads (default: one per core)\n"
+    "  --memory BYTES  memory ceiling (default: 80 % of what is available)\n"
+    "\n"
+    "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
+
+struct Options {
+  std::string pack;
+  std::vector<int32_t> ids;
+  int64_t tokens = 16;
+  SessionConfig config;
+};
+
+template <typename T>
+std::optional<T> parse_number(std::string_view text) {
+  T value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+Status set_option(std::string_view name, const std::string& value, Options& options) {
+  if (name == "--kernels") {
+    options.config.kernels = value;
+    return {};
+  }
+  const auto number = parse_number<int64_t>(value);
+  if (!number) return invalid_argument(str_cat(name, " takes a number, not \"", value, '"'));
+  const int64_t largest = name == "--threads" ? 1024 : int64_t{1} << 62;
+  if (*number > largest) return invalid_argument(str_cat(name, " is at most ", largest));
+  if (name == "-n") options.tokens = *number;
+  if (name == "--memory") options.config.memory_bytes = *number;
+  if (name == "--threads") options.config.threads = static_cast<int>(*number);
+  return {};
+}
+
+Result<Options> parse(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kNames[] = {"-n", "--kernels", "--threads", "--memory"};
+  Options options;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (std::find(std::begin(kNames), std::end(kNames), argument) != std::end(kNames)) {
+      if (i + 1 == arguments.size()) return invalid_argument(argument + " needs a value");
+      ADAPMOE_RETURN_IF_ERROR(set_option(argument, arguments[++i], options));
+    } else if (argument.starts_with('-')) {
+      return invalid_argument("unknown option " + argument);
+    } else if (options.pack.empty()) {
+      options.pack = argument;
+    } else if (const auto id = parse_number<int32_t>(argument)) {
+      options.ids.push_back(*id);
+    } else {
+      return invalid_argument(str_cat("\"", argument, "\" is not a token id"));
+    }
+  }
+  if (options.ids.empty()) return invalid_argument("a pack and at least one token id are needed");
+  options.config.max_context = static_cast<int64_t>(options.ids.size()) + options.tokens;
+  return options;
+}
+
+uint32_t digest(const std::vector<float>& logits, uint32_t before) {
+  return crc32c(logits.data(), logits.size() * sizeof(float), before);
+}
+
+Status run(const Options& options) {
+  auto opened = Session::open(options.pack, options.config);
+  if (!opened.ok()) return opened.status();
+  Session& session = *opened.value();
+  auto sequence = session.new_sequence();
+  if (!sequence.ok()) return sequence.status();
+
+  const auto vocab = static_cast<size_t>(session.model().vocab_size);
+  std::vector<float> logits(options.ids.size() * vocab);
+  const auto prefilled =
+      session.prefill(sequence.value(), options.ids, /*all_logits=*/true, logits, Interrupt());
+  if (!prefilled.ok()) return prefilled.status();
+  uint32_t crc = digest(logits, 0);
+  logits.erase(logits.begin(), logits.end() - static_cast<ptrdiff_t>(vocab));
+
+  std::printf("backend %s\ntokens", session.backend().c_str());
+  for (int64_t i = 0; i < options.tokens; ++i) {
+    const auto best = std::max_element(logits.begin(), logits.end());
+    const auto id = static_cast<int32_t>(best - logits.begin());
+    std::printf(" %d", id);
+    Sequence* const sequences[] = {&sequence.value()};
+    const auto decoded = session.decode(sequences, {&id, 1}, logits, Interrupt());
+    if (!decoded.ok()) return decoded.status();
+    crc = digest(logits, crc);
+  }
+  std::printf("\nlogits %08x\n", crc);
+  const StepStats stats = session.totals();
+  std::printf("bytes_read %lld\n", static_cast<long long>(stats.bytes_read));
+  return {};
+}
+
+int run_program(const std::vector<std::string>& arguments) {
+  if (arguments == std::vector<std::string>{"--help"}) {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
+  const auto options = parse(arguments);
+  if (!options.ok()) {
+    std::fprintf(stderr, "adapmoe-tokens: %s\n%s", options.status().message().c_str(), kUsage);
+    return 2;
+  }
+  const Status status = run(options.value());
+  if (!status.ok()) std::fprintf(stderr, "adapmoe-tokens: %s\n", status.message().c_str());
+  return status.ok() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace adapmoe
+
+int main(int argc, char** argv) {
+  try {
+    return adapmoe::run_program(std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const std::exception& error) {  // out of memory
+    std::fprintf(stderr, "adapmoe-tokens: %s\n", error.what());
+    return 1;
+  }
+}

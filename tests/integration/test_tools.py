@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of runtime/tools on this machine."""
+
+import numpy as np
+import pytest
+
+from adapmoe import LLM, _testing
+from support.tools import kernel_digests, run, token_report, tool
+
+IDS = [1, 45, 67, 300, 12, 99]
+
+
+def test_kernel_check_covers_every_table_and_finds_them_equal():
+    digests = kernel_digests()
+    assert list(digests) == _testing.kernel_names()
+    assert len(digests["scalar"]) == 10
+    assert all(table == digests["scalar"] for table in digests.values())
+
+
+def test_tokens_are_those_of_the_library(pack_factory):
+    pack = pack_factory(experts="int4")
+    report = token_report(pack, *IDS, "-n", 5)
+    with LLM(pack, max_context=32) as llm, llm.new_sequence() as sequence:
+        rows = list(sequence.prefill(np.array(IDS, np.int32), all_logits=True))
+        ids = []
+        for _ in range(5):
+            ids.append(int(rows[-1].argmax()))
+            rows.append(sequence.decode(ids[-1]))
+    assert report["tokens"] == " ".join(map(str, ids))
+    assert report["logits"] == f"{_testing.crc32c(np.stack(rows).reshape(-1).view(np.uint8)):08x}"
+
+
+@pytest.mark.parametrize("name", ["kernel-check", "tokens"])
+def test_help(name):
+    done = run(tool(name), "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: adapmoe-{name} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("kernel-check", ["all"], "unexpected argument all"),
+        ("tokens", [], "a pack and at least one token id are needed"),
+        ("tokens", ["p", "x"], '"x" is not a token id'),
+        ("tokens", ["p", 1, "-n"], "-n needs a value"),
+        ("tokens", ["p", 1, "-n", "-4"], '-n takes a number, not "-4"'),
+        ("tokens", ["p", 1, "--threads", 4096], "--threads is at most 1024"),
+        ("tokens", ["p", 1, "--thread", 2], "unknown option --thread"),
+    ],
+)
+def test_wrong_usage(name, arguments, message):
+    done = run(tool(name), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "usage:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kernels", "abacus", 1], 'kernels="abacus" cannot run on this machine'),
+        (["--memory", 4096, 1], "is below the floor"),
+        ([99999999], "outside the vocabulary"),
+    ],
+)
+def test_a_model_that_cannot_run(pack_factory, arguments, message):
+    done = run(tool("tokens"), pack_factory(), *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of runtime/tools, as `make venv` builds them here and `make aarch64` for Arm."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from support.source_tree import ROOT
+
+EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+
+
+def tool(name, cpu=None):
+    """The command that runs adapmoe-`name`: here, or on the Arm `cpu` that qemu emulates."""
+    build, made_by = ("test", "venv") if cpu is None else ("aarch64", "aarch64")
+    path = ROOT / "build" / build / "runtime/tools" / f"adapmoe-{name}"
+    if not path.exists():
+        pytest.skip(f"no {path.relative_to(ROOT)}: run `make {made_by}`")
+    if cpu is None:
+        return [str(path)]
+    if shutil.which(EMULATOR[0]) is None:
+        pytest.skip(f"no {EMULATOR[0]}: apt-get install qemu-user")
+    return [*EMULATOR, "-cpu", cpu, str(path)]
+
+
+def run(command, *arguments):
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+
+
+def kernel_digests(cpu=None):
+    """{table: {kernel: digest}} of adapmoe-kernel-check, which found all tables equal to scalar."""
+    done = run(tool("kernel-check", cpu))
+    assert done.returncode == 0, done.stdout + done.stderr
+    digests = {}
+    for line in done.stdout.splitlines():
+        table, kernel, digest = line.split()
+        digests.setdefault(table, {})[kernel] = digest
+    return digests
+
+
+def token_report(pack, *arguments, cpu=None):
+    """{word: rest of its line} of adapmoe-tokens."""
+    done = run(tool("tokens", cpu), pack, *arguments)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
