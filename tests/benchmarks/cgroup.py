@@ -17,6 +17,10 @@ class CgroupUnavailable(Exception):
     """Why no group can be made here."""
 
 
+class CachedPages(Exception):
+    """Pages of a file stay in the page cache."""
+
+
 class MemoryCgroup:
     """Limits what its processes use, page cache counted."""
 
@@ -54,7 +58,7 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
 def drop_from_page_cache(files: list[Path]) -> None:
     """So that their pages are read again, and charged to who reads them.
 
-    Raises RuntimeError when pages stay, which somebody else has mapped or locked.
+    Raises CachedPages when pages stay, which somebody else has mapped or locked.
     """
     for path in files:
         with path.open("rb") as file:
@@ -62,7 +66,7 @@ def drop_from_page_cache(files: list[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         share = cached_share(path)
         if share > 0.01:
-            raise RuntimeError(f"{path}: {share:.0%} stays in the page cache; who else uses it?")
+            raise CachedPages(f"{path}: {share:.0%} stays in the page cache; who else uses it?")
 
 
 def cached_share(path: Path) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from benchmarks import timed_run
 
-from adapmoe import LLM, _core
+from adapmoe import LLM
 
 
 class OurEngine:
@@ -36,6 +36,9 @@ class OurEngine:
     def clear(self) -> None:
         self._sequence.reset()
 
+    def begin(self) -> None:
+        self._before = self._llm.stats
+
     def routing(self) -> np.ndarray:
         visits = self._llm.trace()
         layers = 1 + max(layer for _, layer, _ in visits)
@@ -43,15 +46,14 @@ class OurEngine:
         return experts.reshape(-1, layers, experts.shape[1])
 
     def facts(self) -> dict[str, Any]:
-        split, total = self._llm.memory_split, self._llm.stats
-        last: _core.StepStats = self._sequence.last_stats
+        split, before, after = self._llm.memory_split, self._before, self._llm.stats
+        visits = after.experts_used - before.experts_used
         return {
             "backend": self._llm.backend,
             "memory_bytes": split.memory_bytes,
             "experts_resident": split.frames / split.frames_total,
-            "hit_rate": total.expert_hits / total.experts_used,
-            "last_step_compute_s": last.compute_s,
-            "last_step_stall_s": last.stall_s,
+            "hit_rate": (after.expert_hits - before.expert_hits) / visits,
+            "stall_share": (after.stall_s - before.stall_s) / (after.wall_s - before.wall_s),
         }
 
 

@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 from benchmarks.agreement import measure_agreement
 from benchmarks.bounds import measure_bounds, weight_bytes_per_token
-from benchmarks.cgroup import CgroupUnavailable
+from benchmarks.cgroup import CachedPages, CgroupUnavailable
 from benchmarks.gguf_file import write_gguf
 from benchmarks.pairing_summary import agreement_text, summarize, table_of
 from benchmarks.peer_build import CMAKE, PACKAGE, VERSION, peer_python
 from benchmarks.rows import AGREEMENT, ROWS, Row
-from benchmarks.sides import PYTHON_MARGIN, TESTS, Runner
+from benchmarks.sides import PYTHON_MARGIN, TESTS, Runner, SideFailed
 from rich.console import Console
 
 from adapmoe.tokenizer import Tokenizer
 
 _PREFILL_WARM_UP = 128
+_TABLE_COLUMNS = 150  # of a file or a pipe
 
 
 def say(text: str) -> None:
@@ -51,16 +52,17 @@ class Pairing:
 
     def ids(self, begin: int, count: int) -> list[int]:
         """A piece of the text, which is repeated where it ends."""
-        return [
-            int(token) for token in np.take(self._ids, range(begin, begin + count), mode="wrap")
-        ]
+        return np.take(self._ids, range(begin, begin + count), mode="wrap").tolist()
 
     def agreement(self) -> dict[str, Any]:
         say(f"{AGREEMENT}: {self._arguments.agreement_tokens} tokens, one by one, both sides")
         return measure_agreement(self._runner, self.ids(0, self._arguments.agreement_tokens + 1))
 
     def row(self, row: Row) -> dict[str, Any]:
-        """All pairs of a row and their summary. Raises CgroupUnavailable and SideFailed."""
+        """All pairs of a row and their summary.
+
+        Raises CgroupUnavailable, SideFailed and CachedPages.
+        """
         limit = None if row.fraction is None else int(row.fraction * self._model_bytes)
         pairs = []
         for number in range(self._arguments.pairs):
@@ -132,16 +134,22 @@ def open_results(path: Path, pack: Path, gguf: Path) -> dict[str, Any]:
     return results
 
 
-def measure(pairing: Pairing, names: list[str], results: dict[str, Any], out: Path) -> None:
-    """Each row goes into the file as soon as it is measured."""
+def measure(pairing: Pairing, names: list[str], results: dict[str, Any], out: Path) -> list[str]:
+    """Each row goes into the file as soon as it is measured; returns the names that failed."""
+    failed = []
     for name in names:
         try:
             found = pairing.agreement() if name == AGREEMENT else pairing.row(ROWS[name])
         except CgroupUnavailable as why:
             say(f"{name}: not measured: {why}")
             continue
+        except (SideFailed, CachedPages) as why:
+            say(f"{name}: failed: {why}")
+            failed.append(name)
+            continue
         results["rows"][name] = found | {"provenance": provenance()}
         out.write_text(json.dumps(results, indent=1) + "\n")
+    return failed
 
 
 def arguments_of(command_line: list[str] | None) -> argparse.Namespace:
@@ -179,11 +187,13 @@ def main(command_line: list[str] | None = None) -> None:
         write_gguf(pack, gguf)
     runner = Runner(pack, gguf, python, arguments.threads, arguments.gating, arguments.ours)
     results = open_results(out, pack, gguf)
-    measure(Pairing(arguments, runner), arguments.rows, results, out)
-    console = Console()
+    failed = measure(Pairing(arguments, runner), arguments.rows, results, out)
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_COLUMNS)
     console.print(table_of(results))
     console.print(agreement_text(results))
     console.print(str(out))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def _side(row: Row, name: str, pairs: list[Pair], weight_bytes: int) -> dict[str
     figures = ("tokens_per_s", "bytes_per_token", "first_token_s", "bytes_to_first_token", "open_s")
     summary: dict[str, Any] = {
         figure: _spread([report[figure] for report in reports])
-        for figure in (*figures, "hit_rate", "largest_usage")
+        for figure in (*figures, "hit_rate", "stall_share", "largest_usage")
         if figure in reports[0]
     }
     if row.task == "decode":
@@ -85,7 +85,12 @@ def _add_row(table: Table, row: Row, summary: dict[str, Any]) -> None:
 
 
 def _text(spread: dict[str, float], unit: float = 1.0) -> str:
-    return str(Spread(**{name: value / unit for name, value in spread.items()}))
+    median, least, most = (_number(spread[name] / unit) for name in ("median", "least", "most"))
+    return f"{median} ({least} - {most})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def agreement_text(results: dict[str, Any]) -> str:

@@ -121,6 +121,9 @@ class PeerEngine:
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)
 
+    def begin(self) -> None:
+        """Nothing is counted in there."""
+
     def routing(self) -> np.ndarray:
         assert self._recorder is not None
         layers = 1 + max(layer for layer, _ in self._recorder.chosen)

@@ -55,6 +55,8 @@ class Runner:
         settings = dict(self.settings)
         if limit is None:
             settings["expert_fraction"] = 1.0
+        elif limit <= PYTHON_MARGIN:
+            raise SideFailed(f"a limit of {limit} bytes is less than Python needs: {PYTHON_MARGIN}")
         else:
             settings["memory"] = limit - PYTHON_MARGIN
         if side.gated:

@@ -27,6 +27,9 @@ class Engine(Protocol):
     def clear(self) -> None:
         """Forget all tokens."""
 
+    def begin(self) -> None:
+        """What comes now is measured."""
+
     def facts(self) -> dict[str, Any]:
         """What else belongs into the report."""
 
@@ -55,6 +58,7 @@ def decode(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     for token in ids[prompt : prompt + warm_up]:
         engine.decode(token)
     measured, logits, steps = ids[prompt + warm_up : -1], [], []
+    engine.begin()
     before = bytes_read()
     for token in measured:
         began = time.perf_counter()
@@ -73,6 +77,7 @@ def prefill(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     if job["warm_up"]:
         engine.prefill(job["ids"][: job["warm_up"]])
         engine.clear()
+    engine.begin()
     before, began = bytes_read(), time.perf_counter()
     engine.prefill(job["ids"][: job["prompt"]])
     seconds = time.perf_counter() - began
@@ -97,6 +102,7 @@ def main(open_engine) -> None:
     job = json.load(sys.stdin)
     before, began = bytes_read(), time.perf_counter()
     engine = open_engine(job)
+    engine.begin()
     report: dict[str, Any] = {"open_s": time.perf_counter() - began}
     if job["task"] == "first_token":
         first = int(engine.prefill(job["ids"][: job["prompt"]]).argmax())
