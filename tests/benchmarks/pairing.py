@@ -10,11 +10,8 @@ Usage: python -m benchmarks.pairing PACK [--gguf FILE] [--out FILE] [--rows NAME
 """
 
 import argparse
-import hashlib
 import json
 import os
-import platform
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,15 +22,17 @@ from benchmarks.agreement import measure_agreement
 from benchmarks.bounds import measure_bounds, weight_bytes_per_token
 from benchmarks.cgroup import CachedPages, CgroupUnavailable
 from benchmarks.gguf_file import write_gguf
+from benchmarks.pairing_results import open_results, provenance
 from benchmarks.pairing_summary import agreement_text, summarize, table_of
-from benchmarks.peer_build import CMAKE, PACKAGE, VERSION, peer_python
+from benchmarks.peer_build import peer_python
 from benchmarks.rows import AGREEMENT, ROWS, Row
-from benchmarks.sides import PYTHON_MARGIN, TESTS, Runner, SideFailed
+from benchmarks.sides import TESTS, Runner, SideFailed
 from rich.console import Console
 
 from adapmoe.tokenizer import Tokenizer
 
 _PREFILL_WARM_UP = 128
+_QUIET_LOAD = 0.5
 _TABLE_COLUMNS = 150  # of a file or a pipe
 
 
@@ -100,40 +99,6 @@ class Pairing:
         }
 
 
-def provenance() -> dict[str, Any]:
-    """Where and of what the figures of a row are."""
-    git = subprocess.run(
-        ["git", "-C", TESTS, "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-    )
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return {
-        "command": sys.argv[1:],
-        "commit": git.stdout.strip(),
-        "cpu": cpu[0].split(": ", 1)[1] if cpu else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-    }
-
-
-def open_results(path: Path, pack: Path, gguf: Path) -> dict[str, Any]:
-    """What was measured before, or an empty file's contents."""
-    model = {
-        "manifest_sha256": hashlib.sha256((pack / "manifest.json").read_bytes()).hexdigest(),
-        "gguf_bytes": gguf.stat().st_size,
-        "peer": f"{PACKAGE} {VERSION}",
-        "peer_cmake": CMAKE,
-        "python_margin_bytes": PYTHON_MARGIN,
-    }
-    if not path.exists():
-        return model | {"rows": {}}
-    results = json.loads(path.read_text())
-    if any(results.get(name) != value for name, value in model.items()):
-        raise SystemExit(f"{path}: of another model or peer; move it away or give another --out")
-    return results
-
-
 def measure(pairing: Pairing, names: list[str], results: dict[str, Any], out: Path) -> list[str]:
     """Each row goes into the file as soon as it is measured; returns the names that failed."""
     failed = []
@@ -185,6 +150,8 @@ def main(command_line: list[str] | None = None) -> None:
     if not gguf.exists():
         say(f"writing {gguf}")
         write_gguf(pack, gguf)
+    if os.getloadavg()[0] > _QUIET_LOAD:
+        say(f"the machine is busy (load {os.getloadavg()[0]:.1f}): no figure will be worth much")
     runner = Runner(pack, gguf, python, arguments.threads, arguments.gating, arguments.ours)
     results = open_results(out, pack, gguf)
     failed = measure(Pairing(arguments, runner), arguments.rows, results, out)

@@ -76,7 +76,7 @@ def test_what_is_not_q4_0_is_refused(pack_factory):
 
 
 def test_the_file_can_be_read_back(pack, tensors, tmp_path):
-    gguf = pytest.importorskip("gguf", reason="the file needs gguf: pip install 'adapmoe[bench]'")
+    gguf = pytest.importorskip("gguf", reason="the file needs gguf: pip install --group bench")
     write_gguf(pack, tmp_path / "model.gguf")
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
     assert {tensor.name for tensor in reader.tensors} == set(tensors)
