@@ -18,6 +18,9 @@ PROMPT := The function returns
 BENCH_DIR ?= build/bench
 BENCH_PACK := $(BENCH_DIR)/tiny-mixtral.adapmoe
 WIDE_PACK := $(BENCH_DIR)/mixtral-wide.adapmoe
+PAIRED_NARROW := $(BENCH_DIR)/tiny-mixtral-int4.adapmoe
+PAIRED_PACK := $(BENCH_DIR)/mixtral-wide-int4.adapmoe
+PAIRING_OPTIONS ?=
 BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
@@ -47,13 +50,15 @@ test:
 	$(MAKE) sanitize
 	$(MAKE) pytest
 
-# The model of the demo at the size of Mixtral-8x7B's layers: 6.8 GB in $(BENCH_DIR), made once. On
-# a quiet machine; nothing is judged.
-bench: $(STAMPS)/demo $(WIDE_PACK)/calibration.json
+# The model of the demo at the size of Mixtral-8x7B's layers, made once in $(BENCH_DIR): 6.8 GB, and
+# 13.1 GB to pair with llama.cpp (all int4, and as GGUF). On a quiet machine; nothing is judged. Rows
+# with a memory limit need root.
+bench: $(STAMPS)/bench-tools $(WIDE_PACK)/calibration.json $(PAIRED_PACK)/calibration.json
 	for share in 50% 25%; do \
 	  $(BIN)/adapmoe bench $(WIDE_PACK) --experts-resident $$share --text tests/text/evaluation.txt \
 	    $(BENCH_OPTIONS) --ablation || exit 1; \
 	done
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.pairing $(PAIRED_PACK) $(PAIRING_OPTIONS)
 
 venv: $(STAMPS)/test
 
@@ -126,6 +131,10 @@ $(STAMPS)/dev-tools: pyproject.toml $(STAMPS)/build-tools
 	$(PIP) install -q --group dev
 	@touch $@
 
+$(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
+	$(PIP) install -q --group bench
+	@touch $@
+
 # What a user gets, plus the exporter: no torch, no transformers.
 $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 	rm -f $(STAMPS)/test
@@ -170,6 +179,17 @@ $(BENCH_PACK)/calibration.json: $(wildcard $(MODEL)/*) | $(STAMPS)/demo
 $(WIDE_PACK)/calibration.json: tests/benchmarks/widen.py | $(BENCH_PACK)/calibration.json
 	rm -rf $(WIDE_PACK)
 	$(BIN)/python tests/benchmarks/widen.py $(MODEL) $(WIDE_PACK) --calibration-of $(BENCH_PACK)
+
+$(PAIRED_NARROW)/calibration.json: $(wildcard $(MODEL)/*) | $(STAMPS)/demo
+	rm -rf $(PAIRED_NARROW) $(PAIRED_NARROW).partial
+	@mkdir -p $(dir $(PAIRED_NARROW))
+	$(BIN)/adapmoe export $(MODEL) $(PAIRED_NARROW) --experts int4 --dense int4
+	$(BIN)/adapmoe calibrate $(PAIRED_NARROW) --text tests/text/calibration.txt
+
+$(PAIRED_PACK)/calibration.json: tests/benchmarks/widen.py | $(PAIRED_NARROW)/calibration.json
+	rm -rf $(PAIRED_PACK) $(PAIRED_PACK:.adapmoe=.gguf)
+	$(BIN)/python tests/benchmarks/widen.py $(MODEL) $(PAIRED_PACK) --dense int4 \
+	  --calibration-of $(PAIRED_NARROW)
 
 # Several tiles per expert.
 $(STRESS_PACK)/manifest.json: $(STAMPS)/test $(wildcard $(MODEL)/*)

@@ -135,7 +135,15 @@ def axes(narrow, wide):
 
 
 def check_shape(narrow, wide):
-    """Raises ExportError unless every wide size is a multiple of the narrow one."""
+    """Raises ExportError unless every wide size is a multiple of the narrow one.
+
+    A model of fewer layers, or of a longer context than it was trained for, is for timing.
+    """
+    if not 1 <= wide.num_hidden_layers <= narrow.num_hidden_layers:
+        raise ExportError(
+            f"num_hidden_layers {wide.num_hidden_layers}: expected 1 to "
+            f"{narrow.num_hidden_layers}, the checkpoint's, of which the first are taken"
+        )
     for name in MIXTRAL_8X7B:
         small, large = getattr(narrow, name), getattr(wide, name)
         if large < small or large % small:
@@ -153,8 +161,9 @@ def check_shape(narrow, wide):
 def widen(source, out, shape=None, progress=None, **options):
     """Write the pack of the widened checkpoint; return its manifest.
 
-    `shape` changes fields of MIXTRAL_8X7B, `options` are those of ExportOptions. Raises
-    CheckpointError and ExportError.
+    `shape` changes fields of MIXTRAL_8X7B and any other of the config, such as
+    `num_hidden_layers`; `options` are those of ExportOptions. Raises CheckpointError and
+    ExportError.
     """
     options = ExportOptions(**options)
     _, narrow_plan = open_checkpoint(source, options=ExportOptions())
@@ -192,6 +201,8 @@ def main():
     parser.add_argument("out", type=Path, help="the pack to write")
     for name, size in MIXTRAL_8X7B.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
+    parser.add_argument("--layers", type=int, help="the first ones; default: all")
+    parser.add_argument("--context", type=int, help="tokens; default: what it was trained for")
     parser.add_argument("--experts", choices=DTYPES, default="int4")
     parser.add_argument("--dense", choices=DTYPES, default="int8")
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=32)
@@ -201,11 +212,16 @@ def main():
         "--calibration-of", type=Path, help="the checkpoint's own pack, calibrated: carry it over"
     )
     arguments = parser.parse_args()
+    shape = {name: getattr(arguments, name) for name in MIXTRAL_8X7B}
+    if arguments.layers is not None:
+        shape["num_hidden_layers"] = arguments.layers
+    if arguments.context is not None:
+        shape["max_position_embeddings"] = arguments.context
     began = time.perf_counter()
     manifest = widen(
         arguments.checkpoint,
         arguments.out,
-        {name: getattr(arguments, name) for name in MIXTRAL_8X7B},
+        shape,
         experts=arguments.experts,
         dense=arguments.dense,
         group_size=arguments.group_size,

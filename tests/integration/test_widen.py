@@ -55,6 +55,14 @@ def test_several_tiles_and_int4_stay_within_the_quantization_error(
     assert np.sqrt(np.mean((wide - narrow) ** 2)) <= 0.05 * narrow.std()
 
 
+def test_the_first_layers_alone_and_a_longer_context_can_be_had(tiny_checkpoint, tmp_path):
+    shape = SHAPE | {"num_hidden_layers": 2, "max_position_embeddings": 8192}
+    widening.widen(tiny_checkpoint, tmp_path / "wide.adapmoe", shape)
+    with LLM(tmp_path / "wide.adapmoe", max_context=8192) as llm, llm.new_sequence() as sequence:
+        sequence.prefill([1, 2, 3])
+        assert sequence.last_stats.experts_activated == 3 * 2 * 2
+
+
 @pytest.mark.parametrize("broken", ["q_proj", "o_proj", "w2", "inv_freq"])
 def test_each_correction_counts(narrow_logits, tiny_checkpoint, tmp_path, monkeypatch, broken):
     axes_of = widening.axes
@@ -76,6 +84,7 @@ def test_each_correction_counts(narrow_logits, tiny_checkpoint, tmp_path, monkey
         ({"hidden_size": 384}, "hidden_size"),
         ({"num_key_value_heads": 8}, "heads per KV head"),
         ({"head_dim": 16}, "head_dim"),
+        ({"num_hidden_layers": 9}, "num_hidden_layers"),
     ],
 )
 def test_a_shape_that_is_no_multiple_is_refused(tiny_checkpoint, tmp_path, change, name):

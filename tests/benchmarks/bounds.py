@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What no runtime can beat: weights come from memory, and what is missed from the disk."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapmoe.bench.bound import read_experts
+
+_SECONDS = 2.0  # of each measurement
+_BYTES_PER_THREAD = 512 << 20  # far more than a last-level cache, which would flatter
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bytes per second; `direct`: whether the disk's figure is past the page cache."""
+
+    memory_bytes_per_s: float
+    disk_bytes_per_s: float
+    direct: bool
+
+
+def measure_bounds(pack: Path, manifest: dict[str, Any], threads: int) -> Bounds:
+    """Reads of memory by all threads; random experts from the disk, two outstanding."""
+    memory = read_memory(threads)
+    disk, direct = read_experts(pack, manifest["experts"], seconds=_SECONDS)
+    return Bounds(memory, disk, direct)
+
+
+def read_memory(threads: int) -> float:
+    """Bytes per second that `threads` threads read in sequence together, the best of several."""
+    parts = [np.ones(_BYTES_PER_THREAD // 4, np.float32) for _ in range(threads)]
+    best, deadline = 0.0, time.perf_counter() + _SECONDS
+    with ThreadPoolExecutor(threads) as pool:
+        while best == 0.0 or time.perf_counter() < deadline:
+            began = time.perf_counter()
+            list(pool.map(np.max, parts))
+            seconds = time.perf_counter() - began
+            best = max(best, threads * _BYTES_PER_THREAD / seconds)
+    return best
+
+
+def weight_bytes_per_token(manifest: dict[str, Any]) -> int:
+    """Read from memory to decode a token: top_k experts per layer and all dense but one table."""
+    config, tensors = manifest["config"], manifest["dense"]["tensors"]
+    dense = sum(tensor["bytes"] for tensor in tensors.values())
+    if not config["tie_word_embeddings"]:
+        dense -= tensors["model.embed_tokens.weight"]["bytes"]
+    experts = config["num_hidden_layers"] * config["num_experts_per_tok"]
+    return dense + experts * manifest["experts"]["expert_bytes"]
+
+
+def fraction_of_bound(report: dict[str, Any], bounds: Bounds, weight_bytes: int) -> float:
+    """Of a decoding run: the least time for its tokens over the time they took; 1 is perfect."""
+    least = max(
+        weight_bytes / bounds.memory_bytes_per_s,
+        report["bytes_per_token"] / bounds.disk_bytes_per_s,
+    )
+    return least * report["tokens_per_s"]
