@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What no runtime can beat: weights come from memory, and what is missed from the disk."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adapmoe.bench.bound import read_experts
+from adapmoe.planning.memory_probe import measure_memory
 
 _SECONDS = 2.0  # of each measurement
-_BYTES_PER_THREAD = 512 << 20  # far more than a last-level cache, which would flatter
 
 
 @dataclass(frozen=True)
@@ -26,22 +22,9 @@ class Bounds:
 
 def measure_bounds(pack: Path, manifest: dict[str, Any], threads: int) -> Bounds:
     """Reads of memory by all threads; random experts from the disk, two outstanding."""
-    memory = read_memory(threads)
+    memory = measure_memory(threads=threads, seconds=_SECONDS)
     disk, direct = read_experts(pack, manifest["experts"], seconds=_SECONDS)
     return Bounds(memory, disk, direct)
-
-
-def read_memory(threads: int) -> float:
-    """Bytes per second that `threads` threads read in sequence together, the best of several."""
-    parts = [np.ones(_BYTES_PER_THREAD // 4, np.float32) for _ in range(threads)]
-    best, deadline = 0.0, time.perf_counter() + _SECONDS
-    with ThreadPoolExecutor(threads) as pool:
-        while best == 0.0 or time.perf_counter() < deadline:
-            began = time.perf_counter()
-            list(pool.map(np.max, parts))
-            seconds = time.perf_counter() - began
-            best = max(best, threads * _BYTES_PER_THREAD / seconds)
-    return best
 
 
 def weight_bytes_per_token(manifest: dict[str, Any]) -> int:
