@@ -61,6 +61,12 @@ AllocationOption = Annotated[
 EvictOption = Annotated[str, typer.Option(help="Give up experts by the tile or whole: expert.")]
 KernelsOption = Annotated[str, typer.Option(help="auto, scalar or avx2. All give the same tokens.")]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
+ReaderOption = Annotated[
+    str,
+    typer.Option(
+        help="io_uring, pread, or auto: io_uring where it works. All give the same tokens."
+    ),
+]
 TraceOption = Annotated[
     Path | None,
     typer.Option(
@@ -94,6 +100,7 @@ class LLMOptions(NamedTuple):
     kv_dtype: str
     prefill_chunk: int = 128
     timeline: bool = False
+    reader: str = "auto"
 
 
 class ExpertOptions(NamedTuple):
@@ -127,6 +134,7 @@ def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) ->
         kv_dtype=options.kv_dtype,
         prefill_chunk=options.prefill_chunk,
         timeline=options.timeline,
+        reader=options.reader,
         **experts._asdict(),
         verbose=True,
     )
