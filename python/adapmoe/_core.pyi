@@ -82,7 +82,8 @@ class Session:
         backend: str = "auto",  # auto | cpu | cuda
         kernels: str = "auto",  # auto | scalar | avx2 | avx512
         policy: str = "farthest-layer",  # farthest-layer | lru | lfru | least-stale
-        readers: int = 4,  # reader threads
+        reader: str = "auto",  # auto | io_uring | pread
+        readers: int = 4,  # reads at the same time
         direct_io: bool = True,
         verify: str = "always",  # always | first | never: CRC32C of tiles as they are read
         gating: str = "off",  # off | sensitivity | residency
@@ -131,9 +132,11 @@ class Session:
     @property
     def backend(self) -> str: ...  # e.g. "cpu/avx2"
     @property
+    def reader(self) -> str: ...  # the one in use: "io_uring" or "pread"
+    @property
     def notes(
         self,
-    ) -> list[str]: ...  # one line each: O_DIRECT refused, backend fallback, below one cycle
+    ) -> list[str]: ...  # one line each: O_DIRECT refused, fallbacks, below one cycle
     def close(self) -> None: ...
 
 def inspect_pack(path: str) -> str:

@@ -71,7 +71,9 @@ class LLM(TextLevel):
         gating_threshold: T of the gating rule; 0 never leaves anything out; None: calibration's.
         sensitivity: s_i of the rule, one per layer; empty: calibration's.
         prefill_chunk: most prompt tokens per step.
-        readers: reader threads.
+        reader: "io_uring" or "pread" (threads), or "auto": io_uring where it may be used. All give
+            the same bits; `LLM.reader` is the one in use.
+        readers: reads at the same time.
         direct_io: bypass the page cache where the file system allows it.
         warm_restart: read the experts that were resident at the last close in the background, and
             remember them at this close, in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
@@ -107,6 +109,7 @@ class LLM(TextLevel):
         gating_threshold: float | None = None,
         sensitivity: ItemSequence[float] = (),
         prefill_chunk: int = 128,
+        reader: str = "auto",
         readers: int = 4,
         direct_io: bool = True,
         warm_restart: bool = True,
@@ -133,6 +136,7 @@ class LLM(TextLevel):
             evict=evict,
             prefetch_depth=prefetch,
             first_layer_gate=first_layer_gate(pack, prefetch),
+            reader=reader,
             readers=readers,
             direct_io=direct_io,
             verify=verify,

@@ -154,6 +154,11 @@ class StepLevel:
         """Backend and kernels in use, such as "cpu/avx2"."""
         return self._session.backend
 
+    @property
+    def reader(self) -> str:
+        """What reads experts: "io_uring", or "pread" from a pool of threads."""
+        return self._session.reader
+
     def close(self) -> None:
         """Close all sequences and give all memory back, after a step that is running.
 

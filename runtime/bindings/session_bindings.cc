@@ -86,9 +86,10 @@ MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
 void open(PySession* self, const std::string& path, int64_t memory_bytes, double expert_fraction,
           int threads, int64_t max_context, int64_t max_sequences, const std::string& kv_dtype,
           int64_t prefill_chunk, const std::string& backend, const std::string& kernels,
-          const std::string& policy, int readers, bool direct_io, const std::string& verify,
-          const std::string& gating, float gating_threshold, std::vector<float> sensitivity,
-          const std::string& evict, std::vector<int64_t> layer_floors, int prefetch_depth,
+          const std::string& policy, const std::string& reader, int readers, bool direct_io,
+          const std::string& verify, const std::string& gating, float gating_threshold,
+          std::vector<float> sensitivity, const std::string& evict,
+          std::vector<int64_t> layer_floors, int prefetch_depth,
           std::vector<float> first_layer_gate, bool timeline) {
   SessionConfig c;
   c.memory_bytes = memory_bytes;
@@ -101,6 +102,7 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.backend = backend;
   c.kernels = kernels;
   c.policy = policy;
+  c.reader = reader;
   c.readers = readers;
   c.direct_io = direct_io;
   c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
@@ -165,7 +167,7 @@ void export_session(nb::module_& m) {
            nb::arg("expert_fraction") = 0.0, nb::arg("threads") = 0, nb::arg("max_context") = 0,
            nb::arg("max_sequences") = 1, nb::arg("kv_dtype") = "f16",
            nb::arg("prefill_chunk") = 128, nb::arg("backend") = "auto", nb::arg("kernels") = "auto",
-           nb::arg("policy") = "farthest-layer", nb::arg("readers") = 4,
+           nb::arg("policy") = "farthest-layer", nb::arg("reader") = "auto", nb::arg("readers") = 4,
            nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
            nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>(),
            nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),
@@ -192,6 +194,7 @@ void export_session(nb::module_& m) {
       .def_prop_ro("max_sequences",
                    [](const PySession& s) { return s.shared->get()->config().max_sequences; })
       .def_prop_ro("backend", [](const PySession& s) { return s.shared->get()->backend(); })
+      .def_prop_ro("reader", [](const PySession& s) { return s.shared->get()->reader(); })
       .def_prop_ro("notes", [](const PySession& s) { return s.shared->get()->notes(); })
       .def(
           "close", [](const PySession& s) { s.shared->session.reset(); },

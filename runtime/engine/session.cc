@@ -137,6 +137,7 @@ MemorySplit Session::memory_split() const {
 const ModelConfig& Session::model() const { return parts_->pack->config(); }
 const SessionConfig& Session::config() const { return parts_->config; }
 std::string Session::backend() const { return std::string(parts_->backend->name()); }
+std::string Session::reader() const { return parts_->reader; }
 const std::vector<std::string>& Session::notes() const { return parts_->notes; }
 
 StepStats Session::totals() const {

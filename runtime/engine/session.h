@@ -108,6 +108,7 @@ class Session {
   const ModelConfig& model() const;
   const SessionConfig& config() const;
   std::string backend() const;
+  std::string reader() const;  // the one in use: "io_uring" or "pread"
   // Facts the user should see, one line each.
   const std::vector<std::string>& notes() const;
   StepStats totals() const;

@@ -22,7 +22,8 @@ struct SessionConfig {
   std::string backend = "auto";
   std::string kernels = "auto";
   std::string policy = "farthest-layer";
-  int readers = 4;  // reader threads
+  std::string reader = "auto";  // auto | io_uring | pread
+  int readers = 4;              // reads at the same time
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
   bool evict_tiles = true;  // only as many tiles as needed; false: whole experts

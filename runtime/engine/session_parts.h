@@ -27,6 +27,7 @@ struct Session::Parts {
 
   SessionConfig config;
   std::vector<std::string> notes;
+  std::string reader;  // the one in use: "io_uring" or "pread"
   std::optional<Pack> pack;
   std::unique_ptr<Backend> backend;
   MemoryNeeds needs;

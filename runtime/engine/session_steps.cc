@@ -124,6 +124,7 @@ Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> i
       rows.push_back({ids[begin + i], sequence.length + static_cast<int64_t>(begin + i), kv});
       if (all_logits || (is_last && i + 1 == n)) logit_rows.push_back(static_cast<int32_t>(i));
     }
+    step.rows_after = static_cast<int64_t>(std::min(chunk, ids.size() - begin - n));
     float* out = logits.data() + (all_logits ? begin * vocab : 0);
     ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, out, step));
   }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "runtime/base/status.h"
 #include "runtime/base/timeline.h"
@@ -25,7 +26,7 @@ struct ReadRequest {
 
 class AsyncReader {
  public:
-  // Called once per request, on a reader thread.
+  // Called once per request, on a thread of the reader; several may call at once.
   using Completion = std::function<void(uint64_t tag, const Status& status)>;
 
   // Finishes or drops what is queued; no completion is called after the destructor returns.
@@ -43,9 +44,30 @@ class AsyncReader {
   virtual bool promote(uint64_t /*tag*/) { return false; }
 };
 
-// `threads` threads that read `file` with pread. The file outlives the reader.
-// `timeline` (may be null) records every read.
+inline Lane lane_of(ReadPriority priority) {
+  return priority == ReadPriority::kPrefetch ? Lane::kPrefetch : Lane::kDemand;
+}
+
+// In all three the file outlives the reader, and `timeline` (may be null) records every read.
+
+// `threads` threads that read `file` with pread.
 std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads,
                                                Timeline* timeline = nullptr);
+
+// At most `depth` reads in flight in one io_uring. Errors: kUnavailable, with the reason, where it
+// is not built in, not permitted, or the file is not open with O_DIRECT.
+Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file, int depth,
+                                                       Timeline* timeline = nullptr);
+
+struct ChosenReader {
+  std::unique_ptr<AsyncReader> reader;
+  std::string name;  // "io_uring" or "pread"
+  std::string note;  // why it is not the one asked for by name; empty: it is
+};
+
+// `wanted`: "auto", "io_uring" or "pread"; `readers`: reads at the same time. Where io_uring is
+// unavailable, pread takes its place. Errors: kInvalidArgument for another name.
+Result<ChosenReader> make_reader(const std::string& wanted, const File& file, int readers,
+                                 Timeline* timeline = nullptr);
 
 }  // namespace adapmoe

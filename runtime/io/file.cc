@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <system_error>
@@ -23,12 +24,20 @@ constexpr auto kRetryDelay = std::chrono::milliseconds(10);
 // notice it.
 constexpr int kOpenFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
-std::string errno_text() { return std::generic_category().message(errno); }
+std::string error_text(int64_t error) {
+  return std::generic_category().message(static_cast<int>(error));
+}
 
 // Why a read that returned `n` gave less than was asked for.
-std::string shortfall(ssize_t n) {
-  if (n < 0) return errno_text();
+std::string shortfall(int64_t n) {
+  if (n < 0) return error_text(-n);
   return n == 0 ? "the file ends there" : str_cat("only ", n, " bytes came");
+}
+
+// Bytes, or -errno.
+int64_t try_read(int fd, std::span<std::byte> out, int64_t offset) {
+  const ssize_t n = pread(fd, out.data(), out.size(), offset);
+  return n < 0 ? -errno : n;
 }
 
 }  // namespace
@@ -40,7 +49,7 @@ Result<File> File::open(const std::string& path, bool direct) {
     fd = ::open(path.c_str(), kOpenFlags);
   }
   if (fd < 0) {
-    return pack_error(str_cat(path, ": cannot open: ", errno_text()));
+    return pack_error(str_cat(path, ": cannot open: ", error_text(errno)));
   }
   struct stat info{};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -63,30 +72,31 @@ File::~File() {
 }
 
 Status File::read_at(int64_t offset, std::span<std::byte> out) const {
+  return out.empty() ? Status() : finish_read(offset, out, try_read(fd_, out, offset));
+}
+
+Status File::finish_read(int64_t offset, std::span<std::byte> out, int64_t first) const {
   size_t done = 0;
   int attempts = 0;  // without progress
-  while (done < out.size()) {
-    const ssize_t n =
-        pread(fd_, out.data() + done, out.size() - done, offset + static_cast<int64_t>(done));
-    if (n < 0 && errno == EINTR) continue;
-    const std::string reason =
-        n < 0 || static_cast<size_t>(n) < out.size() - done ? shortfall(n) : std::string();
-    // O_DIRECT continues on a page boundary: what a short read left of a page
-    // is read again.
-    size_t now = done + static_cast<size_t>(n > 0 ? n : 0);
-    if (direct_ && now < out.size()) now = now / kPageBytes * kPageBytes;
+  int64_t n = first;
+  while (true) {
+    // O_DIRECT continues on a page boundary: what a short read left of a page is read again.
+    size_t now = done + static_cast<size_t>(std::max<int64_t>(n, 0));
+    if (now >= out.size()) return {};
+    if (direct_) now = now / kPageBytes * kPageBytes;
     if (now > done) {
       done = now;
       attempts = 0;
-    } else if (++attempts == kAttempts) {
+    } else if (n != -EINTR && ++attempts == kAttempts) {
       return read_error(str_cat(path_, ": cannot read ", out.size() - done, " bytes at offset ",
-                                offset + static_cast<int64_t>(done), ": ", reason, " (", kAttempts,
+                                offset + static_cast<int64_t>(done), ": ", shortfall(n), " (",
+                                kAttempts,
                                 " attempts); check the disk, or copy or export the pack again"));
-    } else {
+    } else if (n != -EINTR) {
       std::this_thread::sleep_for(kRetryDelay);
     }
+    n = try_read(fd_, out.subspan(done), offset + static_cast<int64_t>(done));
   }
-  return {};
 }
 
 void File::drop_page_cache() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }

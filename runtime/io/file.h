@@ -23,11 +23,15 @@ class File {
   const std::string& path() const { return path_; }
   int64_t size() const { return size_; }
   bool direct() const { return direct_; }
+  int descriptor() const { return fd_; }
 
   // Fills `out` from `offset`. With direct(), offset, size and address are multiples of 4 KiB.
   // Short reads are continued, failed ones tried again. Errors: kReadError naming file, offset and
   // reason, also for a file that ends early.
   Status read_at(int64_t offset, std::span<std::byte> out) const;
+
+  // The same for a read whose first try was made elsewhere and gave `first` bytes, or -errno.
+  Status finish_read(int64_t offset, std::span<std::byte> out, int64_t first) const;
 
   // Tells the kernel that what was read buffered is not needed again. Only advice.
   void drop_page_cache() const;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -9,6 +7,7 @@
 
 #include "runtime/base/check.h"
 #include "runtime/io/async_reader.h"
+#include "runtime/io/read_queue.h"
 
 namespace adapmoe {
 namespace {
@@ -16,8 +15,7 @@ namespace {
 class PreadReader final : public AsyncReader {
  public:
   PreadReader(const File& file, int threads, Timeline* timeline)
-      : file_(file), timeline_(timeline), prefetch_lanes_(std::max(1, threads / 2)) {
-    ADAPMOE_CHECK(threads > 0);
+      : file_(file), timeline_(timeline), queue_(threads) {
     for (int i = 0; i < threads; ++i) {
       threads_.emplace_back([this, i] { run(i); });
     }
@@ -43,65 +41,42 @@ class PreadReader final : public AsyncReader {
     {
       const std::lock_guard lock(mutex_);
       ADAPMOE_CHECK(completion_ != nullptr);
-      queue_for(request.priority).push_back(request);
+      queue_.push(request);
     }
     wake_.notify_one();
   }
 
   bool cancel(uint64_t tag) override {
     const std::lock_guard lock(mutex_);
-    return take_prefetch_locked(tag, nullptr);
+    return queue_.cancel(tag);
   }
 
   bool promote(uint64_t tag) override {
     {
       const std::lock_guard lock(mutex_);
-      ReadRequest request;
-      if (!take_prefetch_locked(tag, &request)) return false;
-      request.priority = ReadPriority::kDemand;
-      demand_.push_back(request);
+      if (!queue_.promote(tag)) return false;
     }
     wake_.notify_one();
     return true;
   }
 
  private:
-  bool take_prefetch_locked(uint64_t tag, ReadRequest* request) {
-    const auto it = std::find_if(prefetch_.begin(), prefetch_.end(),
-                                 [&](const ReadRequest& r) { return r.tag == tag; });
-    if (it == prefetch_.end()) return false;
-    if (request != nullptr) *request = *it;
-    prefetch_.erase(it);
-    return true;
-  }
-
-  // Prefetch leaves lanes free, so that a demand read never waits behind a full set of them.
-  bool may_prefetch_locked() const { return !prefetch_.empty() && prefetching_ < prefetch_lanes_; }
-
-  std::deque<ReadRequest>& queue_for(ReadPriority priority) {
-    return priority == ReadPriority::kDemand ? demand_ : prefetch_;
-  }
-
   void run(int thread) {
     std::unique_lock lock(mutex_);
     while (true) {
-      wake_.wait(lock, [this] { return stopping_ || !demand_.empty() || may_prefetch_locked(); });
+      wake_.wait(lock, [this] { return stopping_ || queue_.has_next(); });
       if (stopping_) return;
-      std::deque<ReadRequest>& queue = demand_.empty() ? prefetch_ : demand_;
-      const ReadRequest request = queue.front();
-      queue.pop_front();
-      const bool is_prefetch = request.priority == ReadPriority::kPrefetch;
-      prefetching_ += is_prefetch ? 1 : 0;
+      const ReadRequest request = *queue_.next();
       lock.unlock();
       const Status status = [&] {
-        const SpanTimer span(timeline_, is_prefetch ? Lane::kPrefetch : Lane::kDemand, "read",
-                             thread);
+        const SpanTimer span(timeline_, lane_of(request.priority), "read", thread);
         return file_.read_at(request.offset, request.into);
       }();
       completion_(request.tag, status);
       lock.lock();
-      prefetching_ -= is_prefetch ? 1 : 0;
-      if (is_prefetch && may_prefetch_locked()) wake_.notify_one();
+      queue_.finished(request);
+      // A lane for prefetch may have become free while the other threads sleep.
+      if (request.priority == ReadPriority::kPrefetch && queue_.has_next()) wake_.notify_one();
     }
   }
 
@@ -110,10 +85,7 @@ class PreadReader final : public AsyncReader {
   Completion completion_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<ReadRequest> demand_;
-  std::deque<ReadRequest> prefetch_;
-  const int prefetch_lanes_;  // reads of the prefetch queue at the same time, at most
-  int prefetching_ = 0;
+  ReadQueue queue_;
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -5,12 +5,17 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/prefetch/whole_layer.h"
+
 namespace adapmoe {
 
 Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t> logit_rows,
                         float* logits, Step& step) {
   const auto n = static_cast<int64_t>(rows.size());
   m_.experts.begin_pass();
+  if (needs_whole_layers(m_.config, n)) {  // layer 0, while attention is computed
+    hint_next_layer(m_.experts, m_.config, static_cast<int32_t>(weights_.layers.size()) - 1);
+  }
   std::vector<int32_t> ids;
   ids.reserve(rows.size());
   for (const TokenRow& row : rows) ids.push_back(row.token);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "runtime/model/routing_plan.h"
+#include "runtime/prefetch/whole_layer.h"
 #include "runtime/residency/expert_stream.h"
 
 namespace adapmoe {
@@ -89,15 +90,23 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
   record(m, plan, layer, rows, step);
 
+  m.experts.cancel_hints(layer, plan.experts);
   if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
   auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();
   if (m.prefetch != nullptr) m.prefetch->look_ahead({layer, normed.data, rows, normed.stride});
+  const bool is_last = layer + 1 == m.config.num_hidden_layers;
+  const bool read_on = needs_whole_layers(m.config, is_last ? step.rows_after : rows);
+  const auto read_ahead = [&] {  // once this layer's own reads are under way
+    if (read_on && stream.value().all_begun()) hint_next_layer(m.experts, m.config, layer);
+  };
 
+  read_ahead();
   m.backend.begin_experts(normed);
   ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), step.interrupt));
   stream.value().release_residents();
   while (true) {
+    read_ahead();
     auto expert = stream.value().next(step.interrupt);
     if (!expert.ok()) return expert.status();
     if (!expert.value().has_value()) break;

@@ -35,6 +35,7 @@ struct Step {
   Capture* capture = nullptr;                // null: nothing is recorded
   std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
   int64_t pass = 0;                          // number of this pass over the layers, for the trace
+  int64_t rows_after = 0;                    // of the next pass, as far as known
 };
 
 }  // namespace adapmoe

@@ -61,6 +61,11 @@ bool ExpertCache::resident(ExpertId id) const {
   return resident_locked(entries_[flat(id)]);
 }
 
+bool ExpertCache::placed(ExpertId id) const {
+  const std::lock_guard lock(mutex_);
+  return entries_[flat(id)].occupied == tiles_;
+}
+
 ResidencyView ExpertCache::view(int32_t layer) const {
   const std::lock_guard lock(mutex_);
   ResidencyView view;

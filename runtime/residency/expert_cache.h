@@ -59,6 +59,8 @@ class ExpertCache {
   ExpertCache& operator=(const ExpertCache&) = delete;
 
   bool resident(ExpertId id) const;
+  // Resident or being read: acquiring it takes no frame, unless a read fails.
+  bool placed(ExpertId id) const;
   ResidencyView view(int32_t layer) const;
   // Experts each layer should keep (soft), one per layer; empty: none.
   void set_layer_floors(std::vector<int64_t> floors);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/residency/expert_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "runtime/base/check.h"
@@ -22,6 +23,9 @@ Result<ExpertStream> ExpertStream::begin(ExpertCache& cache, int32_t layer,
     ADAPMOE_CHECK(handle.value().has_value());  // needs no frame
     stream.residents_.push_back(*std::move(handle.value()));
   }
+  // Held before the others ask for frames, what was read ahead for this layer does not give way.
+  std::stable_partition(stream.waiting_.begin(), stream.waiting_.end(),
+                        [&](int32_t expert) { return cache.placed({layer, expert}); });
   ADAPMOE_RETURN_IF_ERROR(stream.start_reads(interrupt));
   return stream;
 }

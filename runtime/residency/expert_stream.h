@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The experts one layer needs now, in the order to compute them: residents together first, while
-// the missing ones are read; then the missing ones, ascending, as many held at a time as there are
-// frames.
+// the missing ones are read; then the missing ones, first those that are being read already, each
+// ascending, as many held at a time as there are frames.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -21,6 +21,8 @@ class ExpertStream {
 
   const std::vector<ExpertHandle>& residents() const { return residents_; }
   void release_residents() { residents_.clear(); }
+  // Whether no missing expert waits for frames.
+  bool all_begun() const { return waiting_.empty(); }
   // The next missing expert, its reads under way; empty after the last. Destroy the handle before
   // the next call.
   Result<std::optional<ExpertHandle>> next(const Interrupt& interrupt);

@@ -76,20 +76,23 @@ class Hold {
 class CacheRig {
  public:
   CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
-           const std::string& verify, int reader_threads, int32_t capacity, bool evict_tiles)
-      : pack_(value_or_throw(Pack::open(pack, /*direct_io=*/false))),
+           const std::string& verify, const std::string& reader, int readers, int32_t capacity,
+           bool evict_tiles, bool direct_io)
+      : pack_(value_or_throw(Pack::open(pack, direct_io))),
         arena_(value_or_throw(Arena::reserve(std::max(frames, capacity) * tile_bytes()))),
         region_(arena_.carve(std::max(frames, capacity) * tile_bytes())) {
-    std::unique_ptr<AsyncReader> reader;
-    if (reader_threads > 0) {
-      reader = make_pread_reader(pack_.expert_file(), reader_threads);
-    } else {
+    std::unique_ptr<AsyncReader> made;
+    if (reader == "fake") {
       auto fake = std::make_unique<FakeReader>(pack_.expert_file());
       fake_ = fake.get();
-      reader = std::move(fake);
+      made = std::move(fake);
+    } else {
+      ChosenReader chosen = value_or_throw(make_reader(reader, pack_.expert_file(), readers));
+      reader_name_ = chosen.name;
+      made = std::move(chosen.reader);
     }
     cache_ = std::make_unique<ExpertCache>(
-        pack_, FramePool(region_, tile_bytes(), frames), std::move(reader),
+        pack_, FramePool(region_, tile_bytes(), frames), std::move(made),
         value_or_throw(make_eviction_policy(policy, pack_.config().num_hidden_layers)),
         ExpertCacheConfig{.verify = verify_of(verify), .evict_tiles = evict_tiles});
   }
@@ -126,6 +129,7 @@ class CacheRig {
     }
     return list;
   }
+  const std::string& reader_name() const { return reader_name_; }
   FakeReader& reader() { return *fake_; }
   ExpertCache& cache() { return *cache_; }
   std::tuple<int64_t, int64_t, int64_t, int64_t> stats() const {
@@ -140,6 +144,7 @@ class CacheRig {
   Arena arena_;
   std::span<std::byte> region_;
   FakeReader* fake_ = nullptr;
+  std::string reader_name_ = "fake";
   std::unique_ptr<ExpertCache> cache_;
 };
 
@@ -178,11 +183,12 @@ void export_residency(nb::module_& m) {
       .def_prop_ro("expert", &Hold::expert)
       .def("release", &Hold::release);
   nb::class_<CacheRig>(m, "CacheRig")
-      .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&, int,
-                    int32_t, bool>(),
+      .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&,
+                    const std::string&, int, int32_t, bool, bool>(),
            nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
-           nb::arg("verify") = "always", nb::arg("reader_threads") = 0, nb::arg("capacity") = 0,
-           nb::arg("evict_tiles") = false)
+           nb::arg("verify") = "always", nb::arg("reader") = "fake", nb::arg("readers") = 2,
+           nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false)
+      .def_prop_ro("reader_name", &CacheRig::reader_name)
       .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"))
       .def("cancel_hints", &CacheRig::cancel_hints, nb::arg("layer"), nb::arg("but"))
       .def("warm", &CacheRig::warm)

@@ -129,10 +129,19 @@ def digests(pack):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pack.iterdir()}
 
 
+def fault_report(shim, tmp_path, fault, reader, *packs):
+    process = start(shim, tmp_path / "control", "fault_driver.py", fault, reader, *packs)
+    report = result_of(process)
+    if report["reader"] != reader:
+        pytest.skip(f"{reader} cannot be used here")
+    return report
+
+
 @pytest.mark.parametrize("fault", EXPECTED)
-def test_fault(fault, shim, pack, tmp_path):
+@pytest.mark.parametrize("reader", ["pread", "io_uring"])
+def test_fault(fault, reader, shim, pack, tmp_path):
     before = digests(pack)
-    report = result_of(start(shim, tmp_path / "control", "fault_driver.py", fault, pack))
+    report = fault_report(shim, tmp_path, fault, reader, pack)
     for phase in ("open", "prefill", "decode"):
         seen = report[phase]
         error, pattern = EXPECTED[fault].get(phase, (None, ""))
@@ -151,9 +160,7 @@ def test_fault(fault, shim, pack, tmp_path):
 
 
 def test_pack_replaced_by_rename(shim, pack, other, tmp_path):
-    report = result_of(
-        start(shim, tmp_path / "control", "fault_driver.py", "replaced", pack, other)
-    )
+    report = fault_report(shim, tmp_path, "replaced", "pread", pack, other)
     for phase in ("prefill", "decode"):  # the open files are still the old ones
         assert report[phase]["error"] is None
         assert report[phase]["same_bits"]
@@ -165,7 +172,8 @@ def test_pack_replaced_by_rename(shim, pack, other, tmp_path):
 
 def test_two_processes_on_one_pack(shim, pack, tmp_path):
     processes = [
-        start(shim, tmp_path / f"control{i}", "fault_driver.py", "eio-once", pack) for i in range(2)
+        start(shim, tmp_path / f"control{i}", "fault_driver.py", "eio-once", reader, pack)
+        for i, reader in enumerate(("auto", "pread"))
     ]
     first, second = map(result_of, processes)
     assert first["bits"] == second["bits"]
@@ -176,7 +184,7 @@ def test_two_processes_on_one_pack(shim, pack, tmp_path):
 
 def test_killed_in_the_middle_of_a_step(shim, pack, tmp_path):
     before = digests(pack)
-    undisturbed = result_of(start(shim, tmp_path / "control", "fault_driver.py", "eio-once", pack))
+    undisturbed = fault_report(shim, tmp_path, "eio-once", "pread", pack)
     process = start(shim, tmp_path / "killed", "step_forever.py", pack)
     assert process.stdout.readline() == "ready\n"
     slow = Shim(tmp_path / "killed")
@@ -188,7 +196,7 @@ def test_killed_in_the_middle_of_a_step(shim, pack, tmp_path):
     process.communicate(timeout=10)
     assert process.returncode == -9
     assert digests(pack) == before
-    again = result_of(start(shim, tmp_path / "control", "fault_driver.py", "eio-once", pack))
+    again = fault_report(shim, tmp_path, "eio-once", "pread", pack)
     assert again["bits"] == undisturbed["bits"]
 
 

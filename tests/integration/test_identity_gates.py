@@ -63,6 +63,19 @@ def test_g2_no_eviction_equals_smallest_legal_budget(pack, policy):
     assert np.array_equal(everything, smallest)
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_g4_pread_equals_io_uring(pack, prefetch):
+    options = {"expert_fraction": 0.3, "prefetch": prefetch, "direct_io": True}
+    with LLM(pack, **OPTIONS, reader="io_uring") as llm:
+        if llm.reader != "io_uring":
+            pytest.skip("; ".join(llm._session.notes))
+    threads, stats = trace_of(pack, **options, reader="pread")
+    assert stats.expert_hits < stats.experts_used  # it did stream
+    for readers in (1, 4, 16):
+        ring, _ = trace_of(pack, **options, reader="io_uring", readers=readers)
+        assert np.array_equal(threads, ring)
+
+
 def test_g5_one_thread_equals_many(pack):
     one, _ = trace_of(pack, threads=1, expert_fraction=0.5)
     for threads in (2, 5):

@@ -43,6 +43,35 @@ def test_g3_prefetch_on_equals_off(pack, depth, gating):
     assert right / needed > 0.5  # the later layers' routers do predict
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_long_prompt_reads_the_next_layer_ahead(pack, fraction, depth):
+    """Without being asked to look ahead, chunk after chunk, and never a token changes."""
+    ids = np.random.default_rng(3).integers(5, 4000, 150).astype(np.int32)
+    logits = []
+    for share in (1.0, fraction):
+        session = _core.Session(
+            str(pack), expert_fraction=share, prefill_chunk=64, prefetch_depth=depth
+        )
+        seq = session.new_sequence()
+        for _ in range(2):  # the second time with whatever the first one left
+            rows, stats = seq.prefill(ids, all_logits=True)
+            logits.append(rows)
+            seq.reset()
+        session.close()
+    assert all(np.array_equal(logits[0], rows) for rows in logits)
+    if fraction in (0.2, 0.5):
+        assert stats.prefetched > 0.2 * stats.experts_used
+        assert stats.prefetch_used >= 0.95 * stats.prefetched
+
+
+def test_a_short_prompt_reads_nothing_ahead(pack):
+    session = _core.Session(str(pack), expert_fraction=0.3)
+    _, stats = session.new_sequence().prefill(IDS[:31].copy())
+    assert stats.prefetched == 0
+    session.close()
+
+
 @pytest.mark.parametrize("policy", ["farthest-layer", "lru", "lfru", "least-stale"])
 @pytest.mark.parametrize("evict", ["tile", "expert"])
 def test_policies_and_eviction_never_change_a_bit(pack, plain, policy, evict):

@@ -102,6 +102,7 @@ def test_closed_session_is_refused_everywhere(session):
         ("max_context", 4096),
         ("max_sequences", 0),
         ("prefill_chunk", 0),
+        ("reader", "mmap"),
         ("readers", 0),
         ("expert_fraction", 1.5),
         ("kv_dtype", "f8"),

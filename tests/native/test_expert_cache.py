@@ -176,22 +176,3 @@ def test_closing_drops_reads_under_way(make_rig, small_pack):
     rig = make_rig(frames=9)
     rig.acquire(0, 0).release()
     del rig
-    threaded = _testing.CacheRig(small_pack.path, 9, reader_threads=3)
-    threaded.acquire(0, 0).release()
-    del threaded
-
-
-@pytest.mark.parametrize("policy", ["lru", "farthest-layer"])
-@pytest.mark.parametrize("frames", [3, 4, 8, 36])
-def test_reader_threads_bring_the_right_bytes(small_pack, policy, frames):
-    rig = _testing.CacheRig(small_pack.path, frames, policy=policy, reader_threads=4)
-    rng = np.random.default_rng(frames)
-    for step in range(400):
-        layer, expert = step % 3, int(rng.integers(4))
-        hold = rig.acquire(layer, expert)
-        for tile in range(int(rng.integers(4))):  # the rest may be abandoned
-            np.testing.assert_array_equal(hold.tile(tile), small_pack.data[layer, expert, tile])
-        hold.release()
-    visits, hits, _, _ = rig.stats()
-    assert visits == 400
-    assert (hits > 300) if frames == 36 else (hits < 300)

@@ -106,18 +106,3 @@ def test_when_checksums_are_checked(make_rig, verify, first_read, second_read):
         taken.append(rig.resident(0, 0))
         hold.release()
     assert taken == [first_read, second_read]
-
-
-def test_a_truncated_file_is_named(tmp_path):
-    folder = tmp_path / "short.adapmoe"
-    write_small_pack(folder, 3, 4, 3)
-    file = folder / "experts.safetensors"
-    rig = _testing.CacheRig(str(folder), 4, reader_threads=2)
-    with file.open("r+b") as opened:
-        opened.truncate(file.stat().st_size - 5000)
-    hold = rig.acquire(2, 3)
-    assert hold.tile(0).size == 4096
-    with pytest.raises(
-        _testing.StatusError, match=rf"kReadError: {re.escape(str(file))}: .*offset"
-    ):
-        hold.tile(2)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pread reader, with delays, failures and damaged bytes put between it and its user.
+// A reader of files, with delays, failures and damaged bytes put between it and its user.
 #pragma once
 #include <chrono>
 #include <condition_variable>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <unordered_map>
 
 #include "runtime/io/async_reader.h"
@@ -24,7 +25,8 @@ struct Faults {
 class FaultyReader final : public AsyncReader {
  public:
   // The file outlives the reader.
-  FaultyReader(const File& file, int threads, const Faults& faults, uint64_t seed);
+  FaultyReader(const File& file, const std::string& reader, int readers, const Faults& faults,
+               uint64_t seed);
 
   void set_completion(Completion completion) override;
   void submit(const ReadRequest& request) override;

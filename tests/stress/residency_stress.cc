@@ -38,8 +38,9 @@ class ResidencyRound {
       faults_ = {.slow = 0.005, .fail = 0.01, .damage = verify ? 0.01 : 0.0};
       cancel_ = 0.5;
     }
-    auto reader = std::make_unique<FaultyReader>(pack.expert_file(), random_.between(1, 4), faults_,
-                                                 random_.seed());
+    auto reader =
+        std::make_unique<FaultyReader>(pack.expert_file(), random_.chance(0.5) ? "auto" : "pread",
+                                       random_.between(1, 4), faults_, random_.seed());
     reader_ = reader.get();
     frames_ = random_frames();
     auto policy = make_eviction_policy(random_.chance(0.5) ? "farthest-layer" : "lru", layers_);

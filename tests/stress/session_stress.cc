@@ -154,6 +154,7 @@ std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
 void session_round(const std::string& pack_dir, const std::vector<Script>& scripts, Round& round) {
   SessionConfig config;
   config.threads = round.random().between(1, 3);
+  config.reader = round.random().chance(0.5) ? "auto" : "pread";
   config.readers = round.random().between(1, 4);
   config.expert_fraction = round.random().chance(0.5) ? 0.5 : 0.05;
   config.policy = round.random().chance(0.5) ? "lru" : "farthest-layer";

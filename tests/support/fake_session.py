@@ -19,6 +19,7 @@ class FakeSession:
 
     vocab_size = VOCAB_SIZE
     backend = "fake/none"
+    reader = "pread"
 
     def __init__(self, path, *, script=None, interrupt_after=None, step_s=0.0, notes=(), **options):
         self.path = path

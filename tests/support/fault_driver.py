@@ -3,7 +3,7 @@
 
 Prints as JSON what the caller saw and whether the next request was right.
 
-Usage: fault_driver.py FAULT PACK [OTHER_PACK]
+Usage: fault_driver.py FAULT READER PACK [OTHER_PACK]
 """
 
 import hashlib
@@ -56,19 +56,22 @@ def fault_of(name, pack, other):
 class Driver:
     """One pack, one fault, and what work without the fault gives."""
 
-    def __init__(self, fault_name, pack, other):
+    def __init__(self, fault_name, reader, pack, other):
         self.pack = pack
+        self.reader = reader
         self.slow = fault_name == "slow"
         self.fault = fault_of(fault_name, pack, other)
         with self.open() as llm, llm.new_sequence() as seq:
             self.prefilled = seq.prefill(PROMPT)
             self.decoded = seq.decode(TOKEN)
+            used = llm.reader
         digest = hashlib.sha256(self.prefilled.tobytes() + self.decoded.tobytes())
-        self.report = {"bits": digest.hexdigest()}
+        self.report = {"bits": digest.hexdigest(), "reader": used}
 
     def open(self):
         # The floor: nearly every expert is read again.
-        return LLM(self.pack, max_context=64, expert_fraction=0.01, threads=1, readers=2)
+        floor = {"max_context": 64, "expert_fraction": 0.01}
+        return LLM(self.pack, **floor, threads=1, reader=self.reader, readers=2)
 
     def attempt(self, file, work, seq=None):
         """What `work` does under the fault; with a slow disk, Ctrl-C comes after 0.5 s."""
@@ -143,8 +146,8 @@ class Driver:
 
 
 def main():
-    fault, *packs = sys.argv[1:]
-    driver = Driver(fault, Path(packs[0]), Path(packs[-1]))
+    fault, reader, *packs = sys.argv[1:]
+    driver = Driver(fault, reader, Path(packs[0]), Path(packs[-1]))
     print(json.dumps(driver.run()))
 
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loaded with LD_PRELOAD: makes pread fail for files whose path ends in a given name. Controlled by
-// a small file, named by FAULT_CONTROL, that the test maps and writes (tests/support/faults.py).
+// Loaded with LD_PRELOAD: makes pread, and reads that liburing submits, fail for files whose path
+// ends in a given name. Controlled by a small file, named by FAULT_CONTROL, that the test maps and
+// writes (tests/support/faults.py).
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,6 +14,9 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+#if __has_include(<liburing.h>)
+#include <liburing.h>
+#endif
 
 enum { kNone, kError, kShortHalf, kShortSector, kFlip, kDelay };
 
@@ -82,3 +86,39 @@ ssize_t pread(int fd, void* data, size_t bytes, off_t offset) {
 ssize_t pread64(int fd, void* data, size_t bytes, off_t offset) {
   return pread(fd, data, bytes, offset);
 }
+
+#if __has_include(<liburing.h>)
+// Changes what is asked for, so that the kernel itself gives the fault.
+static void spoil(struct io_uring_sqe* entry, int32_t mode) {
+  static int nowhere = -1;
+  switch (mode) {
+    case kError:  // memory at address 0 is not mapped: EIO
+      if (nowhere < 0) nowhere = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+      entry->fd = nowhere;
+      entry->off = 0;
+      break;
+    case kShortHalf: entry->len = entry->len / 2 / 512 * 512; break;
+    case kShortSector: entry->len = 512; break;
+    case kFlip: entry->off -= 4096; break;  // other bytes of the file
+    case kDelay: wait_ms(atomic_load(&control->delay_ms)); break;
+    default: break;
+  }
+}
+
+// Only the submitting thread comes here. liburing is loaded privately by the extension module, so
+// the next definition is found through its name.
+int io_uring_submit_and_wait(struct io_uring* ring, unsigned wait) {
+  static int (*real)(struct io_uring*, unsigned);
+  if (real == NULL) {
+    void* library = dlopen("liburing.so.2", RTLD_NOW);
+    if (library == NULL) abort();
+    real = (int (*)(struct io_uring*, unsigned))dlsym(library, "io_uring_submit_and_wait");
+  }
+  const int32_t mode = control == NULL ? kNone : atomic_load(&control->mode);
+  for (unsigned at = ring->sq.sqe_head; mode != kNone && at != ring->sq.sqe_tail; ++at) {
+    struct io_uring_sqe* entry = &ring->sq.sqes[at & (*ring->sq.kring_entries - 1)];
+    if (entry->opcode == IORING_OP_READ && is_target(entry->fd) && take()) spoil(entry, mode);
+  }
+  return real(ring, wait);
+}
+#endif

@@ -24,6 +24,7 @@ from adapmoe.cli.options import (
     PackArgument,
     PolicyOption,
     PrefetchOption,
+    ReaderOption,
     ThreadsOption,
     TimelineOption,
 )
@@ -58,7 +59,8 @@ def bench(
     allocation: AllocationOption = "global",
     prefetch: PrefetchOption = 0,
     gating: GatingOption = "off",
-    readers: Annotated[int, typer.Option(min=1, help="Reader threads.")] = 4,
+    reader: ReaderOption = "auto",
+    readers: Annotated[int, typer.Option(min=1, help="Reads at the same time.")] = 4,
     verify: Annotated[
         str, typer.Option(help="Check the CRC of tiles: always, first or never.")
     ] = "always",
@@ -85,6 +87,7 @@ def bench(
             "allocation": allocation,
             "prefetch": prefetch,
             "gating": gating,
+            "reader": reader,
             "readers": readers,
             "verify": verify,
         }

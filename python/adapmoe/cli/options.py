@@ -63,6 +63,12 @@ KernelsOption = Annotated[
     str, typer.Option(help="auto, scalar, avx2 or avx512. All give the same tokens.")
 ]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
+ReaderOption = Annotated[
+    str,
+    typer.Option(
+        help="io_uring, pread, or auto: io_uring where it works. All give the same tokens."
+    ),
+]
 TraceOption = Annotated[
     Path | None,
     typer.Option(
@@ -96,6 +102,7 @@ class LLMOptions(NamedTuple):
     kv_dtype: str
     prefill_chunk: int = 128
     timeline: bool = False
+    reader: str = "auto"
 
 
 class ExpertOptions(NamedTuple):
@@ -129,6 +136,7 @@ def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) ->
         kv_dtype=options.kv_dtype,
         prefill_chunk=options.prefill_chunk,
         timeline=options.timeline,
+        reader=options.reader,
         **experts._asdict(),
         verbose=True,
     )

@@ -24,6 +24,7 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
             **result.stats.as_dict(),
             "peak_rss_bytes": peak_rss_bytes(),
             "backend": llm.backend,
+            "reader": llm.reader,
             "memory": split_as_dict(llm.memory_split),
         },
     }
@@ -45,7 +46,7 @@ def print_statistics(report: dict[str, Any]) -> None:
         "generated": f"{report['generated_tokens']} tokens, {decode_speed:.1f} per second",
         "ended by": report["finish_reason"] or "interrupt",
         "experts used": f"{stats['experts_used']}, {stats['hit_rate']:.1%} found resident",
-        "read from the pack": format_bytes(stats["bytes_read"]),
+        "read from the pack": f"{format_bytes(stats['bytes_read'])}, by {stats['reader']}",
         "waited for experts": f"{stats['stall_s']:.3f} s",
         "computed": f"{stats['compute_s']:.3f} s",
         "peak memory": format_bytes(stats["peak_rss_bytes"]),

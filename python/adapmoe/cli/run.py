@@ -24,6 +24,7 @@ from adapmoe.cli.options import (
     PackArgument,
     PolicyOption,
     PrefetchOption,
+    ReaderOption,
     ThreadsOption,
     TimelineOption,
     TraceOption,
@@ -86,6 +87,7 @@ def run(
     evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",
     kv_dtype: KvDtypeOption = "f16",
+    reader: ReaderOption = "auto",
     trace: TraceOption = None,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
@@ -116,11 +118,10 @@ def run(
             ignore_eos=ignore_eos,
             logprobs=logprobs if as_json else None,
         )
-        experts = ExpertOptions(gating, prefetch, allocation, evict)
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )._replace(timeline=timeline is not None)
-        llm = open_llm(pack, options, experts)
+        )._replace(timeline=timeline is not None, reader=reader)
+        llm = open_llm(pack, options, ExpertOptions(gating, prefetch, allocation, evict))
     with llm, recording(llm, trace), llm.generate(text, params, stream=True) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
         report = make_report(llm, chunks.results[0])

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// Takes the place of uring_reader.cc in a build without liburing.
+#include "runtime/io/async_reader.h"
+
+namespace adapmoe {
+
+Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& /*file*/, int /*depth*/,
+                                                       Timeline* /*timeline*/) {
+  return unavailable("io_uring is not built in: install liburing-dev and build again");
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which reader a session takes, and that it says so when it is not the one asked for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapmoe import LLM
+
+FORBID = Path(__file__).resolve().parents[1] / "support" / "forbid_io_uring.py"
+
+
+def about_reading(notes):
+    return [note for note in notes if "io_uring" in note]
+
+
+def opened(pack, **options):
+    with LLM(pack, max_context=64, **options) as llm:
+        return llm.reader, about_reading(llm._session.notes)
+
+
+def test_pread_is_always_there(pack_factory):
+    assert opened(pack_factory(), reader="pread") == ("pread", [])
+
+
+def test_auto_is_io_uring_where_it_may_be_used(pack_factory):
+    by_name, notes = opened(pack_factory(), reader="io_uring")
+    assert opened(pack_factory(), reader="auto")[0] == by_name
+    assert len(notes) == (by_name != "io_uring")
+
+
+def test_the_page_cache_is_for_pread(pack_factory):
+    reader, notes = opened(pack_factory(), reader="io_uring", direct_io=False)
+    assert reader == "pread"
+    assert len(notes) == 1
+    assert "reading with pread" in notes[0]
+
+
+@pytest.mark.parametrize("reader", ["io_uring", "auto"])
+def test_a_container_that_forbids_io_uring(pack_factory, reader):
+    done = subprocess.run(
+        [sys.executable, str(FORBID), str(pack_factory()), reader],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["reader"] == "pread"
+    notes = about_reading(seen["notes"])
+    assert len(notes) == (reader == "io_uring")
+    if notes and "not built in" not in notes[0]:
+        assert "io_uring_setup: Operation not permitted; reading with pread" in notes[0]

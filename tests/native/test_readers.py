@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The readers that open files: the right bytes, errors, hints, and closing at any time."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+
+from adapmoe import _testing
+from support.small_pack import write_small_pack
+
+
+def make_rig(folder, frames, reader, **options):
+    rig = _testing.CacheRig(str(folder), frames, reader=reader, direct_io=True, **options)
+    if rig.reader_name != reader:
+        pytest.skip(f"{reader} cannot be used here")
+    return rig
+
+
+@pytest.fixture(params=["pread", "io_uring"])
+def reader(request):
+    return request.param
+
+
+@pytest.mark.parametrize("policy", ["lru", "farthest-layer"])
+@pytest.mark.parametrize("frames", [3, 4, 8, 36])
+def test_readers_bring_the_right_bytes(small_pack, reader, policy, frames):
+    rig = make_rig(small_pack.path, frames, reader, policy=policy, readers=4)
+    rng = np.random.default_rng(frames)
+    for step in range(400):
+        layer, expert = step % 3, int(rng.integers(4))
+        hold = rig.acquire(layer, expert)
+        for tile in range(int(rng.integers(4))):  # the rest may be abandoned
+            np.testing.assert_array_equal(hold.tile(tile), small_pack.data[layer, expert, tile])
+        hold.release()
+    visits, hits, _, _ = rig.stats()
+    assert visits == 400
+    assert (hits > 300) if frames == 36 else (hits < 300)
+
+
+@pytest.mark.parametrize("readers", [1, 2, 16])
+def test_hints_are_read_taken_back_and_taken_up(small_pack, reader, readers):
+    rig = make_rig(small_pack.path, 36, reader, readers=readers)
+    for expert in range(4):
+        assert rig.hint(1, expert, current=0)
+    rig.cancel_hints(1, [1, 2])
+    for expert in (2, 1, 0):
+        hold = rig.acquire(1, expert)
+        np.testing.assert_array_equal(hold.tile(2), small_pack.data[1, expert, 2])
+        hold.release()
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_closing_drops_reads_under_way(small_pack, reader, readers):
+    for wait in (0.0, 0.0, 0.0005, 0.002):
+        rig = make_rig(small_pack.path, 36, reader, readers=readers)
+        for expert in range(4):
+            rig.acquire(0, expert).release()
+            rig.hint(1, expert, current=0)
+        time.sleep(wait)
+        del rig
+
+
+def test_a_truncated_file_is_named(tmp_path, reader):
+    folder = tmp_path / "short.adapmoe"
+    write_small_pack(folder, 3, 4, 3)
+    file = folder / "experts.safetensors"
+    rig = make_rig(folder, 4, reader)
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 5000)
+    hold = rig.acquire(2, 3)
+    assert hold.tile(0).size == 4096
+    named = rf"kReadError: {re.escape(str(file))}: .*offset"
+    with pytest.raises(_testing.StatusError, match=named + r".*the file ends there \(3 attempts\)"):
+        hold.tile(2)
+    with pytest.raises(_testing.StatusError, match=named):
+        hold.tile(1)  # 3192 bytes of it are there
+
+
+def test_io_uring_is_for_o_direct_only(small_pack):
+    """Through the page cache it would read on the thread that submits."""
+    rig = _testing.CacheRig(small_pack.path, 4, reader="io_uring", direct_io=False)
+    assert rig.reader_name == "pread"
+
+
+def test_an_unknown_reader_is_named(small_pack):
+    with pytest.raises(_testing.StatusError, match=r'reader="mmap": expected one of auto'):
+        _testing.CacheRig(small_pack.path, 4, reader="mmap")
