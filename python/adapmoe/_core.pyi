@@ -37,6 +37,7 @@ class StepStats:
     prefetch_wasted: int  # of them, evicted unused
     bytes_read: int
     stall_s: float  # waiting for expert tiles
+    first_layer_stall_s: float  # of it, in layer 0
     compute_s: float  # wall minus stall
     wall_s: float
     def __init__(self) -> None: ...
@@ -90,8 +91,10 @@ class Session:
         sensitivity: _Seq[float] = (),  # s_i, one per layer
         evict: str = "tile",  # tile | expert
         layer_floors: _Seq[int] = (),  # experts each layer should keep (soft); (): none
-        prefetch_depth: int = 0,  # layers looked ahead, up to 3
+        prefetch_depth: int = 1,  # layers looked ahead at most, 0 (off) to 3
+        prefetch_trials: bool = True,  # try by step times whether fewer are better
         first_layer_gate: _Seq[float] = (),  # [num_local_experts * hidden_size], row-major
+        first_layer_embedding: bool = True,  # foresee layer 0 by its router on the embedding
         timeline: bool = False,  # record spans
     ) -> None: ...
     def new_sequence(self) -> Sequence: ...

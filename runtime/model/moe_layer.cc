@@ -92,7 +92,9 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
   auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();
-  if (m.prefetch != nullptr) m.prefetch->look_ahead({layer, normed.data, rows, normed.stride});
+  if (m.prefetch != nullptr) {
+    m.prefetch->look_ahead({Activations::kMoeInput, layer, normed.data, rows, normed.stride});
+  }
 
   m.backend.begin_experts(normed);
   ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), step.interrupt));

@@ -35,6 +35,7 @@ struct Step {
   Capture* capture = nullptr;                // null: nothing is recorded
   std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
   int64_t pass = 0;                          // number of this pass over the layers, for the trace
+  int64_t first_layer_stall_ns = 0;          // layer 0 waiting for its experts
 };
 
 }  // namespace adapmoe

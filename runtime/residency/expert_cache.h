@@ -59,6 +59,11 @@ class ExpertCache {
   ExpertCache& operator=(const ExpertCache&) = delete;
 
   bool resident(ExpertId id) const;
+  // Every tile has a frame: ready, or being read.
+  bool nothing_missing() const {
+    const std::lock_guard lock(mutex_);
+    return static_cast<size_t>(frames_.in_use() - frames_.free_frames()) == frame_of_.size();
+  }
   ResidencyView view(int32_t layer) const;
   // Experts each layer should keep (soft), one per layer; empty: none.
   void set_layer_floors(std::vector<int64_t> floors);

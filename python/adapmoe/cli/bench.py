@@ -56,7 +56,7 @@ def bench(
     policy: PolicyOption = "farthest-layer",
     evict: EvictOption = "tile",
     allocation: AllocationOption = "global",
-    prefetch: PrefetchOption = 0,
+    prefetch: PrefetchOption = 1,
     gating: GatingOption = "off",
     readers: Annotated[int, typer.Option(min=1, help="Reader threads.")] = 4,
     verify: Annotated[
@@ -84,6 +84,8 @@ def bench(
             "evict": evict,
             "allocation": allocation,
             "prefetch": prefetch,
+            "prefetch_trials": True,
+            "first_layer": "both",
             "gating": gating,
             "readers": readers,
             "verify": verify,

@@ -50,7 +50,7 @@ GatingOption = Annotated[
     ),
 ]
 PrefetchOption = Annotated[
-    int, typer.Option(min=0, max=3, help="Layers to look ahead and read for. Never changes tokens.")
+    int, typer.Option(min=0, max=3, help="Most layers to look ahead and read for.")
 ]
 AllocationOption = Annotated[
     str,
@@ -100,7 +100,7 @@ class ExpertOptions(NamedTuple):
     """How experts are chosen, read ahead and kept."""
 
     gating: str = "off"
-    prefetch: int = 0
+    prefetch: int = 1
     allocation: str = "global"
     evict: str = "tile"
 
