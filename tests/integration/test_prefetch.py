@@ -61,7 +61,7 @@ def test_the_first_layer_is_foreseen_and_no_token_changes(pack, plain, gate, emb
     right, needed = scores[0]
     assert (needed > 0) == (embedding or len(gate) > 0)
     if embedding:  # an untrained gate on the hidden state is corrected by it
-        assert right / needed > 0.9
+        assert right / needed > 0.75
 
 
 @pytest.mark.parametrize("policy", ["farthest-layer", "lru", "lfru", "least-stale"])
