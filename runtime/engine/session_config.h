@@ -25,7 +25,8 @@ struct SessionConfig {
   int readers = 4;  // reader threads
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
-  bool evict_tiles = true;  // only as many tiles as needed; false: whole experts
+  bool evict_tiles = true;       // only as many tiles as needed; false: whole experts
+  bool spread_eviction = false;  // by tile, and every expert loses its last quarter first
   std::vector<int64_t>
       layer_floors;             // experts each layer should keep (soft), one per layer; empty: none
   bool timeline = false;        // record who was busy when

@@ -168,7 +168,9 @@ Status Session::Parts::make_residency() {
                 static_cast<int32_t>(split.frames)),
       make_pread_reader(pack->expert_file(), config.readers, timeline.get()),
       std::move(policy).value(),
-      ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
+      ExpertCacheConfig{config.verify, config.evict_tiles,
+                        config.spread_eviction ? (3 * pack->experts().tiles + 3) / 4 : 0,
+                        config.layer_floors, timeline.get()});
   make_prefetcher();
   decoder =
       std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,

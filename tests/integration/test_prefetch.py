@@ -65,7 +65,7 @@ def test_the_first_layer_is_foreseen_and_no_token_changes(pack, plain, gate, emb
 
 
 @pytest.mark.parametrize("policy", ["farthest-layer", "lru", "lfru", "least-stale"])
-@pytest.mark.parametrize("evict", ["tile", "expert"])
+@pytest.mark.parametrize("evict", ["tile", "expert", "spread"])
 def test_policies_and_eviction_never_change_a_bit(pack, plain, policy, evict):
     floors = [1, 2, 3, 0, 0, 4, 8, 1]
     for options in (

@@ -12,7 +12,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "prefetch_trials": (True,),
     "first_layer": ("both", "embedding", "none"),
     "policy": ("farthest-layer", "lru", "lfru", "least-stale"),
-    "evict": ("tile", "expert"),
+    "evict": ("tile", "expert", "spread"),
     "allocation": ("global", "uniform"),
     "verify": ("always", "never"),
 }

@@ -58,7 +58,10 @@ AllocationOption = Annotated[
         help="How layers share memory: global, uniform, or dp (needs `adapmoe calibrate`)."
     ),
 ]
-EvictOption = Annotated[str, typer.Option(help="Give up experts by the tile or whole: expert.")]
+EvictOption = Annotated[
+    str,
+    typer.Option(help="Give up experts by the tile, whole: expert, or each's last tiles: spread."),
+]
 KernelsOption = Annotated[str, typer.Option(help="auto, scalar or avx2. All give the same tokens.")]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
 TraceOption = Annotated[
