@@ -37,6 +37,7 @@ class StepStats:
     prefetch_wasted: int  # of them, evicted unused
     bytes_read: int
     stall_s: float  # waiting for expert tiles
+    first_layer_stall_s: float  # of it, in layer 0
     compute_s: float  # wall minus stall
     wall_s: float
     def __init__(self) -> None: ...
@@ -89,10 +90,12 @@ class Session:
         gating: str = "off",  # off | sensitivity | residency
         gating_threshold: float = 0.0,  # T of the paper's rule
         sensitivity: _Seq[float] = (),  # s_i, one per layer
-        evict: str = "tile",  # tile | expert
+        evict: str = "tile",  # tile | expert | spread
         layer_floors: _Seq[int] = (),  # experts each layer should keep (soft); (): none
-        prefetch_depth: int = 0,  # layers looked ahead, up to 3
+        prefetch_depth: int = 1,  # layers looked ahead at most, 0 (off) to 3
+        prefetch_trials: bool = True,  # try by step times whether fewer are better
         first_layer_gate: _Seq[float] = (),  # [num_local_experts * hidden_size], row-major
+        first_layer_embedding: bool = True,  # foresee layer 0 by its router on the embedding
         timeline: bool = False,  # record spans
     ) -> None: ...
     def new_sequence(self) -> Sequence: ...

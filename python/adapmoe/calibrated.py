@@ -65,16 +65,31 @@ def choose_gating(
     return Gating(mode, calibrated[mode]["threshold"], values)
 
 
-def first_layer_gate(pack: Path, prefetch: int) -> list[float]:
-    """The trained gate, flat `[num_local_experts * hidden_size]`; empty without calibration.
+FIRST_LAYER = ("both", "embedding", "hidden", "none")
 
-    Without it, or with prefetch 0, nothing is guessed for layer 0. Raises CalibrationError where
-    the calibration is of another pack.
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """How layer 0 is foreseen: by a trained gate `[num_local_experts * hidden_size]`, flat, or []
+    for none, and by its own router on the embedding."""
+
+    gate: list[float]
+    embedding: bool
+
+
+def choose_first_layer(pack: Path, prefetch: int, first_layer: str) -> FirstLayer:
+    """Without calibration there is no trained gate.
+
+    Raises:
+        CalibrationError: the calibration is of another pack.
+        ValueError: `first_layer` is none of FIRST_LAYER.
     """
-    if prefetch == 0 or not (pack / FILE).exists():
-        return []
-    gate: list[float] = read_first_layer_gate(pack, read_calibration(pack)).reshape(-1).tolist()
-    return gate
+    if first_layer not in FIRST_LAYER:
+        raise ValueError(f"first_layer {first_layer!r}: expected one of {', '.join(FIRST_LAYER)}")
+    gate: list[float] = []
+    if prefetch > 0 and first_layer in ("both", "hidden") and (pack / FILE).exists():
+        gate = read_first_layer_gate(pack, read_calibration(pack)).reshape(-1).tolist()
+    return FirstLayer(gate, first_layer in ("both", "embedding"))
 
 
 def check_allocation(pack: Path, allocation: str) -> None:

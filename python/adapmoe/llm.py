@@ -8,7 +8,7 @@ from collections.abc import Sequence as ItemSequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapmoe.calibrated import allocate, check_allocation, choose_gating, first_layer_gate
+from adapmoe.calibrated import allocate, check_allocation, choose_first_layer, choose_gating
 from adapmoe.pack_files import check_small_files
 from adapmoe.stats import describe_split
 from adapmoe.text_level import TextLevel
@@ -62,11 +62,15 @@ class LLM(TextLevel):
         kernels: "auto", "scalar", "avx2" or "avx512"; all give the same bits.
         backend: "auto", "cpu" or "cuda".
         policy: which expert to evict: "farthest-layer", "lru", "lfru" or "least-stale".
-        evict: give up experts by the "tile", or by the whole "expert".
+        evict: give up experts by the "tile", by the whole "expert", or "spread": every expert
+            loses its last quarter before any loses more, so that few hit but most can begin.
         allocation: "global": all layers share the memory; "uniform": each keeps the same number
             of experts if it can; "dp": as many as calibration found best.
-        prefetch: layers to look ahead and read for, 0 (off) to 3; never changes a result. Layer 0
-            is foreseen too where the pack is calibrated.
+        prefetch: layers to look ahead and read for at most, 0 (off) to 3; never changes a result.
+        prefetch_trials: try now and then whether fewer layers, or none, make decode steps shorter,
+            and use what does; False: always look `prefetch` layers ahead.
+        first_layer: what foresees layer 0 where prefetch is on: the token's "embedding", the last
+            "hidden" state before it (of calibrated packs), "both" in turn, or "none".
         verify: check the CRC of tiles: "always", the "first" time they are read, or "never".
         gating_threshold: T of the gating rule; 0 never leaves anything out; None: calibration's.
         sensitivity: s_i of the rule, one per layer; empty: calibration's.
@@ -104,7 +108,9 @@ class LLM(TextLevel):
         policy: str = "farthest-layer",
         evict: str = "tile",
         allocation: str = "global",
-        prefetch: int = 0,
+        prefetch: int = 1,
+        prefetch_trials: bool = True,
+        first_layer: str = "both",
         verify: str = "always",
         gating_threshold: float | None = None,
         sensitivity: ItemSequence[float] = (),
@@ -121,6 +127,7 @@ class LLM(TextLevel):
         pack = Path(path)
         gate = choose_gating(pack, gating, gating_threshold, sensitivity)
         check_allocation(pack, allocation)
+        foreseen = choose_first_layer(pack, prefetch, first_layer)
         session = _open_session(
             str(path),
             memory_bytes=parse_memory(memory),
@@ -135,7 +142,9 @@ class LLM(TextLevel):
             policy=policy,
             evict=evict,
             prefetch_depth=prefetch,
-            first_layer_gate=first_layer_gate(pack, prefetch),
+            prefetch_trials=prefetch_trials,
+            first_layer_gate=foreseen.gate,
+            first_layer_embedding=foreseen.embedding,
             reader=reader,
             readers=readers,
             direct_io=direct_io,

@@ -89,8 +89,8 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
           const std::string& policy, const std::string& reader, int readers, bool direct_io,
           const std::string& verify, const std::string& gating, float gating_threshold,
           std::vector<float> sensitivity, const std::string& evict,
-          std::vector<int64_t> layer_floors, int prefetch_depth,
-          std::vector<float> first_layer_gate, bool timeline) {
+          std::vector<int64_t> layer_floors, int prefetch_depth, bool prefetch_trials,
+          std::vector<float> first_layer_gate, bool first_layer_embedding, bool timeline) {
   SessionConfig c;
   c.memory_bytes = memory_bytes;
   c.expert_fraction = expert_fraction;
@@ -107,11 +107,15 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.direct_io = direct_io;
   c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
   c.gating = gating_config(gating, gating_threshold, std::move(sensitivity));
-  c.evict_tiles = choose("evict", evict, {"tile", "expert"}) == 0;
+  const size_t unit = choose("evict", evict, {"tile", "expert", "spread"});
+  c.evict_tiles = unit != 1;
+  c.spread_eviction = unit == 2;
   c.layer_floors = std::move(layer_floors);
   c.prefetch_depth = prefetch_depth;
+  c.prefetch_trials = prefetch_trials;
   c.timeline = timeline;
   c.first_layer_gate = std::move(first_layer_gate);
+  c.first_layer_embedding = first_layer_embedding;
   auto session = without_gil([&] { return Session::open(path, std::move(c), python_signals()); });
   auto shared = std::make_shared<Shared>();
   shared->session = value_or_raise(std::move(session));
@@ -171,8 +175,9 @@ void export_session(nb::module_& m) {
            nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
            nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>(),
            nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),
-           nb::arg("prefetch_depth") = 0, nb::arg("first_layer_gate") = std::vector<float>(),
-           nb::arg("timeline") = false)
+           nb::arg("prefetch_depth") = 1, nb::arg("prefetch_trials") = true,
+           nb::arg("first_layer_gate") = std::vector<float>(),
+           nb::arg("first_layer_embedding") = true, nb::arg("timeline") = false)
       .def(
           "new_sequence",
           [](const PySession& s) {

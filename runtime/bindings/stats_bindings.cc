@@ -34,6 +34,7 @@ void export_stats(nb::module_& m) {
       .def_ro("prefetch_wasted", &StepStats::prefetch_wasted)
       .def_ro("bytes_read", &StepStats::bytes_read)
       .def_ro("stall_s", &StepStats::stall_s)
+      .def_ro("first_layer_stall_s", &StepStats::first_layer_stall_s)
       .def_ro("compute_s", &StepStats::compute_s)
       .def_ro("wall_s", &StepStats::wall_s);
 }

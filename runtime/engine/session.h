@@ -31,8 +31,9 @@ struct StepStats {
   int64_t prefetch_used = 0;
   int64_t prefetch_wasted = 0;
   int64_t bytes_read = 0;
-  double stall_s = 0.0;    // waiting for expert tiles
-  double compute_s = 0.0;  // wall minus stall
+  double stall_s = 0.0;              // waiting for expert tiles
+  double first_layer_stall_s = 0.0;  // of it, in layer 0
+  double compute_s = 0.0;            // wall minus stall
   double wall_s = 0.0;
 
   StepStats& operator+=(const StepStats& other);

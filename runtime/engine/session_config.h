@@ -26,11 +26,14 @@ struct SessionConfig {
   int readers = 4;              // reads at the same time
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
-  bool evict_tiles = true;  // only as many tiles as needed; false: whole experts
+  bool evict_tiles = true;       // only as many tiles as needed; false: whole experts
+  bool spread_eviction = false;  // by tile, and every expert loses its last quarter first
   std::vector<int64_t>
-      layer_floors;        // experts each layer should keep (soft), one per layer; empty: none
-  bool timeline = false;   // record who was busy when
-  int prefetch_depth = 0;  // layers looked ahead, 0 (off) to 3
+      layer_floors;             // experts each layer should keep (soft), one per layer; empty: none
+  bool timeline = false;        // record who was busy when
+  int prefetch_depth = 1;       // layers looked ahead at most, 0 (off) to 3
+  bool prefetch_trials = true;  // try by step times whether fewer layers are better
+  bool first_layer_embedding = true;    // foresee layer 0's experts by the embedding
   std::vector<float> first_layer_gate;  // [num_local_experts, hidden_size] row-major, from
                                         // calibration; empty: none
   GatingConfig gating;

@@ -171,7 +171,9 @@ Status Session::Parts::make_residency() {
       FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
                 static_cast<int32_t>(split.frames)),
       std::move(chosen.value().reader), std::move(policy).value(),
-      ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
+      ExpertCacheConfig{config.verify, config.evict_tiles,
+                        config.spread_eviction ? (3 * pack->experts().tiles + 3) / 4 : 0,
+                        config.layer_floors, timeline.get()});
   make_prefetcher();
   decoder =
       std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
@@ -191,6 +193,9 @@ void Session::Parts::make_prefetcher() {
     routers.push_back({reinterpret_cast<const float*>(layer.router.data), c.num_local_experts,
                        layer.router.shape.cols_padded()});
   }
+  if (config.first_layer_embedding) {
+    predictors.push_back(make_embedding_predictor(routers[0], top_k));
+  }
   predictors.push_back(make_lookahead_predictor(std::move(routers), top_k));
   if (!config.first_layer_gate.empty()) {
     const PackedShape shape{DType::kF32, c.num_local_experts, c.hidden_size, 16};
@@ -206,7 +211,8 @@ void Session::Parts::make_prefetcher() {
         make_first_layer_predictor(std::move(gate), c.num_local_experts, cols, top_k));
   }
   prefetcher = std::make_unique<Prefetcher>(
-      *experts, std::move(predictors), PrefetchConfig{config.prefetch_depth}, c.num_hidden_layers);
+      *experts, std::move(predictors),
+      PrefetchConfig{config.prefetch_depth, config.prefetch_trials}, c.num_hidden_layers);
 }
 
 Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string& pack_dir,

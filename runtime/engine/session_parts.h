@@ -39,7 +39,7 @@ struct Session::Parts {
   Workspace work;
   std::unique_ptr<Timeline> timeline;  // null: not recorded
   std::unique_ptr<ExpertCache> experts;
-  std::unique_ptr<Prefetcher> prefetcher;  // null: off, or everything fits
+  std::unique_ptr<Prefetcher> prefetcher;  // null: off
   std::unique_ptr<Decoder> decoder;
   bool tracing = false;
   std::vector<TraceVisit> trace;

@@ -16,8 +16,9 @@ class StepMeter {
  public:
   explicit StepMeter(const ExpertCache& experts) : experts_(experts), before_(experts.stats()) {}
 
-  StepStats finish(int64_t tokens, const RoutingCounts& counts) const {
+  StepStats finish(int64_t tokens, const Step& step) const {
     const ResidencyStats after = experts_.stats();
+    const RoutingCounts& counts = step.counts;
     StepStats s;
     s.tokens = tokens;
     s.experts_used = after.visits - before_.visits;
@@ -30,6 +31,7 @@ class StepMeter {
     s.prefetch_wasted = after.prefetch_wasted - before_.prefetch_wasted;
     s.bytes_read = after.bytes_read - before_.bytes_read;
     s.stall_s = static_cast<double>(after.stall_ns - before_.stall_ns) * 1e-9;
+    s.first_layer_stall_s = static_cast<double>(step.first_layer_stall_ns) * 1e-9;
     s.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     s.compute_s = s.wall_s - s.stall_s;
     return s;
@@ -65,6 +67,7 @@ StepStats& StepStats::operator+=(const StepStats& o) {
   prefetch_wasted += o.prefetch_wasted;
   bytes_read += o.bytes_read;
   stall_s += o.stall_s;
+  first_layer_stall_s += o.first_layer_stall_s;
   compute_s += o.compute_s;
   wall_s += o.wall_s;
   return *this;
@@ -129,7 +132,7 @@ Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> i
     ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, out, step));
   }
   sequence.length += count;
-  return note(meter.finish(count, step.counts), step);
+  return note(meter.finish(count, step), step);
 }
 
 Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
@@ -159,7 +162,10 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
   Step step = parts_->make_step(interrupt);
   ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, logits.data(), step));
   for (Sequence* s : sequences) ++s->length;
-  return note(meter.finish(static_cast<int64_t>(ids.size()), step.counts), step);
+  const auto count = static_cast<int64_t>(ids.size());
+  const StepStats stats = meter.finish(count, step);
+  if (parts_->prefetcher != nullptr) parts_->prefetcher->end_decode(stats.wall_s, count);
+  return note(stats, step);
 }
 
 // What a finished step leaves behind.

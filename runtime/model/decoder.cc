@@ -20,6 +20,7 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   ids.reserve(rows.size());
   for (const TokenRow& row : rows) ids.push_back(row.token);
   m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
+  foresee_first_layer(n);
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
     if (step.interrupt && step.interrupt()) return cancelled("interrupted between layers");
     const LayerWeights& w = weights_.layers[layer];
@@ -29,7 +30,9 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
       attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
                       static_cast<int64_t>(layer), rows);
     }
+    const int64_t stalled = m_.experts.stats().stall_ns;
     ADAPMOE_RETURN_IF_ERROR(moe_layer(m_, w, static_cast<int32_t>(layer), n, step));
+    if (layer == 0) step.first_layer_stall_ns += m_.experts.stats().stall_ns - stalled;
   }
   for (size_t begin = 0; begin < logit_rows.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, logit_rows.size() - begin);
@@ -38,6 +41,15 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   }
   ++step.pass;
   return {};
+}
+
+// Before its attention: reads of layer 0's experts begin while it is computed.
+void Decoder::foresee_first_layer(int64_t rows) {
+  if (m_.prefetch == nullptr) return;
+  const Rows normed = m_.work.normed.first(rows);
+  m_.backend.rms_norm(weights_.layers[0].post_attention_layernorm, m_.work.hidden.first(rows),
+                      normed);
+  m_.prefetch->look_ahead({Activations::kEmbedding, -1, normed.data, rows, normed.stride});
 }
 
 void Decoder::head(std::span<const int32_t> rows, float* logits, const Step& step) {
@@ -53,7 +65,8 @@ void Decoder::head(std::span<const int32_t> rows, float* logits, const Step& ste
     Capture::append(step.capture->final_hidden, m_.work.normed.first(n), m_.config.hidden_size);
   }
   if (m_.prefetch != nullptr) {  // the first layer of the next token, while the caller samples
-    m_.prefetch->look_ahead({-1, m_.work.normed.data, n, m_.work.normed.stride});
+    const Rows last = m_.work.normed.first(n);
+    m_.prefetch->look_ahead({Activations::kLastHidden, -1, last.data, n, last.stride});
   }
   const LinearOp op{&weights_.lm_head, m_.work.logits};
   m_.backend.linear(m_.work.normed.first(n), std::span(&op, 1));

@@ -23,6 +23,7 @@ class Decoder {
                  Step& step);
 
  private:
+  void foresee_first_layer(int64_t rows);
   void head(std::span<const int32_t> rows, float* logits, const Step& step);
 
   MoeContext m_;

@@ -94,7 +94,9 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
   auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();
-  if (m.prefetch != nullptr) m.prefetch->look_ahead({layer, normed.data, rows, normed.stride});
+  if (m.prefetch != nullptr) {
+    m.prefetch->look_ahead({Activations::kMoeInput, layer, normed.data, rows, normed.stride});
+  }
   const bool is_last = layer + 1 == m.config.num_hidden_layers;
   const bool read_on = needs_whole_layers(m.config, is_last ? step.rows_after : rows);
   const auto read_ahead = [&] {  // once this layer's own reads are under way

@@ -36,6 +36,7 @@ struct Step {
   std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
   int64_t pass = 0;                          // number of this pass over the layers, for the trace
   int64_t rows_after = 0;                    // of the next pass, as far as known
+  int64_t first_layer_stall_ns = 0;          // layer 0 waiting for its experts
 };
 
 }  // namespace adapmoe

@@ -10,9 +10,16 @@
 
 namespace adapmoe {
 
+enum class Activations : uint8_t {
+  kMoeInput,    // of a layer
+  kLastHidden,  // of the step before, after the last norm
+  kEmbedding,   // of the tokens, after the norm of layer 0's MoE block
+};
+
 // Activations of the token rows of a step, row-major: row i begins at data + i * stride.
 struct PredictorInput {
-  int32_t layer = 0;  // where the activations come from; -1: before layer 0
+  Activations kind = Activations::kMoeInput;
+  int32_t layer = 0;  // that is done when they are known; -1: none
   const float* data = nullptr;
   int64_t rows = 0;
   int64_t stride = 0;

@@ -14,12 +14,28 @@ class LookaheadPredictor final : public ExpertPredictor {
       : routers_(std::move(routers)), top_k_(top_k) {}
 
   std::vector<int32_t> predict(const PredictorInput& input, int32_t target_layer) const override {
-    if (input.layer < 0 || target_layer <= input.layer) return {};
+    if (input.kind != Activations::kMoeInput || target_layer <= input.layer) return {};
     return rank_experts(routers_[static_cast<size_t>(target_layer)], input, top_k_);
   }
 
  private:
   std::vector<ScoreMap> routers_;
+  int64_t top_k_;
+};
+
+// The first layer's own router, fed with the embedding as if there were no attention before it:
+// attention changes little that early.
+class EmbeddingPredictor final : public ExpertPredictor {
+ public:
+  EmbeddingPredictor(ScoreMap router, int64_t top_k) : router_(router), top_k_(top_k) {}
+
+  std::vector<int32_t> predict(const PredictorInput& input, int32_t target_layer) const override {
+    if (input.kind != Activations::kEmbedding || target_layer != 0) return {};
+    return rank_experts(router_, input, top_k_);
+  }
+
+ private:
+  ScoreMap router_;
   int64_t top_k_;
 };
 
@@ -31,7 +47,7 @@ class FirstLayerPredictor final : public ExpertPredictor {
       : gate_(std::move(gate)), map_{gate_.data(), experts, cols}, top_k_(top_k) {}
 
   std::vector<int32_t> predict(const PredictorInput& input, int32_t target_layer) const override {
-    if (input.layer >= 0 || target_layer != 0) return {};
+    if (input.kind != Activations::kLastHidden || target_layer != 0) return {};
     return rank_experts(map_, input, top_k_);
   }
 
@@ -46,6 +62,10 @@ class FirstLayerPredictor final : public ExpertPredictor {
 std::unique_ptr<ExpertPredictor> make_lookahead_predictor(std::vector<ScoreMap> routers,
                                                           int64_t top_k) {
   return std::make_unique<LookaheadPredictor>(std::move(routers), top_k);
+}
+
+std::unique_ptr<ExpertPredictor> make_embedding_predictor(ScoreMap router, int64_t top_k) {
+  return std::make_unique<EmbeddingPredictor>(router, top_k);
 }
 
 std::unique_ptr<ExpertPredictor> make_first_layer_predictor(std::vector<float> gate,

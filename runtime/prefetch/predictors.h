@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two predictors: later layers by their own routers, the first layer by a learned gate.
+// The three predictors: later layers by their own routers, the first layer by a learned gate and
+// then by its own router.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,9 @@ namespace adapmoe {
 // `routers`: one per layer; the weights outlive the predictor.
 std::unique_ptr<ExpertPredictor> make_lookahead_predictor(std::vector<ScoreMap> routers,
                                                           int64_t top_k);
+
+// `router`: of layer 0; its weights outlive the predictor.
+std::unique_ptr<ExpertPredictor> make_embedding_predictor(ScoreMap router, int64_t top_k);
 
 // `gate`: a score map's weights, [blocks of 16 experts][cols][16].
 std::unique_ptr<ExpertPredictor> make_first_layer_predictor(std::vector<float> gate,

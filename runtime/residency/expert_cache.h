@@ -32,6 +32,7 @@ enum class VerifyTiles : uint8_t { kAlways, kFirst, kNever };
 struct ExpertCacheConfig {
   VerifyTiles verify = VerifyTiles::kAlways;
   bool evict_tiles = true;                 // only as many tiles as needed; false: whole experts
+  int64_t keep_tiles = 0;                  // tiles no expert falls below while another has more
   std::vector<int64_t> layer_floors = {};  // experts each layer should keep (soft); empty: none
   Timeline* timeline = nullptr;            // records stalls; may be null
 };
@@ -61,6 +62,11 @@ class ExpertCache {
   bool resident(ExpertId id) const;
   // Resident or being read: acquiring it takes no frame, unless a read fails.
   bool placed(ExpertId id) const;
+  // Every tile has a frame: ready, or being read.
+  bool nothing_missing() const {
+    const std::lock_guard lock(mutex_);
+    return static_cast<size_t>(frames_.in_use() - frames_.free_frames()) == frame_of_.size();
+  }
   ResidencyView view(int32_t layer) const;
   // Experts each layer should keep (soft), one per layer; empty: none.
   void set_layer_floors(std::vector<int64_t> floors);
@@ -77,7 +83,7 @@ class ExpertCache {
   // Takes back the hints for `layer` that have not begun, except for the given experts.
   void cancel_hints(int32_t layer, std::span<const int32_t> except);
 
-  // Experts with every tile ready.
+  // Experts with every tile ready, or with those that they keep longest.
   std::vector<ExpertId> resident_set() const;
   // Reads `id` in the background if frames are free; never evicts. False when they are not.
   bool warm(ExpertId id);

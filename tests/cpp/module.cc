@@ -10,6 +10,7 @@ void export_kernels(nanobind::module_& m);
 void export_gate(nanobind::module_& m);
 void export_memory(nanobind::module_& m);
 void export_residency(nanobind::module_& m);
+void export_prefetch(nanobind::module_& m);
 
 }  // namespace adapmoe
 
@@ -20,4 +21,5 @@ NB_MODULE(_testing, m) {
   adapmoe::export_gate(m);
   adapmoe::export_memory(m);
   adapmoe::export_residency(m);
+  adapmoe::export_prefetch(m);
 }

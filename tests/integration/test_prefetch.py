@@ -27,15 +27,15 @@ def pack(pack_factory):
 
 @pytest.fixture(scope="module")
 def plain(pack):
-    return run(pack)[0]
+    return run(pack, prefetch_depth=0)[0]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("gating", ["off", "sensitivity"])
 def test_g3_prefetch_on_equals_off(pack, depth, gating):
     gate = {"gating": gating, "gating_threshold": 0.02, "sensitivity": [1.0] * 8}
-    expected, _, _ = run(pack, **gate)
-    ahead, totals, scores = run(pack, **gate, prefetch_depth=depth)
+    expected, _, _ = run(pack, **gate, prefetch_depth=0)
+    ahead, totals, scores = run(pack, **gate, prefetch_depth=depth, prefetch_trials=False)
     assert np.array_equal(expected, ahead)
     assert totals.prefetched > 0
     assert totals.prefetch_used > 0
@@ -60,21 +60,46 @@ def test_a_long_prompt_reads_the_next_layer_ahead(pack, fraction, depth):
             seq.reset()
         session.close()
     assert all(np.array_equal(logits[0], rows) for rows in logits)
-    if fraction in (0.2, 0.5):
+    if depth == 0 and fraction in (0.2, 0.5):
         assert stats.prefetched > 0.2 * stats.experts_used
         assert stats.prefetch_used >= 0.95 * stats.prefetched
 
 
 def test_a_short_prompt_reads_nothing_ahead(pack):
-    session = _core.Session(str(pack), expert_fraction=0.3)
+    session = _core.Session(str(pack), expert_fraction=0.3, prefetch_depth=0)
     _, stats = session.new_sequence().prefill(IDS[:31].copy())
     assert stats.prefetched == 0
     session.close()
 
 
+def test_g3_trials_change_no_token(pack, plain):
+    assert np.array_equal(plain, run(pack, prefetch_depth=3)[0])
+
+
+@pytest.mark.parametrize("gate", [(), np.random.default_rng(0).normal(size=8 * 256).tolist()])
+@pytest.mark.parametrize("embedding", [False, True])
+def test_the_first_layer_is_foreseen_and_no_token_changes(pack, plain, gate, embedding):
+    logits, _, scores = run(
+        pack,
+        prefetch_depth=1,
+        prefetch_trials=False,
+        first_layer_gate=gate,
+        first_layer_embedding=embedding,
+    )
+    assert np.array_equal(plain, logits)
+    right, needed = scores[0]
+    assert (needed > 0) == (embedding or len(gate) > 0)
+    if embedding:  # an untrained gate on the hidden state is corrected by it
+        assert right / needed > 0.75
+
+
 @pytest.mark.parametrize("policy", ["farthest-layer", "lru", "lfru", "least-stale"])
-@pytest.mark.parametrize("evict", ["tile", "expert"])
+@pytest.mark.parametrize("evict", ["tile", "expert", "spread"])
 def test_policies_and_eviction_never_change_a_bit(pack, plain, policy, evict):
     floors = [1, 2, 3, 0, 0, 4, 8, 1]
-    for options in ({}, {"layer_floors": floors}, {"prefetch_depth": 2, "layer_floors": floors}):
+    for options in (
+        {"prefetch_depth": 0},
+        {"layer_floors": floors},
+        {"prefetch_depth": 2, "layer_floors": floors},
+    ):
         assert np.array_equal(plain, run(pack, policy=policy, evict=evict, **options)[0])

@@ -18,7 +18,9 @@ PROMPT = "The function returns"
 @pytest.mark.parametrize("fraction", [0.125, 0.5, 0.8])
 def test_replay_has_the_hits_of_the_session(pack_factory, tmp_path, policy, fraction):
     path = tmp_path / "t.npz"
-    with LLM(pack_factory(), expert_fraction=fraction, policy=policy, max_context=256) as llm:
+    with LLM(
+        pack_factory(), expert_fraction=fraction, policy=policy, prefetch=0, max_context=256
+    ) as llm:
         with recording(llm, path):
             llm.generate(PROMPT, SamplingParams(max_tokens=60, ignore_eos=True))
         stats, frames = llm.stats, llm.memory_split.frames

@@ -68,7 +68,7 @@ def test_what_was_resident_is_resident_again(pack, saved):
 
 def test_the_next_run_hits_more(pack, saved):
     def first_pass_hits(warm):
-        with LLM(pack, **OPTIONS, warm_restart=warm) as llm:
+        with LLM(pack, **OPTIONS, prefetch=0, warm_restart=warm) as llm:
             settled(llm)
             llm.generate(PROMPT, SamplingParams(max_tokens=1))
             return llm.stats.expert_hits

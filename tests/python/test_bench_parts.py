@@ -16,6 +16,8 @@ from adapmoe.errors import ReadError
 
 SETTINGS = {
     "prefetch": 0,
+    "prefetch_trials": True,
+    "first_layer": "both",
     "policy": "lru",
     "evict": "tile",
     "allocation": "global",
@@ -49,11 +51,20 @@ def test_an_ablation_changes_one_setting_at_a_time():
     variants = ablation_of(SETTINGS, calibrated=False)
     assert next(iter(variants)) == BASE
     for name, settings in variants.items():
-        changed = {key for key in SETTINGS if settings[key] != SETTINGS[key]}
+        changed = {key for key in SETTINGS if settings[key] != variants[BASE][key]}
         assert changed == (set() if name == BASE else {name.split("=")[0]})
     assert "policy=farthest-layer" in variants
     assert "policy=lru" not in variants
+    assert not any("first_layer" in name or "trials" in name for name in variants)
     assert not any("gating" in name or name == "allocation=dp" for name in variants)
+
+
+def test_prefetch_is_as_given_while_settings_are_compared():
+    variants = ablation_of(SETTINGS | {"prefetch": 1}, calibrated=True)
+    tried = {name for name, settings in variants.items() if settings["prefetch_trials"]}
+    assert tried == {"prefetch_trials=True"}
+    layers = {"first_layer=embedding", "first_layer=hidden", "first_layer=none"}
+    assert layers == {name for name in variants if name.startswith("first_layer")}
 
 
 def test_gating_and_dp_are_compared_where_there_is_a_calibration():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from adapmoe.calibrated import check_allocation, choose_gating, first_layer_gate
+from adapmoe.calibrated import FirstLayer, check_allocation, choose_first_layer, choose_gating
 from adapmoe.calibration.sidecar import (
     FILE,
     GATE_FILE,
@@ -55,7 +55,7 @@ def test_the_calibration_of_another_pack_is_refused(pack, tmp_path):
     for use in (
         lambda: read_calibration(other),
         lambda: choose_gating(other, "sensitivity", None, ()),
-        lambda: first_layer_gate(other, 1),
+        lambda: choose_first_layer(other, 1, "both"),
         lambda: check_allocation(other, "dp"),
     ):
         with pytest.raises(CalibrationError, match=r"another pack.*calibrate again"):
@@ -123,10 +123,16 @@ def test_gating_that_does_not_pay_is_said(pack, caplog):
 
 
 def test_the_first_layer_gate_is_used_with_prefetch_only(pack):
-    assert first_layer_gate(pack, 1) == []
+    assert choose_first_layer(pack, 1, "both") == FirstLayer([], True)
     write_calibration(pack, content(), GATE)
-    assert first_layer_gate(pack, 0) == []
-    assert first_layer_gate(pack, 1) == GATE.reshape(-1).tolist()
+    trained = GATE.reshape(-1).tolist()
+    assert choose_first_layer(pack, 0, "both").gate == []
+    assert choose_first_layer(pack, 1, "both") == FirstLayer(trained, True)
+    assert choose_first_layer(pack, 1, "hidden") == FirstLayer(trained, False)
+    assert choose_first_layer(pack, 1, "embedding") == FirstLayer([], True)
+    assert choose_first_layer(pack, 1, "none") == FirstLayer([], False)
+    with pytest.raises(ValueError, match="expected one of both, embedding, hidden, none"):
+        choose_first_layer(pack, 1, "last")
 
 
 def test_allocations_are_known(pack):

@@ -138,14 +138,10 @@ def test_more_memory_than_everything_is_not_recommended(trace):
     assert [p.share for p in budgets_to_check(plan)] == [0.25, 0.5, 0.75]
 
 
-def test_prefetch_needs_a_predictor_and_a_disk_with_time(trace):
-    def depth(accuracy, read_s):
-        measured = measurements(32)
-        times = tuple(replace(time, read_s=read_s) for time in measured.times)
-        plan = make_plan(replace(measured, times=times), trace, "text", accuracy)
-        return plan.recommended["prefetch"]
+def test_prefetch_is_recommended_unless_predictions_are_known_to_be_bad(trace):
+    def depth(accuracy):
+        return make_plan(measurements(32), trace, "text", accuracy).recommended["prefetch"]
 
-    assert depth(None, 0.6) == 0
-    assert depth(0.3, 0.6) == 0
-    assert depth(0.85, 0.6) == 1
-    assert depth(0.85, 100.0) == 0
+    assert depth(None) == 1
+    assert depth(0.3) == 0
+    assert depth(0.85) == 1

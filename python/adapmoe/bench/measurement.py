@@ -26,6 +26,8 @@ class Measurement:
         bytes_per_token: read from the pack.
         hit_rate: share of expert visits that found all tiles resident, 0 to 1.
         stall_share: share of the time spent waiting for experts, 0 to 1.
+        stall_ms_per_token: the same per token.
+        first_layer_stall_ms: of it, in layer 0.
         prefetched_per_token: experts that were read ahead.
         prefetch_used: share of these that were used, 0 to 1.
         peak_rss_bytes: of the process since the model was opened; since the process began where
@@ -39,6 +41,8 @@ class Measurement:
     bytes_per_token: float
     hit_rate: float
     stall_share: float
+    stall_ms_per_token: float
+    first_layer_stall_ms: float
     prefetched_per_token: float
     prefetch_used: float
     peak_rss_bytes: float
@@ -72,6 +76,8 @@ def measure(llm: "LLM", workload: Workload) -> Measurement:
         bytes_per_token=sum(step.bytes_read for step in steps) / n,
         hit_rate=sum(step.expert_hits for step in steps) / visits,
         stall_share=sum(step.stall_s for step in steps) / decode_s,
+        stall_ms_per_token=1000 * sum(step.stall_s for step in steps) / n,
+        first_layer_stall_ms=1000 * sum(step.first_layer_stall_s for step in steps) / n,
         prefetched_per_token=prefetched / n,
         prefetch_used=sum(step.prefetch_used for step in steps) / prefetched if prefetched else 0.0,
         peak_rss_bytes=float(peak_rss_bytes()),

@@ -9,21 +9,31 @@ Settings = dict[str, Any]  # arguments of LLM
 BASE = "base"
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "prefetch": (0, 1, 2, 3),
+    "prefetch_trials": (True,),
+    "first_layer": ("both", "embedding", "none"),
     "policy": ("farthest-layer", "lru", "lfru", "least-stale"),
-    "evict": ("tile", "expert"),
+    "evict": ("tile", "expert", "spread"),
     "allocation": ("global", "uniform"),
     "verify": ("always", "never"),
 }
 _CALIBRATED: dict[str, tuple[Any, ...]] = {
+    "first_layer": ("hidden",),
     "allocation": ("dp",),
     "gating": ("off", "sensitivity", "residency"),
 }
 
 
 def ablation_of(base: Settings, *, calibrated: bool) -> dict[str, Settings]:
-    """{name: settings}, the base first; what needs a calibration only where there is one."""
+    """{name: settings}, the base first; what needs a calibration only where there is one.
+
+    Prefetch is as given in all of them, so that each shows what its setting does, but for one that
+    shows what trials cost.
+    """
+    base = base | {"prefetch_trials": False}
     variants = {BASE: base}
     for name, value in _changes(calibrated):
+        if base["prefetch"] == 0 and name in ("first_layer", "prefetch_trials"):
+            continue  # nothing is foreseen
         if base[name] != value:
             variants[f"{name}={value}"] = base | {name: value}
     return variants

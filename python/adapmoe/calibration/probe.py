@@ -56,6 +56,7 @@ class Probe:
             threads=threads or 0,
             max_context=WINDOW_TOKENS,
             prefill_chunk=WINDOW_TOKENS,
+            prefetch_depth=0,
         )
         self._sequence = self._session.new_sequence()
 

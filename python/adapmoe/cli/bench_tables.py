@@ -68,7 +68,8 @@ def _ablation_table(result: BenchResult) -> Table:
         "speed-up",
         "read/token",
         "hits",
-        "waiting",
+        "waits",
+        "in layer 0",
         "activations",
         "of the bound",
     ):
@@ -81,7 +82,8 @@ def _ablation_table(result: BenchResult) -> Table:
             str(variant.speedup),
             format_bytes(round(found["bytes_per_token"].median)),
             f"{found['hit_rate'].median:.1%}",
-            f"{found['stall_share'].median:.1%}",
+            f"{found['stall_ms_per_token'].median:.1f} ms",
+            f"{found['first_layer_stall_ms'].median:.2f} ms",
             f"{found['activations_per_token'].median:.2f}",
             f"{variant.fraction_of_bound.median:.1%}",
         )

@@ -114,7 +114,8 @@ def _print(found: dict[str, Any]) -> None:
     first = found["first_layer_gate"]
     console.print(
         f"layer 0 foreseen from the last hidden state: {first['accuracy']:.1%} "
-        f"(always the most frequent: {first['accuracy_of_most_frequent']:.1%})"
+        f"(always the most frequent: {first['accuracy_of_most_frequent']:.1%}); by its own router "
+        f"on the token's embedding: {first['accuracy_of_router_on_embedding']:.1%}"
     )
     for mode in ("sensitivity", "residency"):
         if mode in gating:

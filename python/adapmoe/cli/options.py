@@ -50,7 +50,7 @@ GatingOption = Annotated[
     ),
 ]
 PrefetchOption = Annotated[
-    int, typer.Option(min=0, max=3, help="Layers to look ahead and read for. Never changes tokens.")
+    int, typer.Option(min=0, max=3, help="Most layers to look ahead and read for.")
 ]
 AllocationOption = Annotated[
     str,
@@ -58,9 +58,12 @@ AllocationOption = Annotated[
         help="How layers share memory: global, uniform, or dp (needs `adapmoe calibrate`)."
     ),
 ]
-EvictOption = Annotated[str, typer.Option(help="Give up experts by the tile or whole: expert.")]
+EvictOption = Annotated[
+    str,
+    typer.Option(help="Give up experts by the tile, whole: expert, or each's last tiles: spread."),
+]
 KernelsOption = Annotated[
-    str, typer.Option(help="auto, scalar, avx2 or avx512. All give the same tokens.")
+    str, typer.Option(help="auto, scalar, avx2, avx512 or neon. All give the same tokens.")
 ]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
 ReaderOption = Annotated[
@@ -109,7 +112,7 @@ class ExpertOptions(NamedTuple):
     """How experts are chosen, read ahead and kept."""
 
     gating: str = "off"
-    prefetch: int = 0
+    prefetch: int = 1
     allocation: str = "global"
     evict: str = "tile"
 

@@ -59,7 +59,7 @@ def plan(
     with usage_errors():
         content = SAMPLE_TEXT if text is None else text.read_text(encoding="utf-8")
         facts = CalibrationFacts.of(pack)
-        with LLM(pack, memory, warm_restart=False, max_context=_MOST_TOKENS) as llm:
+        with LLM(pack, memory, prefetch=0, warm_restart=False, max_context=_MOST_TOKENS) as llm:
             ids, unseen = _token_ids(llm, content)
             with console.status("measuring") as status:
                 measured = measure(
@@ -107,6 +107,7 @@ def _check(
         LLM(
             pack,
             found.memory_bytes,
+            prefetch=0,  # as predicted
             warm_restart=False,
             max_context=_MOST_TOKENS,
             policy=best["policy"],

@@ -81,7 +81,7 @@ def run(
     threads: ThreadsOption = None,
     max_context: MaxContextOption = 0,
     gating: GatingOption = "off",
-    prefetch: PrefetchOption = 0,
+    prefetch: PrefetchOption = 1,
     policy: PolicyOption = "farthest-layer",
     allocation: AllocationOption = "global",
     evict: EvictOption = "tile",

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from adapmoe.geometry import PackGeometry
-from adapmoe.planning.layer_time import LayerTime
 from adapmoe.planning.measure import Measurements
 from adapmoe.replay import POLICIES, run_policy
 from adapmoe.trace import Trace
@@ -134,7 +133,7 @@ def _recommend(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     memory = min(at_memory.memory_bytes, everything)
     disk = measured.disk
-    depth, why = _prefetch(measured.times[0], at_memory, accuracy)
+    depth, why = _prefetch(at_memory, accuracy)
     recommended = {
         "memory": memory,
         "policy": policy,
@@ -154,18 +153,12 @@ def _recommend(
     return recommended, reasons
 
 
-def _prefetch(time: LayerTime, at_memory: Prediction, accuracy: float | None) -> tuple[int, str]:
+def _prefetch(at_memory: Prediction, accuracy: float | None) -> tuple[int, str]:
     if at_memory.hit_rate == 1.0:
         return 0, "everything is resident"
-    if accuracy is None:
-        return 0, "how well experts can be predicted is not known: run adapmoe calibrate"
-    if accuracy < _USEFUL_ACCURACY:
+    if accuracy is not None and accuracy < _USEFUL_ACCURACY:
         return 0, f"only {accuracy:.0%} of the experts can be predicted"
-    reading = (1 - at_memory.hit_rate) * time.reading_s(time.top_k)
-    computing = time.dense_s + time.top_k * time.expert_s
-    if reading > computing:
-        return 0, "the disk is busy all the time: it has none left for reading ahead"
-    return 1, f"{accuracy:.0%} of the experts can be predicted, and the disk has time"
+    return 1, "used while decoding measures that it makes steps shorter"
 
 
 def _warnings(measured: Measurements, size: PackGeometry) -> list[str]:
