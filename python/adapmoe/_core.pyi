@@ -82,7 +82,7 @@ class Session:
         prefill_chunk: int = 128,  # token rows per step, at most
         backend: str = "auto",  # auto | cpu | cuda
         kernels: str = "auto",  # auto | scalar | avx2 | avx512
-        policy: str = "farthest-layer",  # farthest-layer | lru | lfru | least-stale
+        policy: str = "next-use",  # next-use | farthest-layer | lru | lfru | least-stale
         reader: str = "auto",  # auto | io_uring | pread
         readers: int = 4,  # reads at the same time
         direct_io: bool = True,

@@ -61,7 +61,7 @@ class LLM(TextLevel):
         kv_dtype: "f16" or "f32".
         kernels: "auto", "scalar", "avx2" or "avx512"; all give the same bits.
         backend: "auto", "cpu" or "cuda".
-        policy: which expert to evict: "farthest-layer", "lru", "lfru" or "least-stale".
+        policy: which expert to evict: "next-use", "farthest-layer", "lru", "lfru" or "least-stale".
         evict: give up experts by the "tile", by the whole "expert", or "spread": every expert
             loses its last quarter before any loses more, so that few hit but most can begin.
         allocation: "global": all layers share the memory; "uniform": each keeps the same number
@@ -105,7 +105,7 @@ class LLM(TextLevel):
         kv_dtype: str = "f16",
         kernels: str = "auto",
         backend: str = "auto",
-        policy: str = "farthest-layer",
+        policy: str = "next-use",
         evict: str = "tile",
         allocation: str = "global",
         prefetch: int = 1,

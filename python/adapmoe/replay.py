@@ -11,7 +11,7 @@ from adapmoe.geometry import PackGeometry
 from adapmoe.trace import Trace
 from adapmoe.units import format_bytes, parse_memory, parse_percent
 
-POLICIES = ("farthest-layer", "lru", "lfru", "least-stale")
+POLICIES = ("next-use", "farthest-layer", "lru", "lfru", "least-stale")
 ALLOCATIONS = ("global", "uniform", "dp")
 
 _EXPERTS = re.compile(r"\s*(\d+)[\s-]*experts?\s*", re.ASCII)

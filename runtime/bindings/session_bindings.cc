@@ -171,7 +171,7 @@ void export_session(nb::module_& m) {
            nb::arg("expert_fraction") = 0.0, nb::arg("threads") = 0, nb::arg("max_context") = 0,
            nb::arg("max_sequences") = 1, nb::arg("kv_dtype") = "f16",
            nb::arg("prefill_chunk") = 128, nb::arg("backend") = "auto", nb::arg("kernels") = "auto",
-           nb::arg("policy") = "farthest-layer", nb::arg("reader") = "auto", nb::arg("readers") = 4,
+           nb::arg("policy") = "next-use", nb::arg("reader") = "auto", nb::arg("readers") = 4,
            nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
            nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>(),
            nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),

@@ -21,7 +21,7 @@ struct SessionConfig {
   int64_t prefill_chunk = 128;  // token rows per step
   std::string backend = "auto";
   std::string kernels = "auto";
-  std::string policy = "farthest-layer";
+  std::string policy = "next-use";
   std::string reader = "auto";  // auto | io_uring | pread
   int readers = 4;              // reads at the same time
   bool direct_io = true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/residency/eviction_policy.h"
 
+#include <algorithm>
 #include <tuple>
 
 #include "runtime/base/strings.h"
@@ -62,6 +63,26 @@ class LeastStalePolicy final : public EvictionPolicy {
   }
 };
 
+class NextUsePolicy final : public EvictionPolicy {
+ public:
+  explicit NextUsePolicy(int64_t num_layers) : num_layers_(num_layers) {}
+
+  size_t choose(std::span<const EvictionCandidate> candidates,
+                const EvictionContext& context) const override {
+    return smallest(candidates, [&](const EvictionCandidate& c) {
+      const uint64_t seen = context.pass - (c.id.layer > context.layer ? 1 : 0);  // by its layer
+      const double passes = 1.0 / std::clamp(c.rate.at(seen), kLeastRate, 1.0) - 1.0;
+      const auto layers = static_cast<double>(layers_until(c.id.layer, context.layer, num_layers_));
+      return std::tuple(-(layers + static_cast<double>(num_layers_) * passes), c.last_use);
+    });
+  }
+
+ private:
+  static constexpr double kLeastRate = 0.01;  // below it, which layer comes first no longer counts
+
+  int64_t num_layers_;
+};
+
 }  // namespace
 
 int64_t layers_until(int32_t layer, int32_t current, int64_t num_layers) {
@@ -75,9 +96,10 @@ Result<std::unique_ptr<EvictionPolicy>> make_eviction_policy(const std::string& 
   if (name == "lru") policy = std::make_unique<LruPolicy>();
   if (name == "lfru") policy = std::make_unique<LfruPolicy>();
   if (name == "least-stale") policy = std::make_unique<LeastStalePolicy>();
+  if (name == "next-use") policy = std::make_unique<NextUsePolicy>(num_layers);
   if (policy == nullptr) {
-    return invalid_argument(
-        str_cat("policy=\"", name, "\": expected farthest-layer, lru, lfru or least-stale"));
+    return invalid_argument(str_cat(
+        "policy=\"", name, "\": expected next-use, farthest-layer, lru, lfru or least-stale"));
   }
   return policy;
 }

@@ -10,6 +10,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/base/types.h"
+#include "runtime/residency/use_rate.h"
 
 namespace adapmoe {
 
@@ -19,12 +20,14 @@ struct EvictionCandidate {
   uint64_t last_use = 0;
   uint64_t loaded_at = 0;
   uint64_t uses = 0;  // acquires since the session was opened
+  UseRate rate;
 };
 
 struct EvictionContext {
   int32_t layer = 0;        // being computed
   uint64_t now = 0;         // acquires so far
   uint64_t pass_start = 0;  // `now` when this pass over the layers began
+  uint64_t pass = 1;        // its number
 };
 
 class EvictionPolicy {
@@ -40,6 +43,9 @@ class EvictionPolicy {
 // - "lru": the one used longest ago.
 // - "lfru": least uses / (age + 1), age in acquires since the last use.
 // - "least-stale": first those not used in this pass, oldest read first (SpecMD, arXiv 2602.03921).
+// - "next-use": the one expected to be needed last: layers until its own, and a round of all layers
+//   for each pass that its use rate lets expect in between. Belady's rule with the future
+//   estimated.
 // Errors: kInvalidArgument for an unknown name.
 Result<std::unique_ptr<EvictionPolicy>> make_eviction_policy(const std::string& name,
                                                              int64_t num_layers);

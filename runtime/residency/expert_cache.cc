@@ -102,6 +102,7 @@ Result<std::optional<ExpertHandle>> ExpertCache::acquire(ExpertId id, const Inte
   stats_.hits += hit ? 1 : 0;
   ++entry.holds;
   ++entry.uses;
+  entry.rate.use(pass_);
   entry.last_use = ++clock_;
   return std::optional<ExpertHandle>(ExpertHandle(this, id));
 }
@@ -114,6 +115,7 @@ void ExpertCache::set_layer_floors(std::vector<int64_t> floors) {
 void ExpertCache::begin_pass() {
   const std::lock_guard lock(mutex_);
   pass_start_ = clock_;
+  ++pass_;
 }
 
 bool ExpertCache::hint(ExpertId id, int32_t layer) {

@@ -106,6 +106,7 @@ class ExpertCache {
     uint64_t last_use = 0;
     uint64_t loaded_at = 0;
     uint64_t uses = 0;
+    UseRate rate;
     Status error;  // of the latest failed tile
   };
 
@@ -152,6 +153,7 @@ class ExpertCache {
   std::vector<bool> verified_;                        // the same; for VerifyTiles::kFirst
   uint64_t clock_ = 0;                                // acquires so far
   uint64_t pass_start_ = 0;
+  uint64_t pass_ = 1;  // passes begun
   ResidencyStats stats_;
   std::unique_ptr<AsyncReader>
       reader_;  // last member: destroyed first, so no completion comes late

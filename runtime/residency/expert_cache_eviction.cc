@@ -30,13 +30,13 @@ ExpertCache::Reach ExpertCache::reach_locked(size_t except) const {
     if (entry.holds > 0 || entry.occupied == 0 || i == except) continue;
     reach.frames += entry.occupied;
     if (entry.loading > 0) continue;
-    reach.candidates.push_back({id_of(i), entry.last_use, entry.loaded_at, entry.uses});
+    reach.candidates.push_back({id_of(i), entry.last_use, entry.loaded_at, entry.uses, entry.rate});
   }
   return reach;
 }
 
 void ExpertCache::evict_one_locked(const Reach& reach, int32_t layer, int64_t frames) {
-  const EvictionContext context{layer, clock_, pass_start_};
+  const EvictionContext context{layer, clock_, pass_start_, pass_};
   const auto occupied = [&](const EvictionCandidate& c) -> int64_t {
     return entries_[flat(c.id)].occupied;
   };

@@ -13,6 +13,7 @@ struct Resident {
   uint64_t last_use = 0;
   uint64_t loaded_at = 0;
   uint64_t uses = 0;
+  UseRate rate;
 };
 
 }  // namespace
@@ -36,7 +37,7 @@ ReplayResult replay(std::span<const TraceVisit> trace, int64_t num_layers, int64
       if (!e.here || e.held) continue;
       const ExpertId id{static_cast<int32_t>(static_cast<int64_t>(i) / num_experts),
                         static_cast<int32_t>(static_cast<int64_t>(i) % num_experts)};
-      candidates.push_back({id, e.last_use, e.loaded_at, e.uses});
+      candidates.push_back({id, e.last_use, e.loaded_at, e.uses, e.rate});
     }
     if (candidates.empty()) return false;
     const ExpertId id = candidates[choose_victim(policy, candidates, context, floors, resident)].id;
@@ -48,9 +49,13 @@ ReplayResult replay(std::span<const TraceVisit> trace, int64_t num_layers, int64
   const auto use = [&](Resident& e) {
     e.last_use = ++context.now;
     ++e.uses;
+    e.rate.use(context.pass);
   };
   for (const TraceVisit& visit : trace) {
-    if (visit.pass != pass) context.pass_start = context.now;
+    if (visit.pass != pass) {
+      context.pass_start = context.now;
+      ++context.pass;
+    }
     pass = visit.pass;
     context.layer = visit.layer;
     std::vector<size_t> missing;

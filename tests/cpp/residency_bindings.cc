@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -35,9 +36,29 @@ size_t choose(const std::string& policy, int64_t num_layers,
               int32_t layer, uint64_t now, uint64_t pass_start, const std::vector<int64_t>& floors,
               const std::vector<int64_t>& resident) {
   std::vector<EvictionCandidate> list;
-  for (const auto& [l, e, use, loaded, uses] : all) list.push_back({{l, e}, use, loaded, uses});
+  for (const auto& [l, e, use, loaded, uses] : all) list.push_back({{l, e}, use, loaded, uses, {}});
   return choose_victim(*value_or_throw(make_eviction_policy(policy, num_layers)), list,
-                       {layer, now, pass_start}, floors, resident);
+                       {layer, now, pass_start, 1}, floors, resident);
+}
+
+UseRate rate_of(const std::vector<uint64_t>& passes) {
+  UseRate rate;
+  for (const uint64_t pass : passes) rate.use(pass);
+  return rate;
+}
+
+double use_rate(const std::vector<uint64_t>& passes, uint64_t pass) {
+  return rate_of(passes).at(pass);
+}
+
+// Candidates are (layer, passes that used it).
+size_t choose_next_use(int64_t num_layers,
+                       const std::vector<std::pair<int32_t, std::vector<uint64_t>>>& all,
+                       int32_t layer, uint64_t pass) {
+  std::vector<EvictionCandidate> list;
+  for (const auto& [l, passes] : all) list.push_back({{l, 0}, 0, 0, 0, rate_of(passes)});
+  return value_or_throw(make_eviction_policy("next-use", num_layers))
+      ->choose(list, {layer, 0, 0, pass});
 }
 
 // Without a test's own interrupt, a wait of about ten seconds is an error: better than to hang.
@@ -179,6 +200,9 @@ void export_residency(nb::module_& m) {
   m.def("choose_victim", &choose, nb::arg("policy"), nb::arg("num_layers"), nb::arg("candidates"),
         nb::arg("layer"), nb::arg("now") = uint64_t{0}, nb::arg("pass_start") = uint64_t{0},
         nb::arg("floors") = std::vector<int64_t>(), nb::arg("resident") = std::vector<int64_t>());
+  m.def("use_rate", &use_rate, nb::arg("passes"), nb::arg("pass_"));
+  m.def("choose_next_use", &choose_next_use, nb::arg("num_layers"), nb::arg("candidates"),
+        nb::arg("layer"), nb::arg("pass_"));
   nb::class_<Hold>(m, "Hold")
       .def("tile", &Hold::tile, nb::arg("index"), nb::arg("interrupt") = nb::none())
       .def_prop_ro("expert", &Hold::expert)

@@ -55,7 +55,7 @@ def test_g1_resident_equals_streamed(pack):
     assert np.array_equal(resident, streamed)
 
 
-@pytest.mark.parametrize("policy", ["farthest-layer", "lru"])
+@pytest.mark.parametrize("policy", ["next-use", "farthest-layer", "lru"])
 def test_g2_no_eviction_equals_smallest_legal_budget(pack, policy):
     everything, _ = trace_of(pack, expert_fraction=1.0)
     smallest, stats = trace_of(pack, memory=floor_bytes(pack), policy=policy)

@@ -93,7 +93,7 @@ def test_the_first_layer_is_foreseen_and_no_token_changes(pack, plain, gate, emb
         assert right / needed > 0.75
 
 
-@pytest.mark.parametrize("policy", ["farthest-layer", "lru", "lfru", "least-stale"])
+@pytest.mark.parametrize("policy", ["next-use", "farthest-layer", "lru", "lfru", "least-stale"])
 @pytest.mark.parametrize("evict", ["tile", "expert", "spread"])
 def test_policies_and_eviction_never_change_a_bit(pack, plain, policy, evict):
     floors = [1, 2, 3, 0, 0, 4, 8, 1]

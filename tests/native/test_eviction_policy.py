@@ -71,7 +71,7 @@ def test_golden_victims():
 
 def test_unknown_policy_is_named():
     with pytest.raises(
-        _testing.StatusError, match=r"kInvalidArgument.*\"fifo\".*farthest-layer, lru"
+        _testing.StatusError, match=r"kInvalidArgument.*\"fifo\".*next-use, farthest-layer, lru"
     ):
         _testing.choose_victim("fifo", 4, [(0, 0, 1, 0, 1)], 0)
 
@@ -128,3 +128,23 @@ def test_floors_protect_a_layer_until_nothing_else_is_left():
     for floors, victim in (([1, 0], 1), ([0, 1], 0), ([1, 1], 0), ([], 0)):
         found = _testing.choose_victim("lru", 2, candidates, 0, floors=floors, resident=[1, 1])
         assert found == victim
+
+
+def test_use_rate_is_the_share_of_passes():
+    assert _testing.use_rate([], 0) == _testing.use_rate([], 7) == 0
+    assert _testing.use_rate([1], 1) == pytest.approx(1)
+    assert _testing.use_rate(list(range(1, 301)), 300) == pytest.approx(1)
+    assert _testing.use_rate(list(range(2, 601, 2)), 600) == pytest.approx(0.5, abs=0.1)
+    lately = _testing.use_rate(list(range(290, 301)), 300)
+    long_ago = _testing.use_rate(list(range(1, 12)), 300)
+    assert lately > 0.55
+    assert long_ago < 0.01
+
+
+def test_next_use_weighs_the_rate_by_the_round_of_layers():
+    always, seldom = list(range(1, 101)), list(range(10, 101, 10))
+    # Computing layer 1 of 4: layer 2 comes next, layer 1 itself last.
+    assert _testing.choose_next_use(4, [(2, always), (1, always), (0, always)], 1, 100) == 1
+    assert _testing.choose_next_use(4, [(2, seldom), (1, always), (0, always)], 1, 100) == 0
+    # What has not come up in this pass cannot have missed it.
+    assert _testing.choose_next_use(4, [(0, always), (2, always[:-1])], 1, 100) == 0

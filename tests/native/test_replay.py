@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adapmoe import _core
 
 LAYERS, EXPERTS = 3, 4
-POLICIES = ["farthest-layer", "lru", "lfru", "least-stale"]
+POLICIES = ["next-use", "farthest-layer", "lru", "lfru", "least-stale"]
 # Figures of Mixtral-8x7B in the AdapMoE release: look-ahead accuracy and single-expert ratio.
 ACCURACY = [0, 0.566, 0.721, 0.789, 0.866, 0.859, 0.830, 0.840, 0.849, 0.801, 0.898, 0.898, 0.893]
 ACCURACY += [0.910, 0.925, 0.881, 0.915, 0.939, 0.905, 0.879, 0.876, 0.893, 0.879, 0.876, 0.888]

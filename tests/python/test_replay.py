@@ -62,7 +62,7 @@ def test_floors():
 
 def test_rows_have_every_combination_and_belady_bounds_them():
     rows = replay(TRACE, ["25%", "50%"], allocations=("global", "uniform", "dp"), facts=FACTS)
-    assert len(rows) == 2 * 4 * 3
+    assert len(rows) == 2 * 5 * 3
     for row in rows:
         assert row.visits == 320
         assert row.hits <= row.belady_hits

@@ -157,7 +157,7 @@ void session_round(const std::string& pack_dir, const std::vector<Script>& scrip
   config.reader = round.random().chance(0.5) ? "auto" : "pread";
   config.readers = round.random().between(1, 4);
   config.expert_fraction = round.random().chance(0.5) ? 0.5 : 0.05;
-  config.policy = round.random().chance(0.5) ? "lru" : "farthest-layer";
+  config.policy = round.random().chance(0.5) ? "lru" : "next-use";
   const auto session = open_session(pack_dir, config, round);
 
   std::vector<SessionUser> users;

@@ -11,7 +11,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "prefetch": (0, 1, 2, 3),
     "prefetch_trials": (True,),
     "first_layer": ("both", "embedding", "none"),
-    "policy": ("farthest-layer", "lru", "lfru", "least-stale"),
+    "policy": ("next-use", "farthest-layer", "lru", "lfru", "least-stale"),
     "evict": ("tile", "expert", "spread"),
     "allocation": ("global", "uniform"),
     "verify": ("always", "never"),

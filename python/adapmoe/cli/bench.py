@@ -54,7 +54,7 @@ def bench(
         bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
     ] = False,
     threads: ThreadsOption = None,
-    policy: PolicyOption = "farthest-layer",
+    policy: PolicyOption = "next-use",
     evict: EvictOption = "tile",
     allocation: AllocationOption = "global",
     prefetch: PrefetchOption = 1,

@@ -69,7 +69,7 @@ def chat(
     experts_resident: ExpertsResidentOption = None,
     threads: ThreadsOption = None,
     max_context: MaxContextOption = 0,
-    policy: PolicyOption = "farthest-layer",
+    policy: PolicyOption = "next-use",
     kernels: KernelsOption = "auto",
     kv_dtype: KvDtypeOption = "f16",
 ) -> None:

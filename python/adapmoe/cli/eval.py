@@ -47,7 +47,7 @@ def evaluate_text(
     max_context: MaxContextOption = 0,
     gating: GatingOption = "off",
     prefetch: PrefetchOption = 1,
-    policy: PolicyOption = "farthest-layer",
+    policy: PolicyOption = "next-use",
     allocation: AllocationOption = "global",
     evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",

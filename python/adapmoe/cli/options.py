@@ -40,7 +40,7 @@ MaxContextOption = Annotated[
 ]
 PolicyOption = Annotated[
     str,
-    typer.Option(help="Which expert to evict: farthest-layer, lru, lfru or least-stale."),
+    typer.Option(help="Which expert to evict: next-use, farthest-layer, lru, lfru or least-stale."),
 ]
 GatingOption = Annotated[
     str,

@@ -82,7 +82,7 @@ def run(
     max_context: MaxContextOption = 0,
     gating: GatingOption = "off",
     prefetch: PrefetchOption = 1,
-    policy: PolicyOption = "farthest-layer",
+    policy: PolicyOption = "next-use",
     allocation: AllocationOption = "global",
     evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",
