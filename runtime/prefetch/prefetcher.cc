@@ -26,6 +26,9 @@ void Prefetcher::look_ahead(const PredictorInput& input) {
   some.rows = std::min(input.rows, kScoredRows);
   const auto layers = static_cast<int32_t>(predicted_.size());
   const int32_t current = input.layer < 0 ? layers - 1 : input.layer;  // -1: the last pass is over
+  // An eighth of an expert is about what the disk reads until the router has spoken. It lets the
+  // expert begin at once, and a wrong guess costs no resident expert more than its last tiles.
+  const int64_t most = (cache_.tiles() + 7) / 8;
   for (int32_t target = input.layer + 1; target <= std::min(input.layer + depth(), layers - 1);
        ++target) {
     for (const auto& predictor : predictors_) {
@@ -33,7 +36,7 @@ void Prefetcher::look_ahead(const PredictorInput& input) {
       if (experts.empty()) continue;
       const bool nearest = target == input.layer + 1;
       if (nearest) cache_.cancel_hints(target, experts);
-      for (const int32_t expert : experts) cache_.hint({target, expert}, current);
+      for (const int32_t expert : experts) cache_.hint({target, expert}, current, most);
       if (nearest) predicted_[static_cast<size_t>(target)] = std::move(experts);
       break;
     }

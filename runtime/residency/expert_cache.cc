@@ -91,7 +91,7 @@ Result<std::optional<ExpertHandle>> ExpertCache::acquire(ExpertId id, const Inte
     auto room = make_room_locked(id, lock, interrupt);
     if (!room.ok()) return room.status();
     if (!room.value()) return std::optional<ExpertHandle>();
-    start_reads_locked(id, ReadPriority::kDemand);
+    start_reads_locked(id, ReadPriority::kDemand, tiles_);
   }
   if (entry.hinted) {
     promote_reads_locked(id);
@@ -118,10 +118,11 @@ void ExpertCache::begin_pass() {
   ++pass_;
 }
 
-bool ExpertCache::hint(ExpertId id, int32_t layer) {
+bool ExpertCache::hint(ExpertId id, int32_t layer, int64_t most) {
   const std::lock_guard lock(mutex_);
   Entry& entry = entries_[flat(id)];
-  const int64_t missing = tiles_ - entry.occupied;
+  const auto first = frame_of_.begin() + static_cast<std::ptrdiff_t>(flat_tile(id, 0));
+  const int64_t missing = std::count(first, first + static_cast<std::ptrdiff_t>(most), kNoFrame);
   if (missing == 0 || entry.loading > 0 || !entry.error.ok()) return false;
   const int64_t layers = pack_.config().num_hidden_layers;
   while (missing > frames_.free_frames()) {
@@ -132,7 +133,7 @@ bool ExpertCache::hint(ExpertId id, int32_t layer) {
     if (reach.candidates.empty()) return false;
     evict_one_locked(reach, layer, missing - frames_.free_frames());
   }
-  start_reads_locked(id, ReadPriority::kPrefetch);
+  start_reads_locked(id, ReadPriority::kPrefetch, most);
   entry.hinted = true;
   ++stats_.prefetched;
   return true;
@@ -153,7 +154,7 @@ bool ExpertCache::warm(ExpertId id) {
   const std::lock_guard lock(mutex_);
   const Entry& entry = entries_[flat(id)];
   if (tiles_ - entry.occupied > frames_.free_frames()) return false;
-  if (entry.error.ok()) start_reads_locked(id, ReadPriority::kPrefetch);
+  if (entry.error.ok()) start_reads_locked(id, ReadPriority::kPrefetch, tiles_);
   return true;
 }
 
@@ -178,11 +179,11 @@ void ExpertCache::cancel_hints(int32_t layer, std::span<const int32_t> except) {
   }
 }
 
-void ExpertCache::start_reads_locked(ExpertId id, ReadPriority priority) {
+void ExpertCache::start_reads_locked(ExpertId id, ReadPriority priority, int64_t most) {
   Entry& entry = entries_[flat(id)];
   entry.loaded_at = clock_;
   if (entry.occupied == 0) ++resident_of_[static_cast<size_t>(id.layer)];
-  for (int64_t t = 0; t < tiles_; ++t) {
+  for (int64_t t = 0; t < most; ++t) {
     const size_t at = flat_tile(id, t);
     if (frame_of_[at] != kNoFrame) continue;
     frame_of_[at] = frames_.take();

@@ -68,6 +68,7 @@ class ExpertCache {
     return static_cast<size_t>(frames_.in_use() - frames_.free_frames()) == frame_of_.size();
   }
   ResidencyView view(int32_t layer) const;
+  int64_t tiles() const { return tiles_; }  // per expert
   // Experts each layer should keep (soft), one per layer; empty: none.
   void set_layer_floors(std::vector<int64_t> floors);
   // Tells the policy that a new pass over the layers begins.
@@ -77,9 +78,10 @@ class ExpertCache {
   // only for reads that nobody holds any more.
   Result<std::optional<ExpertHandle>> acquire(ExpertId id, const Interrupt& interrupt);
 
-  // Starts prefetch reads of `id` while `layer` is being computed; evicts only experts whose layer
-  // comes up later than that of `id`. False when it is there, on its way, or there is no such room.
-  bool hint(ExpertId id, int32_t layer);
+  // Starts prefetch reads of the first `most` tiles of `id` while `layer` is being computed; evicts
+  // only experts whose layer comes up later than that of `id`. False when they are there, on their
+  // way, or there is no such room.
+  bool hint(ExpertId id, int32_t layer, int64_t most);
   // Takes back the hints for `layer` that have not begun, except for the given experts.
   void cancel_hints(int32_t layer, std::span<const int32_t> except);
 
@@ -127,7 +129,7 @@ class ExpertCache {
   void evict_one_locked(const Reach& reach, int32_t layer, int64_t frames);
   Status give_way_locked(const Reach& reach, int32_t layer, int64_t frames,
                          std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);
-  void start_reads_locked(ExpertId id, ReadPriority priority);
+  void start_reads_locked(ExpertId id, ReadPriority priority, int64_t most);
   void promote_reads_locked(ExpertId id);
   void free_tile_locked(size_t at, Entry& entry);
   void evict_locked(size_t victim, int64_t tiles);

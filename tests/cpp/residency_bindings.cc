@@ -124,8 +124,9 @@ class CacheRig {
     const nb::gil_scoped_release release;
     return to_hold(value_or_throw(cache_->acquire({layer, expert}, or_patience(interrupt))));
   }
-  bool hint(int32_t layer, int32_t expert, int32_t current) {
-    return cache_->hint({layer, expert}, current);
+  // The first `most` tiles; 0: all.
+  bool hint(int32_t layer, int32_t expert, int32_t current, int64_t most) {
+    return cache_->hint({layer, expert}, current, most > 0 ? most : cache_->tiles());
   }
   void cancel_hints(int32_t layer, const std::vector<int32_t>& but) {
     cache_->cancel_hints(layer, but);
@@ -215,7 +216,8 @@ void export_residency(nb::module_& m) {
            nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false,
            nb::arg("keep_tiles") = int64_t{0})
       .def_prop_ro("reader_name", &CacheRig::reader_name)
-      .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"))
+      .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"),
+           nb::arg("most") = int64_t{0})
       .def("cancel_hints", &CacheRig::cancel_hints, nb::arg("layer"), nb::arg("but"))
       .def("warm", &CacheRig::warm)
       .def("resident", &CacheRig::resident)

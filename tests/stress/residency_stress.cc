@@ -104,7 +104,8 @@ class ResidencyRound {
     if (!begun.ok()) return begun.status();
     ExpertStream stream = std::move(begun).value();
     for (int hints = random_.between(0, 2); hints > 0; --hints) {  // reads ahead for later layers
-      cache_->hint({random_.between(0, layers_ - 1), random_.between(0, experts_ - 1)}, layer);
+      cache_->hint({random_.between(0, layers_ - 1), random_.between(0, experts_ - 1)}, layer,
+                   random_.between(1, static_cast<int32_t>(cache_->tiles())));
     }
     std::vector<int32_t> computed;
     for (const ExpertHandle& handle : stream.residents()) {
