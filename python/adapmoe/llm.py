@@ -110,7 +110,7 @@ class LLM(TextLevel):
         allocation: str = "global",
         prefetch: int = 1,
         prefetch_trials: bool = True,
-        first_layer: str = "both",
+        first_layer: str = "embedding",
         verify: str = "always",
         gating_threshold: float | None = None,
         sensitivity: ItemSequence[float] = (),

@@ -17,7 +17,7 @@ from adapmoe.errors import ReadError
 SETTINGS = {
     "prefetch": 0,
     "prefetch_trials": True,
-    "first_layer": "both",
+    "first_layer": "embedding",
     "policy": "lru",
     "evict": "tile",
     "allocation": "global",
@@ -63,7 +63,7 @@ def test_prefetch_is_as_given_while_settings_are_compared():
     variants = ablation_of(SETTINGS | {"prefetch": 1}, calibrated=True)
     tried = {name for name, settings in variants.items() if settings["prefetch_trials"]}
     assert tried == {"prefetch_trials=True"}
-    layers = {"first_layer=embedding", "first_layer=hidden", "first_layer=none"}
+    layers = {"first_layer=both", "first_layer=hidden", "first_layer=none"}
     assert layers == {name for name in variants if name.startswith("first_layer")}
 
 

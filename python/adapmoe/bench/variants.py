@@ -10,14 +10,14 @@ BASE = "base"
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "prefetch": (0, 1, 2, 3),
     "prefetch_trials": (True,),
-    "first_layer": ("both", "embedding", "none"),
+    "first_layer": ("embedding", "none"),
     "policy": ("next-use", "farthest-layer", "lru", "lfru", "least-stale"),
     "evict": ("tile", "expert", "spread"),
     "allocation": ("global", "uniform"),
     "verify": ("always", "never"),
 }
 _CALIBRATED: dict[str, tuple[Any, ...]] = {
-    "first_layer": ("hidden",),
+    "first_layer": ("hidden", "both"),
     "allocation": ("dp",),
     "gating": ("off", "sensitivity", "residency"),
 }

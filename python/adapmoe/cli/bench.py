@@ -87,7 +87,7 @@ def bench(
             "allocation": allocation,
             "prefetch": prefetch,
             "prefetch_trials": True,
-            "first_layer": "both",
+            "first_layer": "embedding",
             "gating": gating,
             "reader": reader,
             "readers": readers,

@@ -2,7 +2,15 @@
 // 16 lanes as one AVX-512 register, products by VNNI. Included only by kernels_avx512.cc, which is
 // compiled for AVX-512 F, BW, DQ, VL and VNNI.
 #pragma once
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push  // GCC 12 calls what its own intrinsics leave undefined uninitialized
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <cstdint>
 #include <cstring>
