@@ -12,8 +12,12 @@ IDS = np.arange(5, 45, dtype=np.int32)
 
 @pytest.fixture
 def session(pack_factory):
-    opened = _core.Session(
-        str(pack_factory(tile_width=64)), max_context=128, max_sequences=2, expert_fraction=0.5
+    opened = _core.Session(  # without prefetch, no read outlives the step that needs it
+        str(pack_factory(tile_width=64)),
+        max_context=128,
+        max_sequences=2,
+        expert_fraction=0.5,
+        prefetch_depth=0,
     )
     yield opened
     opened.close()

@@ -112,6 +112,7 @@ def test_pages_leave_the_page_cache(on_disk):
 
 
 @pytest.mark.root
+@pytest.mark.memory
 def test_a_cgroup_counts_the_page_cache_and_is_removed(on_disk):
     if os.geteuid() != 0 or not (V1 / "memory.limit_in_bytes").exists():
         pytest.skip("needs root and the memory controller of cgroup v1")
