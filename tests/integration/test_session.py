@@ -12,12 +12,8 @@ IDS = np.arange(5, 45, dtype=np.int32)
 
 @pytest.fixture
 def session(pack_factory):
-    opened = _core.Session(  # without prefetch, no read outlives the step that needs it
-        str(pack_factory(tile_width=64)),
-        max_context=128,
-        max_sequences=2,
-        expert_fraction=0.5,
-        prefetch_depth=0,
+    opened = _core.Session(
+        str(pack_factory(tile_width=64)), max_context=128, max_sequences=2, expert_fraction=0.5
     )
     yield opened
     opened.close()
@@ -69,7 +65,7 @@ def test_set_memory_shrinks_and_regrows_without_changing_a_bit(session):
         assert np.array_equal(seq.prefill(IDS)[0], expected)
     seq.reset()
     _, stats = seq.prefill(IDS)
-    assert stats.bytes_read == 0  # all of them fit now
+    assert stats.expert_hits == stats.experts_used  # all of them fit now
     with pytest.raises(BudgetError, match="below the floor"):
         session.set_memory(split.floor_bytes - 1)
     assert session.memory_split.frames == split.frames_total  # the old ceiling stays
