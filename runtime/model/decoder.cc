@@ -30,7 +30,7 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
       attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
                       static_cast<int64_t>(layer), rows);
     }
-    const int64_t stalled = m_.experts.stats().stall_ns;
+    const int64_t stalled = layer == 0 ? m_.experts.stats().stall_ns : 0;
     ADAPMOE_RETURN_IF_ERROR(moe_layer(m_, w, static_cast<int32_t>(layer), n, step));
     if (layer == 0) step.first_layer_stall_ns += m_.experts.stats().stall_ns - stalled;
   }

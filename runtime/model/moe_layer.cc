@@ -90,7 +90,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
   record(m, plan, layer, rows, step);
 
-  m.experts.cancel_hints(layer, plan.experts);
+  m.experts.cancel_hints(layer, plan.experts);  // of the prefetcher, or of a long prompt
   if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
   auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();

@@ -53,7 +53,6 @@ void Prefetcher::resolve(int32_t layer, std::span<const int32_t> experts) {
     }
     predicted.clear();
   }
-  cache_.cancel_hints(layer, experts);
 }
 
 void Prefetcher::end_decode(double seconds, int64_t rows) {

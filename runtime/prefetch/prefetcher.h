@@ -36,8 +36,7 @@ class Prefetcher {
   // After the demand reads of input.layer are queued: hints for the next layers. Those for the very
   // next one take the place of earlier ones.
   void look_ahead(const PredictorInput& input);
-  // The experts that `layer` really needs, before they are acquired: scores the prediction and
-  // takes back wrong hints.
+  // The experts that `layer` really needs: scores the prediction.
   void resolve(int32_t layer, std::span<const int32_t> experts);
 
   // A decode step of `rows` tokens took so long.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "runtime/base/strings.h"
 
@@ -13,8 +14,12 @@ namespace {
 template <typename Key>
 size_t smallest(std::span<const EvictionCandidate> candidates, const Key& key) {
   size_t victim = 0;
+  auto least = key(candidates[0]);
   for (size_t i = 1; i < candidates.size(); ++i) {
-    if (key(candidates[i]) < key(candidates[victim])) victim = i;
+    auto other = key(candidates[i]);
+    if (!(other < least)) continue;
+    least = std::move(other);
+    victim = i;
   }
   return victim;
 }

@@ -155,7 +155,7 @@ class ExpertCache {
   std::vector<bool> verified_;                        // the same; for VerifyTiles::kFirst
   uint64_t clock_ = 0;                                // acquires so far
   uint64_t pass_start_ = 0;
-  uint64_t pass_ = 1;  // passes begun
+  uint64_t pass_ = 1;  // its number; only grows
   ResidencyStats stats_;
   std::unique_ptr<AsyncReader>
       reader_;  // last member: destroyed first, so no completion comes late

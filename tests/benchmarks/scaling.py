@@ -21,6 +21,7 @@ from typing import Any
 import adapmoe
 
 _TEXT = Path(__file__).resolve().parents[1] / "text" / "evaluation.txt"
+_WARM_UP = 8  # steps
 _PROMPT = 64  # tokens before the measured ones, where the context is not what grows
 
 
@@ -46,13 +47,13 @@ def text_ids(llm: adapmoe.LLM, count: int) -> list[int]:
 
 def measure(llm: adapmoe.LLM, sequences: list[adapmoe.Sequence], ids: list[int], size: str) -> Row:
     """Feed the ids round by round, a different piece of the text to every sequence."""
-    rows, warm_up = len(sequences), 8
+    rows = len(sequences)
     steps: list[tuple[float, Any]] = []
     for at in range(0, len(ids) - rows + 1, rows):
         began = time.perf_counter()
         llm.decode_batch(list(zip(sequences, ids[at : at + rows], strict=True)))
         steps.append((time.perf_counter() - began, sequences[0].last_stats))
-    measured = steps[warm_up:]
+    measured = steps[_WARM_UP:]
     seconds = [s for s, _ in measured]
     tokens = rows * len(measured)
     return Row(
@@ -71,12 +72,12 @@ def one(pack: Path, sizes: dict[str, Any], context: int, rows: int, size: str, t
     """Open, prefill `context` tokens in each of `rows` sequences, decode."""
     room = context + tokens + 16
     with adapmoe.LLM(str(pack), max_context=room, max_sequences=rows, **sizes) as llm:
-        ids = text_ids(llm, context + rows * (tokens + 8) + rows)
+        ids = text_ids(llm, context + rows * (tokens + _WARM_UP) + rows)
         sequences = [llm.new_sequence() for _ in range(rows)]
         for i, sequence in enumerate(sequences):
             print(f"{size}: {context} tokens of prompt", file=sys.stderr, flush=True)
             sequence.prefill(ids[i : i + context])
-        return measure(llm, sequences, ids[context : context + rows * (tokens + 8)], size)
+        return measure(llm, sequences, ids[context : context + rows * (tokens + _WARM_UP)], size)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-_BYTES = 512 << 20  # of all threads: what a last-level cache holds of it hardly counts
+_BYTES = 256 << 20  # of all threads: what a last-level cache holds of it hardly counts
 
 
 def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float:
@@ -18,8 +18,7 @@ def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float
         seconds: at least one round is measured even if it takes longer.
     """
     count = threads or len(os.sched_getaffinity(0))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    parts = [np.ones(min(_BYTES, free // 8) // 4 // count, np.float32) for _ in range(count)]
+    parts = [np.ones(_BYTES // 4 // count, np.float32) for _ in range(count)]
     size = sum(part.nbytes for part in parts)
     best, deadline = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < deadline:
