@@ -87,7 +87,7 @@ void CpuBackend::attend_head(const AttentionOp& op, int64_t row, int64_t kv_head
 
 void CpuBackend::attention(const AttentionOp& op) {
   // Every row's keys and values first: later rows of a chunk attend to earlier ones.
-  pool_.run(op.q.rows, 1, [&](int64_t begin, int64_t end, int) {
+  pool_.run(op.q.rows, kRowsAtOnce, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) store_kv_row(op, row);
   });
   const int64_t kv_heads = shape_.config.num_key_value_heads;

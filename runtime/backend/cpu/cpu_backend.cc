@@ -118,7 +118,7 @@ void CpuBackend::run_block(DType dtype, const BlockArgs& args) const {
 void CpuBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into) {
   into.group = group;
   const int64_t groups = into.cols / group;
-  pool_.run(x.rows, 1, [&](int64_t begin, int64_t end, int) {
+  pool_.run(x.rows, kRowsAtOnce, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       kernels_.quantize(x.row(i), cols, group, into.q + i * into.cols, into.scale + i * groups,
                         into.sum + i * groups);
@@ -134,7 +134,7 @@ void CpuBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows o
 
 void CpuBackend::rms_norm(const float* weight, Rows x, Rows y) {
   const ModelConfig& c = shape_.config;
-  pool_.run(x.rows, 4, [&](int64_t begin, int64_t end, int) {
+  pool_.run(x.rows, kRowsAtOnce, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       kernels_.rms_norm(x.row(i), weight, c.hidden_size, c.rms_norm_eps, y.row(i));
     }

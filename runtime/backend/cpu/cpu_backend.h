@@ -58,6 +58,8 @@ class CpuBackend final : public Backend {
   int64_t thread_floats() const;
   float* thread_scratch(int thread) const { return scratch_.thread + thread * thread_floats(); }
 
+  // Rows of a work item where a row is little work: decoding must not pay for a hand-off.
+  static constexpr int64_t kRowsAtOnce = 4;
   // A grain that gives every thread several chunks to balance with.
   int64_t grain(int64_t items) const;
   void run_block(DType dtype, const BlockArgs& args) const;

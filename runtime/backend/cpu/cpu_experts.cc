@@ -102,7 +102,7 @@ void CpuBackend::down_proj(std::span<const ExpertOp> ops, Rows out) {
 void CpuBackend::combine(const CombineOp& op) {
   const int64_t top_k = shape_.config.router.top_k;
   const int64_t hidden = shape_.config.hidden_size;
-  pool_.run(op.hidden.rows, 4, [&](int64_t begin, int64_t end, int) {
+  pool_.run(op.hidden.rows, kRowsAtOnce, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       const int32_t* outputs = op.outputs.data() + row * top_k;
       const float* weights = op.weights.data() + row * top_k;

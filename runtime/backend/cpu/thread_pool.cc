@@ -12,6 +12,15 @@ namespace {
 constexpr auto kSpin = std::chrono::microseconds(50);
 constexpr int kSpinsBeforeYield = 2000;
 
+// Of job_: the low half counts the workers inside, the next bit says that more may join, the rest
+// is the number of the job.
+constexpr uint64_t kWorker = 1;
+constexpr uint64_t kWorkers = 0xffff;
+constexpr uint64_t kOpen = 1 << 16;
+constexpr uint64_t kNumber = 1 << 17;
+
+uint64_t number(uint64_t job) { return job / kNumber; }
+
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -29,12 +38,8 @@ ThreadPool::ThreadPool(int threads) {
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_.store(true);
-    generation_.fetch_add(1);
-  }
-  wake_.notify_all();
+  stopping_.store(true);
+  wake_sleepers();
   for (std::thread& worker : workers_) {
     worker.join();
   }
@@ -47,15 +52,12 @@ void ThreadPool::dispatch(int64_t items, int64_t grain, const void* context,
   context_ = context;
   trampoline_ = trampoline;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
-    const std::lock_guard lock(
-        mutex_);  // a worker between its last look and its sleep must not miss this
-    generation_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  // Nobody is inside: the next number, open.
+  job_.store((number(job_.load(std::memory_order_relaxed)) + 1) * kNumber + kOpen);
+  if (asleep_.load() > 0) wake_sleepers();
   work(0);
-  for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
+  job_.fetch_and(~kOpen, std::memory_order_acq_rel);
+  for (int spins = 0; (job_.load(std::memory_order_acquire) & kWorkers) != 0; ++spins) {
     pause();
     if (spins > kSpinsBeforeYield)
       std::this_thread::yield();  // a reader may hold the worker's core
@@ -70,23 +72,50 @@ void ThreadPool::work(int thread) {
   }
 }
 
+// A worker counts itself asleep before its last look at job_, and a caller changes job_ before it
+// looks for sleepers, so that one of them sees the other.
+void ThreadPool::wake_sleepers() {
+  {
+    const std::lock_guard lock(mutex_);
+  }
+  wake_.notify_all();
+}
+
+// Returns at a job after `seen`, or at the end.
+void ThreadPool::wait_for_job(uint64_t seen) {
+  const auto due = [&] { return number(job_.load()) != seen || stopping_.load(); };
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  while (!due()) {
+    if (std::chrono::steady_clock::now() < deadline) {
+      pause();
+      continue;
+    }
+    std::unique_lock lock(mutex_);
+    asleep_.fetch_add(1);
+    wake_.wait(lock, due);
+    asleep_.fetch_sub(1);
+  }
+}
+
+// Whether the worker is now inside the current job, which becomes `seen` in any case.
+bool ThreadPool::join(uint64_t& seen) {
+  uint64_t job = job_.load();
+  while (true) {
+    seen = number(job);
+    if ((job & kOpen) == 0) return false;
+    if (job_.compare_exchange_weak(job, job + kWorker, std::memory_order_acq_rel)) return true;
+  }
+}
+
 void ThreadPool::worker_loop(int thread) {
   const FpEnvironment canonical;
   uint64_t seen = 0;
   while (true) {
-    const auto deadline = std::chrono::steady_clock::now() + kSpin;
-    while (generation_.load(std::memory_order_acquire) == seen &&
-           std::chrono::steady_clock::now() < deadline) {
-      pause();
-    }
-    if (generation_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-    }
-    seen = generation_.load(std::memory_order_acquire);
+    wait_for_job(seen);
     if (stopping_.load()) return;
+    if (!join(seen)) continue;
     work(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    job_.fetch_sub(kWorker, std::memory_order_release);
   }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Splits a range of independent work items over the caller and the workers. Which thread computes
 // an item never matters to its bits. Workers spin for a moment, then sleep, so that hand-off is
-// quick while decoding and idle costs nothing.
+// quick while decoding and idle costs nothing. A job never waits for a worker that has not begun:
+// one that comes late, because its core is busy, finds the job closed.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -40,16 +41,19 @@ class ThreadPool {
 
   void dispatch(int64_t items, int64_t grain, const void* context, Trampoline trampoline);
   void work(int thread);
+  void wake_sleepers();
+  void wait_for_job(uint64_t seen);
+  bool join(uint64_t& seen);
   void worker_loop(int thread);
 
-  // The current job; published by generation_, read by workers after it changed.
+  // The current job; published by job_, read by workers that joined it.
   int64_t items_ = 0;
   int64_t grain_ = 1;
   const void* context_ = nullptr;
   Trampoline trampoline_ = nullptr;
   std::atomic<int64_t> next_{0};
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> job_{0};  // job number, whether it takes workers, workers in it
+  std::atomic<int> asleep_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
