@@ -90,7 +90,7 @@ class Session:
         gating: str = "off",  # off | sensitivity | residency
         gating_threshold: float = 0.0,  # T of the paper's rule
         sensitivity: _Seq[float] = (),  # s_i, one per layer
-        evict: str = "tile",  # tile | expert | spread
+        evict: str = "tile",  # tile | expert
         layer_floors: _Seq[int] = (),  # experts each layer should keep (soft); (): none
         prefetch_depth: int = 1,  # layers looked ahead at most, 0 (off) to 3
         prefetch_trials: bool = True,  # try by step times whether fewer are better

@@ -62,8 +62,7 @@ class LLM(TextLevel):
         kernels: "auto", "scalar", "avx2" or "avx512"; all give the same bits.
         backend: "auto", "cpu" or "cuda".
         policy: which expert to evict: "next-use", "farthest-layer", "lru", "lfru" or "least-stale".
-        evict: give up experts by the "tile", by the whole "expert", or "spread": every expert
-            loses its last quarter before any loses more, so that few hit but most can begin.
+        evict: give up experts by the "tile" or by the whole "expert".
         allocation: "global": all layers share the memory; "uniform": each keeps the same number
             of experts if it can; "dp": as many as calibration found best.
         prefetch: layers to look ahead and read for at most, 0 (off) to 3; never changes a result.

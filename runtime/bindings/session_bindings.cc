@@ -107,9 +107,7 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.direct_io = direct_io;
   c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
   c.gating = gating_config(gating, gating_threshold, std::move(sensitivity));
-  const size_t unit = choose("evict", evict, {"tile", "expert", "spread"});
-  c.evict_tiles = unit != 1;
-  c.spread_eviction = unit == 2;
+  c.evict_tiles = choose("evict", evict, {"tile", "expert"}) == 0;
   c.layer_floors = std::move(layer_floors);
   c.prefetch_depth = prefetch_depth;
   c.prefetch_trials = prefetch_trials;

@@ -26,8 +26,7 @@ struct SessionConfig {
   int readers = 4;              // reads at the same time
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
-  bool evict_tiles = true;       // only as many tiles as needed; false: whole experts
-  bool spread_eviction = false;  // by tile, and every expert loses its last quarter first
+  bool evict_tiles = true;  // only as many tiles as needed; false: whole experts
   std::vector<int64_t>
       layer_floors;             // experts each layer should keep (soft), one per layer; empty: none
   bool timeline = false;        // record who was busy when

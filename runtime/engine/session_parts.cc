@@ -171,9 +171,7 @@ Status Session::Parts::make_residency() {
       FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
                 static_cast<int32_t>(split.frames)),
       std::move(chosen.value().reader), std::move(policy).value(),
-      ExpertCacheConfig{config.verify, config.evict_tiles,
-                        config.spread_eviction ? (3 * pack->experts().tiles + 3) / 4 : 0,
-                        config.layer_floors, timeline.get()});
+      ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
   make_prefetcher();
   decoder =
       std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,

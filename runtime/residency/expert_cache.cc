@@ -144,8 +144,7 @@ std::vector<ExpertId> ExpertCache::resident_set() const {
   std::vector<ExpertId> ids;
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
-    const int64_t enough = config_.keep_tiles > 0 ? config_.keep_tiles : tiles_;
-    if (entry.occupied >= enough && entry.loading == 0 && entry.error.ok()) ids.push_back(id_of(i));
+    if (entry.occupied == tiles_ && entry.loading == 0 && entry.error.ok()) ids.push_back(id_of(i));
   }
   return ids;
 }

@@ -32,7 +32,6 @@ enum class VerifyTiles : uint8_t { kAlways, kFirst, kNever };
 struct ExpertCacheConfig {
   VerifyTiles verify = VerifyTiles::kAlways;
   bool evict_tiles = true;                 // only as many tiles as needed; false: whole experts
-  int64_t keep_tiles = 0;                  // tiles no expert falls below while another has more
   std::vector<int64_t> layer_floors = {};  // experts each layer should keep (soft); empty: none
   Timeline* timeline = nullptr;            // records stalls; may be null
 };

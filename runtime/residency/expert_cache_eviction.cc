@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // How ExpertCache makes room: whose tiles go, how many of them, and in which order.
-#include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "runtime/base/check.h"
@@ -37,17 +35,9 @@ ExpertCache::Reach ExpertCache::reach_locked(size_t except) const {
 
 void ExpertCache::evict_one_locked(const Reach& reach, int32_t layer, int64_t frames) {
   const EvictionContext context{layer, clock_, pass_start_, pass_};
-  const auto occupied = [&](const EvictionCandidate& c) -> int64_t {
-    return entries_[flat(c.id)].occupied;
-  };
-  std::vector<EvictionCandidate> ample;  // have more than every expert may keep
-  std::copy_if(reach.candidates.begin(), reach.candidates.end(), std::back_inserter(ample),
-               [&](const EvictionCandidate& c) { return occupied(c) > config_.keep_tiles; });
-  const std::vector<EvictionCandidate>& candidates = ample.empty() ? reach.candidates : ample;
-  const EvictionCandidate& victim =
-      candidates[choose_victim(*policy_, candidates, context, config_.layer_floors, resident_of_)];
-  const int64_t spare = occupied(victim) - (ample.empty() ? 0 : config_.keep_tiles);
-  evict_locked(flat(victim.id), config_.evict_tiles ? std::min(frames, spare) : tiles_);
+  const EvictionCandidate& victim = reach.candidates[choose_victim(
+      *policy_, reach.candidates, context, config_.layer_floors, resident_of_)];
+  evict_locked(flat(victim.id), config_.evict_tiles ? frames : tiles_);
 }
 
 // Evicts the policy's choice, or waits for a read that nobody waits for any more.

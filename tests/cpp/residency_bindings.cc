@@ -98,7 +98,7 @@ class CacheRig {
  public:
   CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
            const std::string& verify, const std::string& reader, int readers, int32_t capacity,
-           bool evict_tiles, bool direct_io, int64_t keep_tiles)
+           bool evict_tiles, bool direct_io)
       : pack_(value_or_throw(Pack::open(pack, direct_io))),
         arena_(value_or_throw(Arena::reserve(std::max(frames, capacity) * tile_bytes()))),
         region_(arena_.carve(std::max(frames, capacity) * tile_bytes())) {
@@ -115,8 +115,7 @@ class CacheRig {
     cache_ = std::make_unique<ExpertCache>(
         pack_, FramePool(region_, tile_bytes(), frames), std::move(made),
         value_or_throw(make_eviction_policy(policy, pack_.config().num_hidden_layers)),
-        ExpertCacheConfig{
-            .verify = verify_of(verify), .evict_tiles = evict_tiles, .keep_tiles = keep_tiles});
+        ExpertCacheConfig{.verify = verify_of(verify), .evict_tiles = evict_tiles});
   }
 
   bool resident(int32_t layer, int32_t expert) const { return cache_->resident({layer, expert}); }
@@ -210,11 +209,10 @@ void export_residency(nb::module_& m) {
       .def("release", &Hold::release);
   nb::class_<CacheRig>(m, "CacheRig")
       .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&,
-                    const std::string&, int, int32_t, bool, bool, int64_t>(),
+                    const std::string&, int, int32_t, bool, bool>(),
            nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
            nb::arg("verify") = "always", nb::arg("reader") = "fake", nb::arg("readers") = 2,
-           nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false,
-           nb::arg("keep_tiles") = int64_t{0})
+           nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false)
       .def_prop_ro("reader_name", &CacheRig::reader_name)
       .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"),
            nb::arg("most") = int64_t{0})

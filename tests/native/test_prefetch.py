@@ -2,7 +2,6 @@
 """Reads ahead of need: what hints may do, and that nothing of it outlives its use."""
 
 import numpy as np
-import pytest
 
 from support.small_pack import complete_all, load
 
@@ -80,25 +79,3 @@ def test_eviction_by_tile_keeps_the_first_tiles(make_rig, small_pack):
     np.testing.assert_array_equal(again.tile(0), small_pack.data[0, 0, 0])
     complete_all(rig)
     np.testing.assert_array_equal(again.tile(2), small_pack.data[0, 0, 2])
-
-
-@pytest.mark.parametrize("expert", [0, 1])
-def test_spread_eviction_takes_the_last_tiles_of_all_before_more_of_any(make_rig, expert):
-    rig = make_rig(frames=7, evict_tiles=True, keep_tiles=2)  # two experts and one tile
-    load(rig, 0, 0)
-    load(rig, 0, 1)
-    load(rig, 1, 0)  # two frames short: one of each
-    hold = rig.acquire(0, expert)
-    assert [q[:3] for q in rig.queued()] == [(0, expert, 2)]
-    complete_all(rig)
-    hold.release()
-
-
-def test_spread_eviction_takes_more_where_no_expert_has_more_to_spare(make_rig, small_pack):
-    rig = make_rig(frames=3, evict_tiles=True, keep_tiles=2)
-    load(rig, 0, 0)
-    load(rig, 1, 0)
-    assert rig.resident(1, 0)
-    rig.acquire(0, 0)
-    assert len(rig.queued()) == small_pack.tiles
-    complete_all(rig)

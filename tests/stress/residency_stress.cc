@@ -49,8 +49,7 @@ class ResidencyRound {
         pack, FramePool(arena_.carve(total_frames_ * bytes), bytes, frames_), std::move(reader),
         value_or_stop(std::move(policy), round),
         ExpertCacheConfig{.verify = verify ? VerifyTiles::kAlways : VerifyTiles::kFirst,
-                          .evict_tiles = random_.chance(0.7),
-                          .keep_tiles = random_.chance(0.3) ? 1 : 0});
+                          .evict_tiles = random_.chance(0.7)});
     interrupt_ = [this] { return cancelling_ = random_.chance(cancel_); };
   }
 

@@ -12,7 +12,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "prefetch_trials": (True,),
     "first_layer": ("embedding", "none"),
     "policy": ("next-use", "farthest-layer", "lru", "lfru", "least-stale"),
-    "evict": ("tile", "expert", "spread"),
+    "evict": ("tile", "expert"),
     "allocation": ("global", "uniform"),
     "verify": ("always", "never"),
 }

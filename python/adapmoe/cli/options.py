@@ -60,7 +60,7 @@ AllocationOption = Annotated[
 ]
 EvictOption = Annotated[
     str,
-    typer.Option(help="Give up experts by the tile, whole: expert, or each's last tiles: spread."),
+    typer.Option(help="Give up experts by the tile or whole: expert."),
 ]
 KernelsOption = Annotated[
     str, typer.Option(help="auto, scalar, avx2, avx512 or neon. All give the same tokens.")
