@@ -26,13 +26,13 @@ STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
 FUZZERS := manifest_fuzz safetensors_fuzz
 
-BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/tools/CMakeLists.txt
-PACKAGE_CPP := $(shell find runtime tests/cpp -name '*.cc' -o -name '*.h')
+BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/cuda.cmake runtime/tools/CMakeLists.txt
+PACKAGE_CPP := $(shell find runtime tests/cpp tests/cuda_emulation -name '*.cc' -o -name '*.h' -o -name '*.cu')
 CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/fuzz/*.cc)
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 clean
+.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 gpu-kernels clean
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -47,6 +47,7 @@ test:
 	  else echo "fuzz: skipped, $$reason"; fi
 	@if reason="$$(tests/support/check_aarch64.sh 2>&1)"; then $(MAKE) aarch64; \
 	  else echo "aarch64: skipped, $$reason"; fi
+	$(MAKE) gpu-kernels
 	$(MAKE) sanitize
 	$(MAKE) pytest
 
@@ -77,7 +78,7 @@ pytest: $(STAMPS)/test
 
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
 	tests/support/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest \
-	  --ignore=tests/lint -m "not torch and not memory and not slow and not aarch64"
+	  --ignore=tests/lint -m "not torch and not memory and not slow and not aarch64 and not emulated"
 
 # Residency, readers, thread pool and sessions at random. ThreadSanitizer of GCC 12 does not run
 # where the kernel randomises addresses widely, hence setarch where that is allowed.
@@ -112,6 +113,15 @@ aarch64: $(STAMPS)/test
 	  -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON
 	$(BIN)/cmake --build build/aarch64
 	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py
+
+# The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them.
+gpu-kernels: $(STAMPS)/test
+	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
+	$(BIN)/cmake --build build/emulated
+	@if command -v nvcc >/dev/null; then tests/support/compile_cuda.sh 87 90; \
+	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
+	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py
 
 clean:
 	rm -rf .venv build
@@ -153,16 +163,18 @@ $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test
 	rm -rf build/sanitize-$(SANITIZE)/site
 	$(PIP) install -q --no-build-isolation --no-deps --target build/sanitize-$(SANITIZE)/site . \
 	  -C build-dir=build/sanitize-$(SANITIZE)/cmake -C cmake.build-type=RelWithDebInfo \
-	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$(SANITIZE)
+	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$(SANITIZE) \
+	  -C cmake.define.ADAPMOE_CUDA=OFF
 	@touch $@
 
 # CMake without the Python package around it.
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo --log-level=WARNING
+  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DADAPMOE_CUDA=OFF \
+  --log-level=WARNING
 
 $(STAMPS)/tidy: .clang-tidy $(CPP_FILES) $(STAMPS)/test
 	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy -p build/test -j 2 \
-	  -quiet -hide-progress '^$(CURDIR)/runtime/'
+	  -quiet -hide-progress '^$(CURDIR)/runtime/.*\.cc$$'
 	@touch $@
 
 $(PACK)/manifest.json: $(STAMPS)/demo $(wildcard $(MODEL)/*)

@@ -90,6 +90,16 @@ class Backend {
   // below.
   virtual void set_scratch(std::span<std::byte> scratch) = 0;
 
+  // Told of the memory that everything below lies in, before any of it is used. Errors:
+  // kUnavailable where the device cannot see it.
+  virtual Status use_memory(std::span<std::byte> /*memory*/) { return {}; }
+  // Whether that memory can no longer be given back to the system.
+  virtual bool pins_memory() const { return false; }
+
+  // Operators may still run when their call has returned. After wait() the host may read what they
+  // wrote and reuse what they read. Errors: kUnavailable where the device failed.
+  virtual Status wait() { return {}; }
+
   virtual void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
   virtual void rms_norm(const float* weight, Rows x, Rows y) = 0;
   virtual void linear(Rows x, std::span<const LinearOp> ops) = 0;

@@ -6,19 +6,23 @@
 #include <cstdint>
 #include <cstring>
 
+#include "runtime/base/device_code.h"
+
 namespace adapmoe {
 
 // One float with the interface of the kernels' 16-lane vectors (backend/cpu/lanes_*.h).
 struct Lane1 {
   float v;
-  static Lane1 set1(float x) { return {x}; }
-  static Lane1 mul(Lane1 a, Lane1 b) { return {a.v * b.v}; }
-  static Lane1 fma(Lane1 a, Lane1 b, Lane1 c) { return {std::fma(a.v, b.v, c.v)}; }
-  static Lane1 min(Lane1 a, Lane1 b) { return {a.v < b.v ? a.v : b.v}; }
-  static Lane1 max(Lane1 a, Lane1 b) { return {a.v > b.v ? a.v : b.v}; }
-  static Lane1 round(Lane1 a) { return {std::nearbyintf(a.v)}; }
+  ADAPMOE_HOST_DEVICE static Lane1 set1(float x) { return {x}; }
+  ADAPMOE_HOST_DEVICE static Lane1 mul(Lane1 a, Lane1 b) { return {a.v * b.v}; }
+  ADAPMOE_HOST_DEVICE static Lane1 fma(Lane1 a, Lane1 b, Lane1 c) {
+    return {std::fma(a.v, b.v, c.v)};
+  }
+  ADAPMOE_HOST_DEVICE static Lane1 min(Lane1 a, Lane1 b) { return {a.v < b.v ? a.v : b.v}; }
+  ADAPMOE_HOST_DEVICE static Lane1 max(Lane1 a, Lane1 b) { return {a.v > b.v ? a.v : b.v}; }
+  ADAPMOE_HOST_DEVICE static Lane1 round(Lane1 a) { return {std::nearbyintf(a.v)}; }
   // x * 2^n for integral n with a normal result.
-  static Lane1 scale_by_power(Lane1 x, Lane1 n) {
+  ADAPMOE_HOST_DEVICE static Lane1 scale_by_power(Lane1 x, Lane1 n) {
     int32_t bits = 0;
     std::memcpy(&bits, &x.v, 4);
     bits += static_cast<int32_t>(n.v) * (1 << 23);
@@ -30,7 +34,7 @@ struct Lane1 {
 // e^x, within 1 ulp for x in [-87, 88]; clamped outside. Cody-Waite reduction, then the degree-6
 // polynomial of least relative error on [-ln2/2, ln2/2] that begins 1 + r + r^2/2.
 template <typename L>
-inline L exp_lanes(L x) {
+ADAPMOE_HOST_DEVICE inline L exp_lanes(L x) {
   x = L::min(L::max(x, L::set1(-87.0F)), L::set1(88.0F));
   const L n = L::round(L::mul(x, L::set1(1.44269504F)));
   L r = L::fma(n, L::set1(-0.693359375F), x);
@@ -45,11 +49,11 @@ inline L exp_lanes(L x) {
   return L::scale_by_power(p, n);
 }
 
-inline float canonical_exp(float x) { return exp_lanes(Lane1{x}).v; }
+ADAPMOE_HOST_DEVICE inline float canonical_exp(float x) { return exp_lanes(Lane1{x}).v; }
 
 // sin and cos of an angle in radians, |angle| < 2^30. Double precision inside, so the float results
 // are correctly rounded in all but rare cases. Taylor series on [-pi/4, pi/4].
-inline void canonical_sincos(float angle, float* sine, float* cosine) {
+ADAPMOE_HOST_DEVICE inline void canonical_sincos(float angle, float* sine, float* cosine) {
   const double x = static_cast<double>(angle);
   const double n = std::nearbyint(x * 0.63661977236758134308);  // quarter turns
   double r = std::fma(n, -1.57079632673412561417, x);           // pi/2 in two parts

@@ -68,6 +68,10 @@ Result<Sequence> Session::fork(const Sequence& sequence) {
 
 Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
   const std::lock_guard lock(step_);
+  if (parts_->backend->pins_memory()) {
+    return unavailable(str_cat("set_memory: ", parts_->backend->name(),
+                               " pins its memory; open the model again with another memory="));
+  }
   auto split = split_memory(parts_->needs, memory_bytes);
   if (!split.ok()) return split.status();
   const int64_t growth = split.value().reserved_bytes() - parts_->split.reserved_bytes();

@@ -137,6 +137,10 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
                      split.frames_total * split.tile_bytes);  // set_memory() may use them all later
   if (!reserved.ok()) return reserved.status();
   arena.emplace(std::move(reserved).value());
+  const int64_t before_frames =
+      align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes, kPageBytes);
+  ADAPMOE_RETURN_IF_ERROR(
+      backend->use_memory(arena->first(before_frames + split.frames * split.tile_bytes)));
 
   auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes),
                                     config.verify != VerifyTiles::kNever, interrupt);

@@ -29,10 +29,10 @@ struct Session::Parts {
   std::vector<std::string> notes;
   std::string reader;  // the one in use: "io_uring" or "pread"
   std::optional<Pack> pack;
-  std::unique_ptr<Backend> backend;
   MemoryNeeds needs;
   MemorySplit split;
   std::optional<Arena> arena;
+  std::unique_ptr<Backend> backend;  // uses the arena until its end
   DenseWeights dense;
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;

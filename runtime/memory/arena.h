@@ -22,6 +22,8 @@ class Arena {
   // The next `bytes`, page-aligned. REQUIRES: remaining() >= bytes rounded up to a page.
   std::span<std::byte> carve(int64_t bytes);
   int64_t remaining() const { return capacity_ - used_; }
+  // Its first `bytes`, carved already or not.
+  std::span<std::byte> first(int64_t bytes) const { return {base_, static_cast<size_t>(bytes)}; }
 
  private:
   Arena(std::byte* base, int64_t capacity) : base_(base), capacity_(capacity) {}

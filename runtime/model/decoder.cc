@@ -20,7 +20,7 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   ids.reserve(rows.size());
   for (const TokenRow& row : rows) ids.push_back(row.token);
   m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
-  foresee_first_layer(n);
+  ADAPMOE_RETURN_IF_ERROR(foresee_first_layer(n));
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
     if (step.interrupt && step.interrupt()) return cancelled("interrupted between layers");
     const LayerWeights& w = weights_.layers[layer];
@@ -36,31 +36,35 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   }
   for (size_t begin = 0; begin < logit_rows.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, logit_rows.size() - begin);
-    head(logit_rows.subspan(begin, count),
-         logits + begin * static_cast<size_t>(m_.config.vocab_size), step);
+    ADAPMOE_RETURN_IF_ERROR(head(logit_rows.subspan(begin, count),
+                                 logits + begin * static_cast<size_t>(m_.config.vocab_size), step));
   }
   ++step.pass;
   return {};
 }
 
 // Before its attention: reads of layer 0's experts begin while it is computed.
-void Decoder::foresee_first_layer(int64_t rows) {
-  if (m_.prefetch == nullptr) return;
+Status Decoder::foresee_first_layer(int64_t rows) {
+  if (m_.prefetch == nullptr) return {};
   const Rows normed = m_.work.normed.first(rows);
   m_.backend.rms_norm(weights_.layers[0].post_attention_layernorm, m_.work.hidden.first(rows),
                       normed);
+  ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   m_.prefetch->look_ahead({Activations::kEmbedding, -1, normed.data, rows, normed.stride});
+  return {};
 }
 
-void Decoder::head(std::span<const int32_t> rows, float* logits, const Step& step) {
+Status Decoder::head(std::span<const int32_t> rows, float* logits, const Step& step) {
   const SpanTimer span(m_.timeline, Lane::kCompute, "head");
   const auto n = static_cast<int64_t>(rows.size());
   const auto width = static_cast<size_t>(m_.config.hidden_size);
+  ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   for (int64_t i = 0; i < n; ++i) {
     std::memcpy(m_.work.projected.row(i), m_.work.hidden.row(rows[static_cast<size_t>(i)]),
                 width * sizeof(float));
   }
   m_.backend.rms_norm(weights_.norm, m_.work.projected.first(n), m_.work.normed.first(n));
+  ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   if (step.capture != nullptr) {
     Capture::append(step.capture->final_hidden, m_.work.normed.first(n), m_.config.hidden_size);
   }
@@ -70,11 +74,13 @@ void Decoder::head(std::span<const int32_t> rows, float* logits, const Step& ste
   }
   const LinearOp op{&weights_.lm_head, m_.work.logits};
   m_.backend.linear(m_.work.normed.first(n), std::span(&op, 1));
+  ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   const auto vocab = static_cast<size_t>(m_.config.vocab_size);
   for (int64_t i = 0; i < n; ++i) {
     std::memcpy(logits + static_cast<size_t>(i) * vocab, m_.work.logits.row(i),
                 vocab * sizeof(float));
   }
+  return {};
 }
 
 }  // namespace adapmoe

@@ -23,8 +23,8 @@ class Decoder {
                  Step& step);
 
  private:
-  void foresee_first_layer(int64_t rows);
-  void head(std::span<const int32_t> rows, float* logits, const Step& step);
+  Status foresee_first_layer(int64_t rows);
+  Status head(std::span<const int32_t> rows, float* logits, const Step& step);
 
   MoeContext m_;
   const DenseWeights& weights_;

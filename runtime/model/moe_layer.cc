@@ -61,7 +61,7 @@ Status run_residents(const MoeContext& m, const RoutingPlan& plan,
   const SpanTimer span(m.timeline, Lane::kCompute, "resident experts", 0, residents[0].id().layer);
   m.backend.gate_up_proj(ops);
   m.backend.down_proj(ops, m.work.expert_out);
-  return {};
+  return m.backend.wait();  // before the tiles are released
 }
 
 // Tiles are computed as they arrive, so the expert's read overlaps its own computation.
@@ -76,7 +76,7 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
     m.backend.gate_up_proj(std::span(&op, 1));
     m.backend.down_proj(std::span(&op, 1), m.work.expert_out);
   }
-  return {};
+  return m.backend.wait();  // before the tiles are released
 }
 
 }  // namespace
@@ -87,6 +87,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
   const LinearOp router{&weights.router, m.work.router_logits};
   m.backend.linear(normed, std::span(&router, 1));
+  ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
   const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
   record(m, plan, layer, rows, step);
 

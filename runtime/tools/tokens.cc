@@ -18,14 +18,17 @@ namespace adapmoe {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: adapmoe-tokens PACK ID... [-n N] [--kernels NAME] [--threads N] [--memory BYTES]\n"
+    "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
+    "                      [--memory BYTES] [--kv f16|f32]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
     "Prints the decoded ids, and the CRC32C of all logits, the prompt's included.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
+    "  --backend NAME  auto, cpu or cuda (default auto)\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
+    "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
     "  --memory BYTES  memory ceiling (default: 80 % of what is available)\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
@@ -46,8 +49,13 @@ std::optional<T> parse_number(std::string_view text) {
 }
 
 Status set_option(std::string_view name, const std::string& value, Options& options) {
-  if (name == "--kernels") {
-    options.config.kernels = value;
+  if (name == "--kernels" || name == "--backend") {
+    (name == "--kernels" ? options.config.kernels : options.config.backend) = value;
+    return {};
+  }
+  if (name == "--kv") {
+    if (value != "f16" && value != "f32") return invalid_argument("--kv takes f16 or f32");
+    options.config.kv_f16 = value == "f16";
     return {};
   }
   const auto number = parse_number<int64_t>(value);
@@ -61,7 +69,8 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n", "--kernels", "--threads", "--memory"};
+  constexpr std::string_view kNames[] = {"-n",        "--backend", "--kernels",
+                                         "--threads", "--memory",  "--kv"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];

@@ -31,6 +31,7 @@ VENDOR_HEADERS = {
         "runtime/backend/cuda/",
         "runtime/backend/tensorrt/",
         "runtime/memory/unified_arena.",
+        "tests/cuda_emulation/",
     ),
     r"NvInfer.*|NvOnnx.*": ("runtime/backend/tensorrt/",),
     r"liburing.*": ("runtime/io/uring_reader.cc",),

@@ -11,9 +11,13 @@ from support.source_tree import ROOT
 EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 
 
-def tool(name, cpu=None):
-    """The command that runs adapmoe-`name`: here, or on the Arm `cpu` that qemu emulates."""
-    build, made_by = ("test", "venv") if cpu is None else ("aarch64", "aarch64")
+def tool(name, cpu=None, build="test"):
+    """The command that runs adapmoe-`name`: here, or on the Arm `cpu` that qemu emulates.
+
+    `build` "emulated" has the GPU kernels, run on the CPU.
+    """
+    build = build if cpu is None else "aarch64"
+    made_by = {"test": "venv", "aarch64": "aarch64", "emulated": "gpu-kernels"}[build]
     path = ROOT / "build" / build / "runtime/tools" / f"adapmoe-{name}"
     if not path.exists():
         pytest.skip(f"no {path.relative_to(ROOT)}: run `make {made_by}`")
@@ -39,8 +43,8 @@ def kernel_digests(cpu=None):
     return digests
 
 
-def token_report(pack, *arguments, cpu=None):
+def token_report(pack, *arguments, cpu=None, build="test"):
     """{word: rest of its line} of adapmoe-tokens."""
-    done = run(tool("tokens", cpu), pack, *arguments)
+    done = run(tool("tokens", cpu, build), pack, *arguments)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())

@@ -5,66 +5,10 @@
 #include <thread>
 
 #include "runtime/backend/cpu/cpu_features.h"
-#include "runtime/base/half.h"
+#include "runtime/backend/embedding.h"
 #include "runtime/base/strings.h"
 
 namespace adapmoe {
-namespace {
-
-constexpr int64_t kColumnUnit = 128;  // a multiple of every group size
-constexpr int64_t kSmallestGroup = 16;
-
-// Row `row` of a packed matrix as floats: lane row % 16 of its block.
-void dequantize_row(const Matrix& m, int64_t row, float* out) {
-  const PackedShape& s = m.shape;
-  const std::byte* block = m.data + row / kBlockRows * s.block_bytes();
-  const int64_t lane = row % kBlockRows;
-  const auto* scales = reinterpret_cast<const uint16_t*>(block);
-  const auto* quants = reinterpret_cast<const uint8_t*>(block + s.scale_bytes());
-  for (int64_t k = 0; k < s.cols; ++k) {
-    switch (s.dtype) {
-      case DType::kInt4: {
-        const uint8_t byte = quants[(k / 8 * 16 + lane) * 4 + k % 4];
-        const int q = (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
-        out[k] = static_cast<float>(q) * half_to_float(scales[k / s.group_size * 16 + lane]);
-        break;
-      }
-      case DType::kInt8: {
-        const auto q = static_cast<int8_t>(quants[(k / 4 * 16 + lane) * 4 + k % 4]);
-        out[k] = static_cast<float>(q) * half_to_float(scales[k / s.group_size * 16 + lane]);
-        break;
-      }
-      case DType::kF16: out[k] = half_to_float(scales[k * 16 + lane]); break;
-      case DType::kF32: out[k] = reinterpret_cast<const float*>(block)[k * 16 + lane]; break;
-    }
-  }
-}
-
-}  // namespace
-
-void ActBuffer::layout(Bump& bump, int64_t rows, int64_t row_cols, bool quantized) {
-  cols = align_up(row_cols, kColumnUnit);
-  if (quantized) {
-    q = bump.take<int8_t>(rows * cols);
-    scale = bump.take<float>(rows * cols / kSmallestGroup);
-    sum = bump.take<int32_t>(rows * cols / kSmallestGroup);
-  } else {
-    x = bump.take<float>(rows * cols);
-  }
-}
-
-ActRows ActBuffer::view(int64_t row, int64_t col) const {
-  if (group == 0) {
-    return {.x = x + row * cols + col, .x_stride = cols};
-  }
-  const int64_t groups = cols / group;
-  const int64_t at = row * groups + col / group;
-  return {.q = q + row * cols + col,
-          .scale = scale + at,
-          .sum = sum + at,
-          .q_stride = cols,
-          .group_stride = groups};
-}
 
 CpuBackend::CpuBackend(const KernelTable& kernels, int threads, const BackendShape& shape)
     : kernels_(kernels), shape_(shape), name_(str_cat("cpu/", kernels.name)), pool_(threads) {}
@@ -127,9 +71,7 @@ void CpuBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into) 
 }
 
 void CpuBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
-  for (size_t i = 0; i < ids.size(); ++i) {
-    dequantize_row(table, ids[i], out.row(static_cast<int64_t>(i)));
-  }
+  embed_rows(table, ids, out);
 }
 
 void CpuBackend::rms_norm(const float* weight, Rows x, Rows y) {

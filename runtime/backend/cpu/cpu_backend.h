@@ -6,27 +6,13 @@
 #include <span>
 #include <string>
 
+#include "runtime/backend/act_buffer.h"
 #include "runtime/backend/backend.h"
 #include "runtime/backend/cpu/kernel_table.h"
 #include "runtime/backend/cpu/thread_pool.h"
 #include "runtime/memory/bump.h"
 
 namespace adapmoe {
-
-// Writable ActRows: where activations are kept in the form the weights need.
-struct ActBuffer {
-  int8_t* q = nullptr;
-  float* scale = nullptr;
-  int32_t* sum = nullptr;
-  float* x = nullptr;
-  int64_t cols = 0;   // stride of q and x
-  int64_t group = 0;  // 0: not quantized
-
-  // REQUIRES: cols is a multiple of every group size in use.
-  void layout(Bump& bump, int64_t rows, int64_t row_cols, bool quantized);
-  // Rows starting at `row`, columns starting at `col`.
-  ActRows view(int64_t row, int64_t col) const;
-};
 
 class CpuBackend final : public Backend {
  public:

@@ -5,19 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace adapmoe {
+#include "runtime/backend/act_rows.h"
+#include "runtime/backend/attention_block.h"
 
-// Activation rows as the block kernels read them: int8 groups for int4/int8 weights, plain floats
-// for f16/f32.
-struct ActRows {
-  const int8_t* q = nullptr;     // [rows][q_stride], group after group
-  const float* scale = nullptr;  // [rows][group_stride]
-  const int32_t* sum = nullptr;  // [rows][group_stride], sum of the group's q
-  const float* x = nullptr;      // [rows][x_stride]
-  int64_t q_stride = 0;
-  int64_t group_stride = 0;
-  int64_t x_stride = 0;
-};
+namespace adapmoe {
 
 // 16 output rows of a packed matrix times some activation rows.
 struct BlockArgs {
@@ -47,9 +38,6 @@ struct AttendArgs {
   float* scratch = nullptr;  // heads * (kAttentionBlock + 2 * head_dim_padded) floats
   float* out = nullptr;      // [heads][head_dim_padded]
 };
-
-inline constexpr int64_t kAttentionBlock =
-    128;  // positions per block; blocks start at multiples of it
 
 struct KernelTable {
   const char* name;

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "runtime/backend/embedding.h"
+#include "runtime/base/strings.h"
+
+namespace adapmoe {
+
+bool built_with_cuda() { return true; }
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape) {
+  return cuda::CudaBackend::make(shape);
+}
+
+namespace cuda {
+namespace {
+
+Status failed(std::string_view what, cudaError_t error) {
+  return unavailable(str_cat("backend=\"cuda\": ", what, ": ", cudaGetErrorString(error)));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape) {
+  int devices = 0;
+  cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error != cudaSuccess) return failed("no usable GPU", error);
+  if (devices == 0) return unavailable("backend=\"cuda\": this machine has no GPU");
+  int major = 0;
+  int minor = 0;
+  int registers = 0;
+  for (const auto& [value, attribute] : {std::pair{&major, cudaDevAttrComputeCapabilityMajor},
+                                         std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
+                                         std::pair{&registers, cudaDevAttrHostRegisterSupported}}) {
+    error = cudaDeviceGetAttribute(value, attribute, 0);
+    if (error != cudaSuccess) return failed("the GPU does not answer", error);
+  }
+  const std::string name = str_cat("cuda/sm_", major, minor);
+  if (registers == 0) {
+    return unavailable(str_cat("backend=\"cuda\": the GPU (", name,
+                               ") cannot share memory with the CPU (cudaHostRegister)"));
+  }
+  cudaStream_t stream = nullptr;
+  error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error != cudaSuccess) return failed("cannot start on the GPU", error);
+  return std::unique_ptr<Backend>(new CudaBackend(shape, stream, name));
+}
+
+CudaBackend::~CudaBackend() {
+  (void)cudaStreamSynchronize(stream_);
+  (void)cudaStreamDestroy(stream_);
+}
+
+CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
+  const ModelConfig& c = shape_.config;
+  Scratch s;
+  s.input.layout(bump, shape_.max_rows, std::max(c.hidden_size, c.q_rows()), true);
+  const bool quantized = is_quantized(shape_.tile.gate_proj.dtype);
+  if (quantized) s.expert_input.layout(bump, shape_.max_rows, c.hidden_size, true);
+  s.expert_act.layout(bump, shape_.max_rows * c.router.top_k, intermediate(), quantized);
+  s.expert_act.group = quantized ? shape_.tile.down_proj.group_size : 0;
+  s.gate = bump.take<float>(kRowsAtOnce * intermediate());
+  s.up = bump.take<float>(kRowsAtOnce * intermediate());
+  s.parameters = bump.take<std::byte>(parameter_bytes());
+  return s;
+}
+
+// What one operator needs at most, several times over, so that few of them wait.
+int64_t CudaBackend::parameter_bytes() const {
+  const ModelConfig& c = shape_.config;
+  const int64_t experts = c.num_local_experts;
+  const int64_t row = static_cast<int64_t>(sizeof(KVPlace)) + 16 * c.router.top_k;
+  return 4 * (shape_.max_rows * row + experts * (shape_.tiles * 8 + 256) + 4096);
+}
+
+int64_t CudaBackend::scratch_bytes() const {
+  Bump count;
+  layout(count);
+  return count.used();
+}
+
+void CudaBackend::set_scratch(std::span<std::byte> scratch) {
+  Bump bump(scratch);
+  scratch_ = layout(bump);
+  ring_ = ParameterRing({scratch_.parameters, static_cast<size_t>(parameter_bytes())});
+}
+
+Status CudaBackend::use_memory(std::span<std::byte> memory) {
+  auto mapped = UnifiedArena::map(memory);
+  if (!mapped.ok()) return mapped.status();
+  memory_ = std::move(mapped).value();
+  return {};
+}
+
+void CudaBackend::note(cudaError_t error) {
+  if (error != cudaSuccess && error_.ok()) error_ = failed("the GPU failed", error);
+}
+
+Status CudaBackend::wait() {
+  note(cudaStreamSynchronize(stream_));
+  ring_.clear();
+  return error_;
+}
+
+void CudaBackend::make_room(int64_t bytes) {
+  if (!ring_.fits(bytes)) (void)wait();
+}
+
+ActRows CudaBackend::device_act(const ActRows& act) const {
+  ActRows moved = act;
+  if (act.q != nullptr) {
+    moved.q = device(act.q);
+    moved.scale = device(act.scale);
+    moved.sum = device(act.sum);
+  } else {
+    moved.x = device(act.x);
+  }
+  return moved;
+}
+
+void CudaBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into) {
+  into.group = group;
+  note(launch_quantize({.x = device(x.data),
+                        .stride = x.stride,
+                        .rows = x.rows,
+                        .groups = cols / group,
+                        .group = group,
+                        .q = device(into.q),
+                        .scale = device(into.scale),
+                        .sum = device(into.sum),
+                        .q_stride = into.cols,
+                        .group_stride = into.cols / group},
+                       stream_));
+}
+
+void CudaBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
+  (void)wait();  // a step that failed may have left work behind
+  embed_rows(table, ids, out);
+}
+
+void CudaBackend::rms_norm(const float* weight, Rows x, Rows y) {
+  const ModelConfig& c = shape_.config;
+  note(launch_rms_norm({.x = device(x.data),
+                        .x_stride = x.stride,
+                        .weight = device(weight),
+                        .rows = x.rows,
+                        .n = c.hidden_size,
+                        .padded = align_up(c.hidden_size, kBlockRows),
+                        .eps = c.rms_norm_eps,
+                        .y = device(y.data),
+                        .y_stride = y.stride},
+                       stream_));
+}
+
+PackedPieces CudaBackend::pieces(const PackedShape& shape, int64_t offset) const {
+  return {.dtype = shape.dtype,
+          .offset = offset,
+          .blocks = shape.blocks(),
+          .block_bytes = shape.block_bytes(),
+          .scale_bytes = shape.scale_bytes(),
+          .cols = shape.cols_padded(),
+          .group_size = shape.group_size};
+}
+
+void CudaBackend::linear(Rows x, std::span<const LinearOp> ops) {
+  bool quantized = false;
+  for (const LinearOp& op : ops) {
+    const PackedShape& s = op.w->shape;
+    if (is_quantized(s.dtype) && !quantized) {
+      quantize(x, s.cols_padded(), s.group_size, scratch_.input);
+      quantized = true;
+    }
+    ProductArgs args{.w = pieces(s, 0),
+                     .act = is_quantized(s.dtype)
+                                ? device_act(scratch_.input.view(0, 0))
+                                : ActRows{.x = device(x.data), .x_stride = x.stride},
+                     .rows = x.rows,
+                     .y = device(op.y.data),
+                     .y_stride = op.y.stride};
+    args.w.only = device(op.w->data);
+    note(launch_product(args, stream_));
+  }
+}
+
+void CudaBackend::attention(const AttentionOp& op) {
+  const ModelConfig& c = shape_.config;
+  std::vector<KVPlace> places;
+  places.reserve(op.kv.size());
+  for (const KVRow& kv : op.kv) places.push_back({device(kv.k), device(kv.v), kv.position});
+  make_room(ParameterRing::bytes_of<KVPlace>(places.size()));
+  note(launch_attention({.q = device(op.q.data),
+                         .k = device(op.k.data),
+                         .v = device(op.v.data),
+                         .q_stride = op.q.stride,
+                         .k_stride = op.k.stride,
+                         .v_stride = op.v.stride,
+                         .kv = parameter(std::span<const KVPlace>(places)),
+                         .inv_freq = device(op.inv_freq),
+                         .kv_f16 = shape_.kv_f16,
+                         .rows = op.q.rows,
+                         .heads = c.num_attention_heads,
+                         .kv_heads = c.num_key_value_heads,
+                         .head_dim = c.head_dim,
+                         .head_dim_padded = c.head_dim_padded(),
+                         .sliding_window = op.sliding_window,
+                         .scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
+                         .out = device(op.out.data),
+                         .out_stride = op.out.stride},
+                        stream_));
+}
+
+void CudaBackend::add(Rows x, Rows into) {
+  note(launch_add({.x = device(x.data),
+                   .x_stride = x.stride,
+                   .into = device(into.data),
+                   .into_stride = into.stride,
+                   .rows = x.rows,
+                   .n = shape_.config.hidden_size},
+                  stream_));
+}
+
+void CudaBackend::combine(const CombineOp& op) {
+  make_room(ParameterRing::bytes_of<float>(op.weights.size()) +
+            ParameterRing::bytes_of<int32_t>(op.outputs.size()));
+  const float* weights = parameter(op.weights);
+  note(launch_combine({.outputs = parameter(op.outputs),
+                       .weights = weights,
+                       .top_k = shape_.config.router.top_k,
+                       .expert_out = device(op.expert_out.data),
+                       .out_stride = op.expert_out.stride,
+                       .hidden = {.into = device(op.hidden.data),
+                                  .into_stride = op.hidden.stride,
+                                  .rows = op.hidden.rows,
+                                  .n = shape_.config.hidden_size}},
+                      stream_));
+}
+
+}  // namespace cuda
+}  // namespace adapmoe

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs every operator on the GPU, on memory that it shares with the CPU: an expert's tiles are read
+// where the disk put them. Operators are queued on one stream; wait() is where the host may look.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "runtime/backend/act_buffer.h"
+#include "runtime/backend/backend.h"
+#include "runtime/backend/cuda/kernels.h"
+#include "runtime/backend/cuda/parameter_ring.h"
+#include "runtime/memory/bump.h"
+#include "runtime/memory/unified_arena.h"
+
+namespace adapmoe::cuda {
+
+class CudaBackend final : public Backend {
+ public:
+  // Errors: kUnavailable with CUDA's reason.
+  static Result<std::unique_ptr<Backend>> make(const BackendShape& shape);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return name_; }
+  int64_t scratch_bytes() const override;
+  void set_scratch(std::span<std::byte> scratch) override;
+  Status use_memory(std::span<std::byte> memory) override;
+  bool pins_memory() const override { return true; }
+  Status wait() override;
+
+  void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
+  void rms_norm(const float* weight, Rows x, Rows y) override;
+  void linear(Rows x, std::span<const LinearOp> ops) override;
+  void attention(const AttentionOp& op) override;
+  void add(Rows x, Rows into) override;
+  void begin_experts(Rows x) override;
+  void gate_up_proj(std::span<const ExpertOp> ops) override;
+  void down_proj(std::span<const ExpertOp> ops, Rows out) override;
+  void combine(const CombineOp& op) override;
+
+ private:
+  // Rows of one expert between its gate/up products and SwiGLU: bounds those products' memory.
+  static constexpr int64_t kRowsAtOnce = 64;
+
+  struct Scratch {
+    ActBuffer input;         // of linear()
+    ActBuffer expert_input;  // of begin_experts(), where experts are quantized
+    ActBuffer expert_act;    // [max_rows * top_k][intermediate]: silu(gate) * up
+    float* gate = nullptr;   // [kRowsAtOnce][intermediate]
+    float* up = nullptr;     // the same
+    std::byte* parameters = nullptr;
+  };
+  // Of one ExpertOp, as the device finds them.
+  struct ExpertParameters {
+    const std::byte* const* tiles;
+    const int32_t* rows;
+  };
+
+  CudaBackend(const BackendShape& shape, cudaStream_t stream, std::string name)
+      : shape_(shape), stream_(stream), name_(std::move(name)) {}
+
+  Scratch layout(Bump& bump) const;
+  int64_t parameter_bytes() const;
+  int64_t intermediate() const { return shape_.tiles * shape_.tile.gate_proj.rows; }
+  // The first error stays, and is what the next wait() returns.
+  void note(cudaError_t error);
+  template <typename T>
+  T* device(T* p) const {
+    return memory_.device(p);
+  }
+  // Waits where `bytes` of parameters do not fit beside those in use.
+  void make_room(int64_t bytes);
+  // Where the device finds a copy of `values`. After make_room() for all of one operator.
+  template <typename T>
+  const T* parameter(std::span<const T> values) {
+    return device(ring_.copy(values));
+  }
+  ExpertParameters parameters_of(const ExpertOp& op);
+  ActRows device_act(const ActRows& act) const;
+  void quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into);
+  PackedPieces pieces(const PackedShape& shape, int64_t offset) const;
+  void gate_up(const ExpertOp& op, const ExpertParameters& at, int64_t first, int64_t rows);
+
+  BackendShape shape_;
+  cudaStream_t stream_;
+  std::string name_;
+  UnifiedArena memory_;
+  Scratch scratch_;
+  ParameterRing ring_;
+  ActRows expert_input_;  // as the device finds it
+  Status error_;
+};
+
+}  // namespace adapmoe::cuda

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the GPU kernels compute, as plain values: every pointer is one that the device can follow.
+// Each launch function queues its kernel on the stream and returns; the result is that of the CPU
+// kernels, bit for bit (runtime/README.md states the arithmetic).
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/backend/act_rows.h"
+#include "runtime/base/types.h"
+
+namespace adapmoe::cuda {
+
+// A packed matrix (export/FORMAT.md) that lies at `offset` of each of `count` pieces: a dense
+// matrix is one piece, a projection of an expert has one in every tile.
+struct PackedPieces {
+  DType dtype = DType::kF32;
+  const std::byte* const* data = nullptr;  // [count], or null: one piece, at `only`
+  const std::byte* only = nullptr;
+  int64_t count = 1;
+  int64_t offset = 0;
+  int64_t blocks = 0;  // of 16 output rows, in each piece
+  int64_t block_bytes = 0;
+  int64_t scale_bytes = 0;
+  int64_t cols = 0;  // padded
+  int64_t group_size = 0;
+};
+
+// y[i] = W act[index[i]] for `rows` rows.
+struct ProductArgs {
+  PackedPieces w;
+  // false: pieces are output rows one after another, all of the same act columns. true: pieces are
+  // columns one after another, summed in ascending order.
+  bool chained = false;
+  bool accumulate = false;  // continue the sums in y
+  ActRows act;
+  const int32_t* index = nullptr;  // null: i itself
+  int64_t rows = 0;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+struct QuantizeArgs {
+  const float* x = nullptr;
+  int64_t stride = 0;
+  int64_t rows = 0;
+  int64_t groups = 0;  // per row
+  int64_t group = 0;   // values; a multiple of 16
+  int8_t* q = nullptr;
+  float* scale = nullptr;
+  int32_t* sum = nullptr;
+  int64_t q_stride = 0;
+  int64_t group_stride = 0;
+};
+
+// silu(gate) * up, as floats into `x` or, where that is null, quantized. `gate` is used up.
+struct SwigluArgs {
+  float* gate = nullptr;  // [rows][stride]
+  const float* up = nullptr;
+  int64_t stride = 0;
+  float* x = nullptr;  // [rows][x_stride]
+  int64_t x_stride = 0;
+  QuantizeArgs out;  // its rows, groups and group hold in either case
+};
+
+struct RmsNormArgs {
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const float* weight = nullptr;
+  int64_t rows = 0;
+  int64_t n = 0;       // values per row
+  int64_t padded = 0;  // n, rounded up to 16
+  float eps = 0.0F;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+struct AddArgs {
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  float* into = nullptr;
+  int64_t into_stride = 0;
+  int64_t rows = 0;
+  int64_t n = 0;
+};
+
+// See CombineOp.
+struct CombineArgs {
+  const int32_t* outputs = nullptr;  // [rows][top_k]
+  const float* weights = nullptr;    // [rows][top_k]
+  int64_t top_k = 0;
+  const float* expert_out = nullptr;
+  int64_t out_stride = 0;
+  AddArgs hidden;  // x is unused
+};
+
+struct KVPlace {
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+  int64_t position = 0;
+};
+
+struct AttentionArgs {
+  const float* q = nullptr;  // [rows][heads * head_dim], before RoPE, like k and v
+  const float* k = nullptr;
+  const float* v = nullptr;
+  int64_t q_stride = 0;
+  int64_t k_stride = 0;
+  int64_t v_stride = 0;
+  const KVPlace* kv = nullptr;      // [rows]
+  const float* inv_freq = nullptr;  // [head_dim / 2]
+  bool kv_f16 = true;
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t head_dim_padded = 0;  // at most kMaxHeadDim
+  int64_t sliding_window = 0;
+  float scale = 0.0F;  // 1 / sqrt(head_dim)
+  float* out = nullptr;
+  int64_t out_stride = 0;
+};
+
+inline constexpr int64_t kMaxHeadDim = 1024;  // the manifest's
+
+cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream);
+cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream);
+cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
+cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream);
+cudaError_t launch_add(const AddArgs& args, cudaStream_t stream);
+cudaError_t launch_combine(const CombineArgs& args, cudaStream_t stream);
+// Writes the rows' keys and values, then attends.
+cudaError_t launch_attention(const AttentionArgs& args, cudaStream_t stream);
+
+}  // namespace adapmoe::cuda

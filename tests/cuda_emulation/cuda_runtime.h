@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// As much of CUDA as runtime/backend/cuda uses, on the CPU, to run its kernels where there is no
+// GPU. Every thread of a block is a fiber; kernels wait in their stream until somebody synchronizes
+// with it, as late as a GPU may run them.
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // one block runs at a time, on one thread
+
+using std::fabs;
+using std::fma;
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3() = default;
+  explicit dim3(unsigned n) : x(n) {}
+};
+struct uint4 {
+  uint32_t x, y, z, w;
+};
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+void __syncthreads();
+
+inline int __dp4a(int a, int b, int c) {
+  for (int i = 0; i < 32; i += 8) {
+    c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  }
+  return c;
+}
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrHostRegisterSupported,
+  cudaDevAttrCanUseHostPointerForRegisteredMem,
+};
+inline constexpr unsigned cudaHostRegisterPortable = 1;
+inline constexpr unsigned cudaHostRegisterMapped = 2;
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+
+struct EmulatedStream;
+using cudaStream_t = EmulatedStream*;
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaHostRegister(void* memory, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void* memory);
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned flags);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+const char* cudaGetErrorString(cudaError_t error);
+
+// Queues a grid whose every thread calls `thread`.
+cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
+
+template <typename Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Args),
+                               const Args& args) {
+  return emulate_launch(*config, [kernel, args] { kernel(args); });
+}

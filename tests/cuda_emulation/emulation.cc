@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// The threads of a block take turns: each runs until a barrier, and then lets the next one run.
+#include <ucontext.h>
+
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+constexpr size_t kStackBytes = size_t{256} << 10;
+
+struct Fiber {
+  ucontext_t context{};
+  std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
+  bool done = false;
+};
+
+// The block that runs now. One at a time, whatever the streams.
+std::mutex running;
+std::vector<std::unique_ptr<Fiber>> fibers;
+ucontext_t scheduler;
+const std::function<void()>* body = nullptr;
+unsigned current = 0;
+unsigned at_barrier = 0;
+uint64_t barriers = 0;
+
+void fiber_main() {
+  (*body)();
+  fibers[current]->done = true;
+  swapcontext(&fibers[current]->context, &scheduler);
+}
+
+void yield() {
+  const unsigned self = current;
+  swapcontext(&fibers[self]->context, &scheduler);
+}
+
+void run_block(unsigned threads) {
+  while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
+  for (unsigned i = 0; i < threads; ++i) {
+    Fiber& fiber = *fibers[i];
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_main, 0);
+  }
+  at_barrier = 0;
+  unsigned left = threads;
+  while (left > 0) {
+    const uint64_t before = barriers;
+    const unsigned left_before = left;
+    for (unsigned i = 0; i < threads; ++i) {
+      if (fibers[i]->done) continue;
+      current = i;
+      threadIdx = dim3(i);
+      swapcontext(&scheduler, &fibers[i]->context);
+      left -= fibers[i]->done ? 1 : 0;
+    }
+    // Some threads wait at a barrier that the others have left without: a GPU would hang.
+    if (before == barriers && left == left_before) std::abort();
+  }
+  if (at_barrier != 0) std::abort();
+}
+
+}  // namespace
+
+struct EmulatedStream {
+  std::deque<std::pair<cudaLaunchConfig_t, std::function<void()>>> queue;
+};
+
+void __syncthreads() {
+  const uint64_t mine = barriers;
+  if (++at_barrier == blockDim.x) {
+    at_barrier = 0;
+    ++barriers;
+  }
+  while (barriers == mine) yield();
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
+  const bool capability = attribute == cudaDevAttrComputeCapabilityMajor ||
+                          attribute == cudaDevAttrComputeCapabilityMinor;
+  *value = capability ? 0 : 1;  // sm_00: no real GPU
+  return cudaSuccess;
+}
+cudaError_t cudaHostRegister(void* /*memory*/, size_t /*bytes*/, unsigned /*flags*/) {
+  return cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* /*memory*/) { return cudaSuccess; }
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned /*flags*/) {
+  *device = host;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
+  *stream = new EmulatedStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "an emulated error";
+}
+
+cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread) {
+  if (config.gridDim.x == 0 || config.blockDim.x == 0) return cudaErrorInvalidValue;
+  config.stream->queue.emplace_back(config, std::move(thread));
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const std::lock_guard lock(running);
+  for (; !stream->queue.empty(); stream->queue.pop_front()) {
+    const auto& [config, thread] = stream->queue.front();
+    body = &thread;
+    gridDim = config.gridDim;
+    blockDim = config.blockDim;
+    for (unsigned block = 0; block < config.gridDim.x; ++block) {
+      blockIdx = dim3(block);
+      run_block(config.blockDim.x);
+    }
+  }
+  return cudaSuccess;
+}
