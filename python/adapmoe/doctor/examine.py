@@ -11,6 +11,7 @@ from adapmoe.doctor.cpu import cpu_flags, cpu_name
 from adapmoe.doctor.cuda import examine_cuda, find_driver
 from adapmoe.doctor.device_memory import examine_memory
 from adapmoe.doctor.disk_access import Trial, examine_disk_access, try_reading
+from adapmoe.doctor.energy import examine_energy
 from adapmoe.doctor.finding import Finding
 from adapmoe.doctor.jetpack import examine_jetpack
 from adapmoe.doctor.machine import Machine
@@ -57,6 +58,7 @@ def examine_machine(machine: Machine, core: Core, folder: str, trial: Trial) -> 
         *examine_disk_access(machine, folder, trial),
         *examine_power_mode(machine),
         *examine_clocks(machine),
+        *examine_energy(machine),
     ]
 
 
