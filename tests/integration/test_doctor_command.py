@@ -2,6 +2,7 @@
 """`adapmoe doctor` with the compiled core, on this machine and a real pack."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,24 @@ def test_a_folder_without_a_pack_is_a_problem(tmp_path):
     assert done.returncode == 1
     assert "manifest.json" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_core_is_named_and_not_fatal(tmp_path):
+    script = (
+        "import runpy, sys; sys.modules['adapmoe._core'] = None; sys.argv = ['doctor', '--json']; "
+        "runpy.run_module('adapmoe.doctor', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 1, done.stderr
+    (problem,) = (f for f in json.loads(done.stdout)["findings"] if f["status"] == "problem")
+    assert problem["topic"] == "build"
 
 
 def test_the_core_tells_about_its_build(tmp_path):
