@@ -145,6 +145,14 @@ class Session:
 def inspect_pack(path: str) -> str:
     """The validated manifest as JSON text, without opening a session. Raises PackError."""
 
+def build_info() -> dict[str, _Any]:
+    """{"compiler": version, "cuda": built in?, "io_uring": built in?, "kernels": names that this
+    machine can run, best first}."""
+
+def io_uring_problem(path: str) -> str:
+    """Why this file cannot be read through io_uring here, "" where it can. Raises PackError where
+    there is no such file."""
+
 def pack_matrix(
     weights: NDArray[np.float32] | NDArray[np.uint16],
     dtype: str,

@@ -86,7 +86,7 @@ def token_limit(prompt_tokens: int, max_tokens: int | None, max_context: int) ->
 class Generation:
     """State of one generation: tokens and text so far, sampler, stop strings.
 
-    `finish_reason` is None while it goes on.
+    `finish_reason` is None while it goes on. `throttle_counts`: those of the machine when it began.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Generation:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
+        self.throttle_counts: dict[str, int] | None = None
         self._limit = limit
         self._eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
         self._stop_ids = frozenset(params.stop_token_ids)

@@ -37,6 +37,10 @@ class GenerationStats:
             resident.
         bytes_read: expert bytes read from the pack.
         stall_s: time spent waiting for expert tiles; compute_s: the core's time without it.
+        prefill_energy_j, decode_energy_j: joules of the whole machine, as far as it has rails or
+            counters, during these steps; None where they are not measured.
+        throttled: what slowed the machine down meanwhile, empty for nothing; None where it does
+            not say, or before the end.
     """
 
     prefill_tokens: int = 0
@@ -48,15 +52,22 @@ class GenerationStats:
     bytes_read: int = 0
     stall_s: float = 0.0
     compute_s: float = 0.0
+    prefill_energy_j: float | None = None
+    decode_energy_j: float | None = None
+    throttled: list[str] | None = None
 
-    def add_prefill(self, step: "StepStats", tokens: int, seconds: float) -> None:
+    def add_prefill(
+        self, step: "StepStats", tokens: int, seconds: float, joules: float | None = None
+    ) -> None:
         """Count a prefill of `tokens` that took `seconds` of wall time."""
+        self.prefill_energy_j = _add(self.prefill_energy_j, joules, first=not self.prefill_tokens)
         self.prefill_tokens += tokens
         self.prefill_s += seconds
         self._add_step(step)
 
-    def add_decode(self, step: "StepStats", seconds: float) -> None:
+    def add_decode(self, step: "StepStats", seconds: float, joules: float | None = None) -> None:
         """Count one decode step of one token."""
+        self.decode_energy_j = _add(self.decode_energy_j, joules, first=not self.decode_tokens)
         self.decode_tokens += 1
         self.decode_s += seconds
         self._add_step(step)
@@ -83,14 +94,29 @@ class GenerationStats:
         """Share of expert visits that found the expert resident, 0 to 1; 0 before the first."""
         return self.expert_hits / self.experts_used if self.experts_used else 0.0
 
+    @property
+    def joules_per_token(self) -> float | None:
+        """Energy of decoding per token; None where it is not measured, and before the first."""
+        if self.decode_energy_j is None:
+            return None
+        return self.decode_energy_j / self.decode_tokens
+
     def as_dict(self) -> dict[str, Any]:
         """All of it by name, ready for JSON."""
         return {
+            "joules_per_token": self.joules_per_token,
             "prefill_tokens_per_s": self.prefill_tokens_per_s,
             "decode_tokens_per_s": self.decode_tokens_per_s,
             "hit_rate": self.hit_rate,
             **vars(self),
         }
+
+
+def _add(total: float | None, joules: float | None, *, first: bool) -> float | None:
+    """A sum that is None once a part of it was not measured."""
+    if joules is None or first:
+        return joules
+    return None if total is None else total + joules
 
 
 def split_as_dict(split: "MemorySplit") -> dict[str, int]:

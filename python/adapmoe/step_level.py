@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from adapmoe.errors import ClosedError
 from adapmoe.places import Place, Places
+from adapmoe.power.meter import PowerMeter
 from adapmoe.sequence import Sequence, decode_batch
 from adapmoe.units import parse_memory
 
@@ -32,6 +33,7 @@ class StepLevel:
         self._core: _core.Session | None = session
         self._places = Places(session.max_sequences)
         self.prefill_chunk = prefill_chunk
+        self.power = PowerMeter()
 
     @property
     def _session(self) -> "_core.Session":

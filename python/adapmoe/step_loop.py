@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step loop: prompts in, chunks of text out, several sequences decoded together."""
 
-import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
@@ -80,6 +79,7 @@ class StepLoop:
 
     def _activate(self, sequence: TokenStream) -> None:
         generation = self._waiting.popleft()
+        generation.throttle_counts = self._llm.power.throttle_counts()
         self._active[generation.index] = (generation, sequence)
 
     def step(self, owner: Hashable) -> None:
@@ -98,23 +98,21 @@ class StepLoop:
     def _prefill(self, generation: Generation, sequence: TokenStream) -> None:
         """One part only, so that others get their turn and a cancelled prompt ends soon."""
         part = generation.prompt[sequence.length :][: self._llm.prefill_chunk]
-        begin = time.perf_counter()
-        logits = sequence.prefill(part)
-        seconds = time.perf_counter() - begin
-        generation.stats.add_prefill(sequence.last_stats, len(part), seconds)
+        with self._llm.power.span() as span:
+            logits = sequence.prefill(part)
+        generation.stats.add_prefill(sequence.last_stats, len(part), span.seconds, span.joules)
         if sequence.length == len(generation.prompt):
             generation.advance(logits)
             self._emit(generation, sequence)
 
     def _decode(self) -> None:
-        begin = time.perf_counter()
         active = list(self._active.values())
-        rows = self._llm.decode_batch([(seq, gen.token_ids[-1]) for gen, seq in active])
-        for (generation, _), logits in zip(active, rows, strict=True):
-            generation.advance(logits)
-        seconds = time.perf_counter() - begin
+        with self._llm.power.span() as span:
+            rows = self._llm.decode_batch([(seq, gen.token_ids[-1]) for gen, seq in active])
+            for (generation, _), logits in zip(active, rows, strict=True):
+                generation.advance(logits)
         for generation, sequence in active:
-            generation.stats.add_decode(sequence.last_stats, seconds)
+            generation.stats.add_decode(sequence.last_stats, span.seconds, span.joules)
             self._emit(generation, sequence)
 
     def _emit(self, generation: Generation, sequence: TokenStream) -> None:
@@ -122,6 +120,8 @@ class StepLoop:
         if chunk is not None:
             self.ready.append(chunk)
         if generation.finish_reason:
+            throttled = self._llm.power.throttled_since(generation.throttle_counts)
+            generation.stats.throttled = throttled
             del self._active[generation.index]
             self._leave(sequence)
 

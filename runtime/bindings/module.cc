@@ -4,6 +4,7 @@
 
 namespace adapmoe {
 
+void export_build(nanobind::module_& m);
 void export_stats(nanobind::module_& m);
 void export_session(nanobind::module_& m);
 void export_replay(nanobind::module_& m);
@@ -15,6 +16,7 @@ void export_pack_writer(nanobind::module_& m);
 NB_MODULE(_core, m) {
   m.doc() = "The compiled core of adapmoe.";
   m.attr("__version__") = ADAPMOE_VERSION;
+  adapmoe::export_build(m);
   adapmoe::export_stats(m);
   adapmoe::export_session(m);
   adapmoe::export_replay(m);

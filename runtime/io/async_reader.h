@@ -59,6 +59,9 @@ std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads,
 Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file, int depth,
                                                        Timeline* timeline = nullptr);
 
+// Whether io_uring is built in, wherever it may be used.
+bool built_with_io_uring();
+
 struct ChosenReader {
   std::unique_ptr<AsyncReader> reader;
   std::string name;  // "io_uring" or "pread"

@@ -274,6 +274,8 @@ class UringReader final : public AsyncReader {
 
 }  // namespace
 
+bool built_with_io_uring() { return true; }
+
 Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file, int depth,
                                                        Timeline* timeline) {
   ADAPMOE_CHECK(depth > 0);

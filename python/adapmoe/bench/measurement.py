@@ -32,6 +32,7 @@ class Measurement:
         prefetch_used: share of these that were used, 0 to 1.
         peak_rss_bytes: of the process since the model was opened; since the process began where
             the kernel does not let it be reset.
+        joules_per_token: of the whole machine; None where it is not measured.
     """
 
     decode_tokens_per_s: float
@@ -46,6 +47,7 @@ class Measurement:
     prefetched_per_token: float
     prefetch_used: float
     peak_rss_bytes: float
+    joules_per_token: float | None = None
 
 
 def measure(llm: "LLM", workload: Workload) -> Measurement:
@@ -60,12 +62,11 @@ def measure(llm: "LLM", workload: Workload) -> Measurement:
         for token in workload.warm_up:
             sequence.decode(int(token))
         steps = []
-        began = time.perf_counter()
-        for token in workload.decode:
-            sequence.decode(int(token))
-            steps.append(sequence.last_stats)
-        decode_s = time.perf_counter() - began
-    n = len(steps)
+        with llm.power.span() as span:
+            for token in workload.decode:
+                sequence.decode(int(token))
+                steps.append(sequence.last_stats)
+    n, decode_s = len(steps), span.seconds
     visits = sum(step.experts_used for step in steps)
     prefetched = sum(step.prefetched for step in steps)
     return Measurement(
@@ -81,6 +82,7 @@ def measure(llm: "LLM", workload: Workload) -> Measurement:
         prefetched_per_token=prefetched / n,
         prefetch_used=sum(step.prefetch_used for step in steps) / prefetched if prefetched else 0.0,
         peak_rss_bytes=float(peak_rss_bytes()),
+        joules_per_token=None if span.joules is None else span.joules / n,
     )
 
 

@@ -33,7 +33,7 @@ class VariantSummary:
     """One variant over all rounds.
 
     Attributes:
-        measured: every field of Measurement by name.
+        measured: every field of Measurement by name, without those that a round lacks.
         fraction_of_bound: see Round.
         speedup: over the base, paired by round.
     """
@@ -65,10 +65,11 @@ def summarize_bound(rounds: Sequence[Round]) -> dict[str, Spread]:
 
 
 def _variant(rounds: Sequence[Round], name: str) -> VariantSummary:
-    measured = {
-        field.name: Spread.of([getattr(one.runs[name], field.name) for one in rounds])
+    columns = {
+        field.name: [getattr(one.runs[name], field.name) for one in rounds]
         for field in fields(Measurement)
     }
+    measured = {name: Spread.of(column) for name, column in columns.items() if None not in column}
     return VariantSummary(
         measured,
         Spread.of([one.fraction_of_bound(name) for one in rounds]),

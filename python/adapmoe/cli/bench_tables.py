@@ -51,6 +51,8 @@ def _base_table(result: BenchResult, base: VariantSummary) -> Table:
         "of the bound": f"{base.fraction_of_bound.median:.1%} "
         f"({base.fraction_of_bound.least:.1%} - {base.fraction_of_bound.most:.1%})",
     }
+    if "joules_per_token" in found:
+        rows["energy"] = f"{found['joules_per_token']} J per token"
     for label, value in rows.items():
         table.add_row(label, value)
     return table

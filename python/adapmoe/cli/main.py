@@ -14,6 +14,7 @@ import adapmoe
 from adapmoe.cli.bench import bench
 from adapmoe.cli.calibrate import calibrate_pack
 from adapmoe.cli.chat import chat
+from adapmoe.cli.doctor import doctor
 from adapmoe.cli.eval import evaluate_text
 from adapmoe.cli.exit_codes import USAGE_ERROR, exit_codes
 from adapmoe.cli.figures import report
@@ -47,6 +48,7 @@ app.command("plan")(plan)
 app.command("replay")(replay_trace)
 app.command("report")(report)
 app.command("calibrate")(calibrate_pack)
+app.command("doctor")(doctor)
 
 # These two verbs come with imports that the others should not pay for, and parse their own options.
 _FORWARD = {

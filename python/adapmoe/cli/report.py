@@ -25,6 +25,7 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
             "peak_rss_bytes": peak_rss_bytes(),
             "backend": llm.backend,
             "reader": llm.reader,
+            "energy_source": llm.power.source,
             "memory": split_as_dict(llm.memory_split),
         },
     }
@@ -51,6 +52,12 @@ def print_statistics(report: dict[str, Any]) -> None:
         "computed": f"{stats['compute_s']:.3f} s",
         "peak memory": format_bytes(stats["peak_rss_bytes"]),
     }
+    if stats["joules_per_token"] is not None:
+        watts = stats["decode_energy_j"] / stats["decode_s"]
+        shown = f"{stats['joules_per_token']:.3g} J per token, {watts:.3g} W"
+        rows["energy"] = f"{shown} ({stats['energy_source']})"
+    if stats["throttled"]:
+        rows["slowed down by"] = ", ".join(stats["throttled"])
     table = Table(title="statistics", show_header=False)
     table.add_column(style="bold")
     table.add_column()

@@ -1,0 +1,262 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Looks at a bare device before anything is installed: what `adapmoe doctor` reports, with the shell
+# alone. Changes nothing, needs no root. Ends with 1 if there is a problem, else with 0.
+# Usage: check_device.sh [FOLDER]   (where packs shall lie; default: the current folder)
+# ADAPMOE_ROOT: look at /proc, /sys and /etc below this folder instead (for tests).
+set -u
+root="${ADAPMOE_ROOT:-}"
+folder="${1:-.}"
+problems=0
+
+# report STATUS TOPIC SEEN [REMEDY]
+report() {
+  printf '%-8s %-14s %s\n' "$1" "$2" "$3"
+  if [ -n "${4:-}" ]; then printf '%-8s %-14s   remedy: %s\n' '' '' "$4"; fi
+  if [ "$1" = problem ]; then problems=$((problems + 1)); fi
+}
+
+# The contents of a small file without NULs; nothing where it cannot be read.
+text() { [ -r "$root/$1" ] && [ ! -d "$root/$1" ] && tr -d '\000' <"$root/$1" 2>/dev/null; }
+# meminfo FIELD: kB
+meminfo() { text proc/meminfo | sed -n "s/^$1: *\([0-9]*\) kB.*/\1/p" | head -n 1; }
+gib() { awk -v kb="$1" 'BEGIN { printf "%.2f GiB", kb / 1048576 }'; }
+# Whether this is a real machine and not a test's tree: then commands may be asked too.
+real() { [ -z "$root" ]; }
+found() { real && command -v "$1" >/dev/null 2>&1; }
+number() { case "$1" in '' | *[!0-9]*) return 1 ;; esac; }
+
+jetson=no
+case "$(text proc/device-tree/compatible)" in *nvidia,tegra*) jetson=yes ;; esac
+[ -e "$root/etc/nv_tegra_release" ] && jetson=yes
+
+check_system() {
+  model="$(text proc/device-tree/model)"
+  report ok system "${model:-$(uname -m)}, Linux $(text proc/sys/kernel/osrelease)"
+  [ "$jetson" = yes ] || { report ok jetpack "not a Jetson"; return; }
+  release="$(text etc/nv_tegra_release |
+    sed -n 's/^# *R\([0-9]*\) (release), REVISION: \([0-9.]*\).*/\1.\2/p')"
+  case "$release" in
+    36.4* | 36.5*) report ok jetpack "L4T $release: JetPack 6.1 or 6.2" ;;
+    39.2*) report ok jetpack "L4T $release: JetPack 7.2" ;;
+    '') report note jetpack "no release in /etc/nv_tegra_release" \
+      "in a container, mount that file from the host" ;;
+    [1-9].* | [12][0-9].* | 3[0-5].*)
+      report warning jetpack "L4T $release" "flash JetPack 6.2 or 7.2" ;;
+    *) report note jetpack "L4T $release: not known to this script" ;;
+  esac
+}
+
+check_cuda() {
+  version="$(text usr/local/cuda/version.json | tr -d '\n' |
+    sed -n 's/.*"cuda" *: *{[^}]*"version" *: *"\([^"]*\)".*/\1/p')"
+  if [ -n "$version" ]; then
+    report ok cuda "CUDA $version in /usr/local/cuda"
+  elif [ "$jetson" = yes ]; then
+    report warning cuda "no /usr/local/cuda" "sudo apt install nvidia-jetpack"
+  else
+    report note cuda "no /usr/local/cuda: a build here has no GPU kernels"
+  fi
+  library="$(find_library libnvinfer.so.11)"
+  [ -n "$library" ] || library="$(find_library libnvinfer.so.10)"
+  if [ -n "$library" ]; then
+    report ok tensorrt "$library"
+  elif [ "$jetson" = yes ]; then
+    report note tensorrt "no libnvinfer" "sudo apt install nvidia-jetpack, or tensorrt alone"
+  else
+    report ok tensorrt "none; only engines need it"
+  fi
+}
+
+# The path of a library as the loader's cache has it.
+find_library() {
+  real || { find "$root/usr/lib" -name "$1*" 2>/dev/null | sort | sed -n 1p; return; }
+  { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | sed -n "s|.*$1 .*=> ||p" | head -n 1
+}
+
+check_memory() {
+  total="$(meminfo MemTotal)" available="$(meminfo MemAvailable)" nvmap="$(meminfo NvMapMemUsed)"
+  if ! number "$total" || ! number "$available"; then
+    report note memory "/proc/meminfo cannot be read" "mount /proc"
+  elif [ "$available" -lt 4194304 ]; then
+    report warning memory "$(gib "$available") of $(gib "$total") available" \
+      "end other programs; without a desktop: sudo systemctl set-default multi-user.target"
+  else
+    report ok memory "$(gib "$available") of $(gib "$total") available"
+  fi
+  if number "$nvmap"; then
+    report ok nvmap "$(gib "$nvmap") in use by the GPU driver"
+  elif [ "$jetson" = yes ]; then
+    report note nvmap "no NvMapMemUsed in /proc/meminfo" \
+      "sudo cat /sys/kernel/debug/nvmap/iovmm/clients"
+  fi
+  check_cgroup
+  check_swap
+}
+
+# The smallest limit of this process's cgroups and their parents.
+check_cgroup() {
+  least=''
+  for line in $(text proc/self/cgroup | tr ' ' '?'); do
+    controllers="${line#*:}" path="${line#*:*:}"
+    controllers="${controllers%%:*}"
+    case ",$controllers," in
+      ,,) mount=sys/fs/cgroup file=memory.max ;;
+      *,memory,*) mount=sys/fs/cgroup/memory file=memory.limit_in_bytes ;;
+      *) continue ;;
+    esac
+    path="${path%/}"
+    while :; do
+      limit="$(text "$mount$path/$file")"
+      # 19 digits is version 1's "no limit"
+      if number "$limit" && [ ${#limit} -lt 19 ]; then
+        if [ -z "$least" ] || [ "$limit" -lt "$least" ]; then least="$limit"; fi
+      fi
+      [ -n "$path" ] || break
+      path="${path%/*}"
+    done
+  done
+  if [ -n "$least" ]; then
+    report note cgroup "memory limited to $(gib $((least / 1024)))" \
+      "raise it if more experts shall be resident: MemoryMax=, or docker run --memory"
+  else
+    report ok cgroup "no memory limit"
+  fi
+}
+
+check_swap() {
+  areas="$(text proc/swaps | sed 1d | awk '{ printf "%s%s", sep, $1; sep = ", " }')"
+  case "$areas" in
+    '') report ok swap none ;;
+    *zram*) if [ "$jetson" = yes ]; then
+      report warning swap "$areas" "sudo systemctl disable --now nvzramconfig, then reboot"
+    else
+      report note swap "$areas" "turn it off: sudo swapoff /dev/zram*"
+    fi ;;
+    *) report ok swap "$areas" ;;
+  esac
+}
+
+check_disk() {
+  drives=0
+  for drive in "$root"/sys/class/nvme/nvme*; do
+    [ -e "$drive/model" ] || continue
+    drives=$((drives + 1))
+    name="sys/class/nvme/$(basename "$drive")"
+    model="$(text "$name/model" | sed 's/ *$//')"
+    now="$(link "$name/device" current)" most="$(link "$name/device" max)"
+    slot="$(link "$name/device/.." max)"
+    if [ -z "$now" ] || [ -z "$most" ] || [ "$now" = "$most" ]; then
+      report ok nvme "$model, link ${now:-unknown}"
+    elif [ "$now" = "$slot" ]; then
+      report note nvme "$model, link $now, the drive can $most" "nothing: the slot ends at $slot"
+    else
+      report warning nvme "$model, link $now, the drive can $most" \
+        "seat the drive again; sudo dmesg | grep -i pcie"
+    fi
+  done
+  [ $drives -gt 0 ] || report note nvme "no NVMe drive to be seen" "fit one for packs"
+  if real; then check_direct; fi
+  check_ring
+}
+
+# "16.0 GT/s x4" of a PCIe device, `current` or `max`; nothing where unknown.
+link() {
+  speed="$(text "$1/$2_link_speed" | sed -n 's|^\([0-9.]* GT/s\).*|\1|p')"
+  width="$(text "$1/$2_link_width")"
+  if [ -n "$speed" ] && number "$width"; then echo "$speed x$width"; fi
+}
+
+check_direct() {
+  kind="$(stat -f -c %T "$folder" 2>/dev/null)"
+  probe="$(mktemp "$folder/.adapmoe-check-XXXXXX" 2>/dev/null)" || {
+    report note o_direct "not tried: $folder cannot be written" "give a folder that can be"
+    return
+  }
+  dd if=/dev/zero of="$probe" bs=4096 count=1 conv=fsync 2>/dev/null
+  if dd if="$probe" of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null; then
+    report ok o_direct "works in $folder ($kind)"
+  else
+    report warning o_direct "refused in $folder ($kind)" \
+      "keep packs on ext4 or xfs; in a container, mount their folder as a volume"
+  fi
+  rm -f "$probe"
+}
+
+check_ring() {
+  disabled="$(text proc/sys/kernel/io_uring_disabled)"
+  config="$({ zcat "$root/proc/config.gz" || cat "$root/boot/config-$(uname -r)"; } 2>/dev/null |
+    sed -n 's/^.*CONFIG_IO_URING[ =]//p' | head -n 1)"
+  seccomp="$(text proc/self/status | sed -n 's/^Seccomp:[[:space:]]*//p')"
+  if number "$disabled" && [ "$disabled" -gt 0 ]; then
+    report note io_uring "kernel.io_uring_disabled is $disabled" \
+      "sudo sysctl kernel.io_uring_disabled=0"
+  elif [ "$config" = "is not set" ]; then
+    report note io_uring "not in this kernel: a pool of threads reads instead"
+  elif [ "$seccomp" = 2 ]; then
+    report note io_uring "a seccomp filter may forbid it; adapmoe doctor tries it" \
+      "docker run --security-opt seccomp=PROFILE with io_uring_* allowed"
+  else
+    report ok io_uring "nothing forbids it; adapmoe doctor tries it"
+  fi
+}
+
+check_power() {
+  [ "$jetson" = yes ] || return 0
+  id="$(text var/lib/nvpmodel/status | sed -n 's/.*pmode:0*\([0-9][0-9]*\).*/\1/p')"
+  modes="$(text etc/nvpmodel.conf | sed -n 's/^< *POWER_MODEL ID=\([0-9]*\) NAME=\([^ ]*\).*/\1 \2/p')"
+  mode="$(echo "$modes" | sed -n "s/^${id:-none} //p")"
+  best="$(echo "$modes" | grep ' MAXN' | sort -k 2 | tail -n 1)"
+  if [ -z "$id" ]; then
+    report note power_mode "unknown" "sudo nvpmodel -q"
+  elif [ -z "$best" ] || [ "$mode" = "${best#* }" ]; then
+    report ok power_mode "${mode:-number $id}"
+  else
+    report warning power_mode "${mode:-number $id}" "sudo nvpmodel -m ${best% *} sets ${best#* }"
+  fi
+  held=yes
+  for policy in "$root"/sys/devices/system/cpu/cpufreq/policy*; do
+    cpu="sys/devices/system/cpu/cpufreq/$(basename "$policy")"
+    [ "$(text "$cpu/scaling_min_freq")" = "$(text "$cpu/scaling_max_freq")" ] || held=no
+  done
+  if [ $held = yes ]; then
+    report ok clocks "held up"
+  else
+    report warning clocks "fall when idle" "sudo jetson_clocks, after nvpmodel"
+  fi
+}
+
+check_tools() {
+  features="$(text proc/cpuinfo | sed -n 's/^\(flags\|Features\)[[:space:]]*: *//p' | head -n 1)"
+  case " $features " in
+    *' avx512_vnni '*) report ok kernels "avx512, if the other AVX-512 parts are there too" ;;
+    *' avx2 '*) report ok kernels avx2 ;;
+    *' asimddp '*) report ok kernels neon ;;
+    *) report warning kernels "scalar" "a processor with AVX2, or Arm with dot products" ;;
+  esac
+  real || return 0
+  if ! found python3 || ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    report problem python "no Python 3.10 or later" "sudo apt install python3 python3-venv"
+  elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    report problem python "no venv or ensurepip" "sudo apt install python3-venv"
+  else
+    report ok python "$(python3 --version)"
+  fi
+  compiler="$(g++ -dumpversion 2>/dev/null)"
+  compiler="${compiler%%.*}"
+  if number "$compiler" && [ "$compiler" -ge 11 ]; then
+    report ok compiler "g++ $compiler"
+  else
+    report note compiler "no g++ 11 or later: a wheel is needed" "sudo apt install g++ python3-dev"
+  fi
+  [ -e /usr/include/liburing.h ] ||
+    report note liburing "a build here would have no io_uring" "sudo apt install liburing-dev"
+}
+
+check_system
+check_cuda
+check_memory
+check_disk
+check_power
+check_tools
+[ "$problems" -eq 0 ]

@@ -1,0 +1,208 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs AdapMoE for the whole machine: a system user, a virtual environment, a folder for packs,
+# and the command `adapmoe`. What it makes is written to PREFIX/installed.txt; --uninstall removes
+# that and nothing else. Running it again updates the package.
+set -euo pipefail
+
+root="${ADAPMOE_ROOT:-}" # before every path, and no need to be root (for tests)
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source="$(dirname "$here")"
+prefix=/opt/adapmoe
+data=/var/lib/adapmoe
+user=adapmoe
+python=python3
+extras=
+dry=no
+action=install
+
+usage() {
+  cat <<'TEXT'
+Usage: install.sh [options]
+  --source PATH    a wheel, or a source tree (default: the tree this script is in)
+  --prefix DIR     where the virtual environment goes (default: /opt/adapmoe)
+  --data DIR       where packs go (default: /var/lib/adapmoe)
+  --user NAME      system user that owns the packs (default: adapmoe)
+  --python PROGRAM Python 3.10 or later (default: python3)
+  --extras NAMES   extras of the package, such as export
+  --dry-run        only say what would be done
+  --uninstall      remove what an earlier run made; packs stay
+TEXT
+}
+
+fail() { echo "error: $*" >&2; exit 1; }
+
+while (($#)); do
+  case "$1" in
+    --dry-run) dry=yes ;;
+    --uninstall) action=uninstall ;;
+    -h | --help) usage; exit 0 ;;
+    --source | --prefix | --data | --user | --python | --extras)
+      (($# > 1)) || fail "$1 needs a value"
+      printf -v "${1#--}" '%s' "$2"
+      shift ;;
+    *) usage >&2; exit 2 ;;
+  esac
+  shift
+done
+record="$prefix/installed.txt"
+
+for path in "$prefix" "$data"; do
+  [[ "$path" =~ ^/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)+$ && "$path" != *..* ]] ||
+    fail "$path: expected an absolute path below a top folder, without blanks"
+done
+[[ "$user" =~ ^[a-z_][a-z0-9_-]*$ ]] || fail "--user $user: not a name of a user"
+
+# run WORDS: does it, or says that it would.
+run() {
+  if [[ $dry == yes ]]; then echo "would run: $*"; else echo "run: $*"; "$@"; fi
+}
+
+# made KIND NAME: remembers what --uninstall may remove.
+made() {
+  if [[ $dry == no ]] && ! recorded "$1" "$2"; then echo "$1 $2" >>"$root$record"; fi
+}
+recorded() { grep -qxF "$1 $2" "$root$record" 2>/dev/null; }
+on_jetson() { [[ -e "$root/etc/nv_tegra_release" ]]; }
+has_user() { getent passwd "$1" >/dev/null; }
+
+need_root() {
+  [[ $dry == yes || -n "$root" || "$(id -u)" == 0 ]] || fail "run it as root: sudo $0"
+}
+
+check_requirements() {
+  [[ -e "$source" ]] || fail "$source: no such wheel or source tree; give one with --source"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+    fail "$python is not Python 3.10 or later; apt install python3, or give one with --python"
+  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$python has no venv: apt install python3-venv"
+  if [[ -d "$source" ]]; then
+    local version
+    version="$("${CXX:-g++}" -dumpversion 2>/dev/null || echo 0)"
+    ((${version%%.*} >= 11)) || fail "a source tree needs g++ 11 or later: apt install g++ python3-dev"
+    [[ -e /usr/include/liburing.h ]] ||
+      echo "note: no liburing.h, so this build reads without io_uring: apt install liburing-dev"
+  fi
+}
+
+make_folder() { # PATH
+  if [[ -d "$root$1" ]]; then echo "there already: $1"; return; fi
+  run mkdir -p "$root$1"
+  made folder "$1"
+}
+
+make_prefix() {
+  if [[ -d "$root$prefix" && ! -e "$root$record" ]] && [[ -n "$(ls -A "$root$prefix")" ]]; then
+    fail "$prefix exists and was not made by this script; choose another --prefix"
+  fi
+  if [[ ! -d "$root$prefix" ]]; then
+    run mkdir -p "$root$prefix"
+    made folder "$prefix"
+  fi
+}
+
+make_user() {
+  if has_user "$user"; then echo "there already: user $user"; return; fi
+  run useradd --system --home-dir "$data" --no-create-home --shell /usr/sbin/nologin "$user"
+  made user "$user"
+  local group
+  for group in video render; do # own the GPU's device nodes on a Jetson
+    if getent group "$group" >/dev/null; then run usermod -aG "$group" "$user"; fi
+  done
+}
+
+make_data() {
+  make_folder "$data"
+  if recorded folder "$data" || [[ $dry == yes && ! -d "$root$data" ]]; then
+    run chown "$user:" "$root$data"
+  fi
+}
+
+install_package() {
+  local venv="$prefix/venv" options=() package="$source"
+  if [[ ! -x "$root$venv/bin/python" ]]; then
+    # JetPack's TensorRT for Python is a package of the system.
+    if on_jetson; then options=(--system-site-packages); fi
+    run "$python" -m venv "${options[@]}" "$root$venv"
+    made tree "$venv"
+  fi
+  # Ubuntu 22.04's own pip passes no options to the build.
+  run "$root$venv/bin/python" -m pip install --upgrade "pip>=23.1"
+  options=()
+  if [[ -d "$source" ]]; then
+    options=(-C cmake.define.ADAPMOE_CUDA=AUTO)
+    if [[ -x "$root/usr/local/cuda/bin/nvcc" ]]; then
+      options+=(-C "cmake.define.CMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc")
+    fi
+  fi
+  if [[ -n "$extras" ]]; then package+="[$extras]"; fi
+  run "$root$venv/bin/python" -m pip install --upgrade "$package" "${options[@]}"
+}
+
+link_command() {
+  local link=/usr/local/bin/adapmoe target="$prefix/venv/bin/adapmoe"
+  if [[ -L "$root$link" && "$(readlink "$root$link")" == "$target" ]]; then
+    echo "there already: $link"
+  elif [[ -e "$root$link" || -L "$root$link" ]]; then
+    echo "note: $link is something else and stays; call $target"
+  else
+    run mkdir -p "$root/usr/local/bin"
+    run ln -s "$target" "$root$link"
+    made link "$link"
+  fi
+}
+
+install_unit() {
+  local unit=/etc/systemd/system/adapmoe.service
+  if [[ ! -e "$here/adapmoe.service" ]]; then return; fi
+  if [[ -e "$root$unit" ]] && ! recorded unit "$unit"; then
+    echo "note: $unit is something else and stays"
+    return
+  fi
+  run install -D -m 644 "$here/adapmoe.service" "$root$unit"
+  made unit "$unit"
+  if [[ -z "$root" ]]; then run systemctl daemon-reload; fi
+}
+
+remove_entry() { # KIND NAME
+  case "$1" in
+    user) if has_user "$2"; then run userdel "$2"; fi ;;
+    tree) if [[ -d "$root$2" ]]; then run rm -rf "$root$2"; fi ;;
+    link) if [[ -L "$root$2" ]]; then run rm "$root$2"; fi ;;
+    unit)
+      if [[ -z "$root" ]]; then run systemctl disable --now "$(basename "$2")"; fi
+      run rm -f "$root$2"
+      if [[ -z "$root" ]]; then run systemctl daemon-reload; fi ;;
+    folder)
+      if [[ -d "$root$2" && -z "$(ls -A "$root$2")" ]]; then
+        run rmdir "$root$2"
+      elif [[ "$2" != "$prefix" && -d "$root$2" ]]; then
+        echo "stays, because something is in it: $2"
+      fi ;;
+  esac
+}
+
+uninstall() {
+  [[ -e "$root$record" ]] || fail "$record: missing, so there is nothing that this script made"
+  local entries index
+  mapfile -t entries <"$root$record"
+  for ((index = ${#entries[@]} - 1; index >= 0; --index)); do
+    if [[ "${entries[index]}" == "folder $prefix" ]]; then run rm "$root$record"; fi
+    remove_entry "${entries[index]%% *}" "${entries[index]#* }"
+  done
+  if [[ -e "$root$record" ]]; then run rm "$root$record"; fi
+}
+
+need_root
+if [[ $action == uninstall ]]; then
+  uninstall
+  exit 0
+fi
+check_requirements
+make_prefix
+make_user
+make_data
+install_package
+link_command
+install_unit
+run "$root$prefix/venv/bin/adapmoe" doctor

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled core: whether it loads, what it was built with, which kernels it will choose."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapmoe.doctor.finding import Finding
+from adapmoe.errors import AdapmoeError
+
+_WHY = "everything that computes is in it"
+_WHY_KERNELS = "all kernels give the same tokens; scalar ones are far slower"
+
+
+@dataclass(frozen=True)
+class Core:
+    """What the core says about itself.
+
+    Attributes:
+        error: why it cannot be loaded; empty if it was.
+        compiler: that built it.
+        cuda, io_uring: built in.
+        kernels: names that this machine can run, best first.
+    """
+
+    error: str = ""
+    compiler: str = ""
+    cuda: bool = False
+    io_uring: bool = False
+    kernels: tuple[str, ...] = ()
+
+
+def load_core() -> Core:
+    """Import it and ask. Never raises."""
+    try:
+        from adapmoe import _core
+    except ImportError as error:
+        return Core(error=str(error))
+    info = _core.build_info()
+    return Core(
+        "", info["compiler"], info["cuda"], info["io_uring"], tuple(map(str, info["kernels"]))
+    )
+
+
+def io_uring_problem(path: Path) -> str | None:
+    """Why `path` cannot be read through io_uring, "" where it can; None without a core."""
+    try:
+        from adapmoe import _core
+    except ImportError:
+        return None
+    return _core.io_uring_problem(str(path))
+
+
+def pack_problem(pack: Path) -> str:
+    """Why `pack` cannot be opened; "" where it can, as far as its manifest and sizes tell."""
+    try:
+        from adapmoe import _core
+
+        _core.inspect_pack(str(pack))
+    except (AdapmoeError, ImportError) as error:
+        return str(error)
+    return ""
+
+
+def examine_core(core: Core, *, gpu: bool) -> list[Finding]:
+    """`gpu`: whether there is one that a build without CUDA leaves unused."""
+    if core.error:
+        remedy = "pip install --force-reinstall adapmoe, with this Python"
+        return [Finding("build", "problem", f"cannot be loaded: {core.error}", _WHY, remedy)]
+    parts = {"CUDA": core.cuda, "io_uring": core.io_uring}
+    present = ", ".join(name for name, built in parts.items() if built)
+    absent = ", ".join(name for name, built in parts.items() if not built)
+    seen = f"GCC or clang {core.compiler}; with {present or 'nothing optional'}"
+    if absent:
+        seen += f"; without {absent}"
+    remedies = []
+    if gpu and not core.cuda:
+        remedies.append("install the CUDA toolkit")
+    if not core.io_uring:
+        remedies.append("sudo apt install liburing-dev")
+    if not remedies:
+        return [Finding("build", "ok", seen, _WHY)]
+    remedy = f"{', '.join(remedies)}, then install adapmoe from source again"
+    return [Finding("build", "note", seen, _WHY, remedy)]
+
+
+def examine_kernels(core: Core, flags: list[str]) -> list[Finding]:
+    """`flags`: what the processor has of what kernels use."""
+    if not core.kernels:
+        return []
+    chosen = core.kernels[0]
+    has = f"; the processor has {' '.join(flags)}" if flags else ""
+    seen = f"{chosen} of {', '.join(core.kernels)}{has}"
+    if chosen != "scalar":
+        return [Finding("kernels", "ok", seen, _WHY_KERNELS)]
+    remedy = "a processor with AVX2, FMA and F16C, or Arm with dot products (asimddp)"
+    return [Finding("kernels", "warning", seen, _WHY_KERNELS, remedy)]

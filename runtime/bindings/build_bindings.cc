@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `adapmoe doctor` asks the core about itself.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "runtime/backend/backend.h"
+#include "runtime/backend/cpu/cpu_features.h"
+#include "runtime/bindings/errors.h"
+#include "runtime/io/async_reader.h"
+
+namespace nb = nanobind;
+
+namespace adapmoe {
+namespace {
+
+nb::dict build_info() {
+  nb::list kernels;
+  for (const KernelTable* table : available_kernels()) kernels.append(table->name);
+  nb::dict info;
+  info["compiler"] = __VERSION__;
+  info["cuda"] = built_with_cuda();
+  info["io_uring"] = built_with_io_uring();
+  info["kernels"] = kernels;
+  return info;
+}
+
+std::string io_uring_problem(const std::string& path) {
+  const File file = value_or_raise(File::open(path, /*direct=*/true));
+  const nb::gil_scoped_release release;
+  const auto reader = make_uring_reader(file, /*depth=*/1);
+  return reader.ok() ? "" : reader.status().message();
+}
+
+}  // namespace
+
+void export_build(nb::module_& m) {
+  m.def("build_info", &build_info,
+        "What this module was built with, and the kernels that this machine can run, best first.");
+  m.def("io_uring_problem", &io_uring_problem, nb::arg("path"),
+        "Why `path` cannot be read through io_uring here; empty where it can.");
+}
+
+}  // namespace adapmoe
