@@ -49,11 +49,13 @@ class ExpertMatrix:
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """The matrices, without the padding of tiles; groups at the end of a row are whole."""
+    """The matrices without the padding of tiles; with int4 or int8, sizes that are summed over are
+    padded with zeros to whole groups.
+    """
 
-    gate_proj: ExpertMatrix  # [intermediate_size, hidden_size]
-    up_proj: ExpertMatrix  # [intermediate_size, hidden_size]
-    down_proj: ExpertMatrix  # [hidden_size, intermediate_size]
+    gate_proj: ExpertMatrix  # [intermediate size, hidden size]
+    up_proj: ExpertMatrix  # [intermediate size, hidden size]
+    down_proj: ExpertMatrix  # [hidden size, intermediate size]
 
     def evaluate(self, x: NDArray[Any]) -> F64:
         """The expert on rows `x` `[n, hidden_size]` in float64: what every backend approximates."""
@@ -91,9 +93,14 @@ class ExpertReader:
             packed = tile_parts(tile, self._shapes)
             for found, data, shape in zip(parts, packed, self._shapes, strict=True):
                 found.append(_unpack(data, shape))
-        hidden, inner = self.hidden_size, self.intermediate_size
+        hidden, inner = self._padded(self.hidden_size), self._padded(self.intermediate_size)
         gate, up = (_join(found, 0, inner, hidden, self.group_size) for found in parts[:2])
-        return ExpertWeights(gate, up, _join(parts[2], 1, hidden, inner, self.group_size))
+        down = _join(parts[2], 1, self.hidden_size, inner, self.group_size)
+        return ExpertWeights(gate, up, down)
+
+    def _padded(self, size: int) -> int:
+        quantized = self.dtype in ("int4", "int8")
+        return -(-size // self.group_size) * self.group_size if quantized else size
 
     def _tiles(self, layer: int, expert: int) -> Iterator[NDArray[np.uint8]]:
         index = layer * self.manifest["config"]["num_local_experts"] + expert
@@ -149,12 +156,9 @@ def _unpack(data: NDArray[np.uint8], shape: PackedShape) -> ExpertMatrix:
 def _join(
     parts: list[ExpertMatrix], axis: int, rows: int, cols: int, group_size: int
 ) -> ExpertMatrix:
-    """One matrix from its tiles, along rows (0) or columns (1), cut to `rows` and whole groups."""
-    groups = -(-cols // group_size)
-    quants = np.concatenate([part.quants for part in parts], axis)
+    """One matrix `[rows, cols]` from its tiles, which follow along rows (0) or columns (1)."""
+    quants = np.concatenate([part.quants for part in parts], axis)[:rows, :cols]
     scales = [part.scales for part in parts if part.scales is not None]
     if not scales:
-        return ExpertMatrix(quants[:rows, :cols], None)
-    return ExpertMatrix(
-        quants[:rows, : groups * group_size], np.concatenate(scales, axis)[:rows, :groups]
-    )
+        return ExpertMatrix(quants, None)
+    return ExpertMatrix(quants, np.concatenate(scales, axis)[:rows, : cols // group_size])
