@@ -23,6 +23,8 @@ from rich.table import Table
 from adapmoe_export.architecture import Json
 from adapmoe_export.destination import partial_path
 from adapmoe_export.errors import ExportError
+from adapmoe_export.onnx_cli import onnx_json, print_models, write_models
+from adapmoe_export.onnx_graph import import_onnx
 from adapmoe_export.pack_writer import export_pack
 
 
@@ -36,8 +38,14 @@ class Dtype(str, Enum):
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Hugging Face Mixtral directory.")],
-    out: Annotated[Path, typer.Argument(help="The pack to write, such as mixtral.adapmoe.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Hugging Face Mixtral directory; with --onnx and no OUT, a pack."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="The pack to write, such as mixtral.adapmoe.", show_default=False),
+    ] = None,
     experts: Annotated[Dtype, typer.Option(help="Dtype of the experts.")] = Dtype.int4,
     dense: Annotated[Dtype, typer.Option(help="Dtype of the other matrices.")] = Dtype.int8,
     group_size: Annotated[int, typer.Option(help="Weights per scale: 32, 64 or 128.")] = 32,
@@ -49,6 +57,12 @@ def export(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted export.")
     ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx", help="Also write one ONNX model per expert (needs the `onnx` extra)."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint into a pack.
@@ -56,11 +70,20 @@ def export(
     Run the same command again to go on with an export that was interrupted.
 
     Example: adapmoe export Mixtral-8x7B-v0.1 mixtral.adapmoe --experts int4
+
+    With --onnx and no OUT, SOURCE is a pack that gets its ONNX models.
+
+    Example: adapmoe export mixtral.adapmoe --onnx
     """
+    if onnx:
+        import_onnx()  # better now than after an hour
+    if out is None:
+        _export_onnx_only(source, onnx, as_json)
+        return
     with _interrupt_message(out), _progress_bar() as bar:
         task = bar.add_task("export", total=None)
         manifest = export_pack(
-            checkpoint,
+            source,
             out,
             experts=experts.value,
             dense=dense.value,
@@ -72,10 +95,26 @@ def export(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             notice=lambda text: bar.console.print(text, highlight=False, soft_wrap=True),
         )
+    models = write_models(out) if onnx else None
     if as_json:
-        print(json.dumps(_summary(out, manifest)))
+        print(json.dumps(_summary(out, manifest) | onnx_json(models)))
     else:
         _print_tables(out, manifest)
+        print_models(models)
+
+
+def _export_onnx_only(pack: Path, onnx: bool, as_json: bool) -> None:
+    if not onnx:
+        raise ExportError(f"give OUT, the pack to write: adapmoe export {pack} OUT")
+    if not (pack / "manifest.json").is_file():
+        raise ExportError(
+            f"{pack}: is not a pack, so OUT must be given: adapmoe export {pack} OUT --onnx"
+        )
+    models = write_models(pack)
+    if as_json:
+        print(json.dumps({"pack": str(pack)} | onnx_json(models)))
+    else:
+        print_models(models)
 
 
 def _parse_width(text: str) -> int | None:

@@ -30,6 +30,12 @@ class BackendUnavailableError(AdapmoeError):
     """The backend, instruction set or feature asked for does not exist on this machine."""
 
 
+class EngineError(AdapmoeError):
+    """An ONNX model or a TensorRT engine is missing, damaged, made for something else, or cannot
+    be built.
+    """
+
+
 class ContextOverflowError(AdapmoeError, ValueError):
     """Prompt and answer together need more tokens than `max_context`."""
 

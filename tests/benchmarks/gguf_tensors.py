@@ -2,7 +2,7 @@
 """A pack's tensors as llama.cpp's architecture "llama" wants them, with the very same weights.
 
 An int4 group of 32 and a Q4_0 block are the same numbers: 32 nibbles `q + 8` and an fp16 scale. So
-only bytes move, and nothing is rounded. Needs NumPy only.
+only bytes move, and nothing is rounded.
 """
 
 import json
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from adapmoe.expert_weights import tile_parts, tile_shapes
 
 GROUP = 32
 Q4_0_BYTES = 2 + GROUP // 2
@@ -152,20 +154,11 @@ class PackTensors:
 
     def _projection(self, record: int, part: int) -> np.ndarray:
         """Put a projection together from the tiles of an expert, padding included."""
-        place, hidden = self.manifest["experts"], self.config["hidden_size"]
-        width, size = place["tile_width"], place["expert_bytes"]
+        place, shapes = self.manifest["experts"], tile_shapes(self.manifest)
+        size, shape = place["expert_bytes"], shapes[part]
         tiles = self._experts[record * size : (record + 1) * size].reshape(place["tiles"], -1)
-        shapes = [(width, hidden), (width, hidden), (hidden, width)]
-        sizes = [packed_bytes(*shape) for shape in shapes]
-        begin = sum(sizes[:part])
-        parts = [q4_0_rows(tile[begin : begin + sizes[part]], *shapes[part]) for tile in tiles]
+        parts = [q4_0_rows(tile_parts(t, shapes)[part], shape.rows, shape.cols) for t in tiles]
         return np.concatenate(parts, axis=1 if part == 2 else 0)
-
-
-def packed_bytes(rows: int, cols: int) -> int:
-    """Of an int4 matrix in groups of 32."""
-    groups = -(-cols // GROUP)
-    return -(-rows // 16) * (-(-32 * groups // 64) * 64 + 8 * groups * GROUP)
 
 
 def f32_rows(packed: np.ndarray, rows: int, cols: int) -> np.ndarray:

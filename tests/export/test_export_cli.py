@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import sys
 
 import pytest
 import typer
@@ -55,3 +56,29 @@ def test_export_json_and_inspect(tiny_checkpoint, tmp_path):
 def test_bad_tile_width_is_explained(tiny_checkpoint, tmp_path):
     with pytest.raises(ExportError, match="'wide': give 'auto' or a number"):
         invoke("export", tiny_checkpoint, tmp_path / "out", "--tile-width", "wide")
+
+
+def test_onnx_models_come_with_the_pack_or_later(tiny_checkpoint, tmp_path):
+    pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
+    pack = tmp_path / "out.adapmoe"
+    summary = json.loads(invoke("export", tiny_checkpoint, pack, "--onnx", "--json"))
+    assert (summary["onnx"]["models"], summary["onnx"]["kept"]) == (64, 0)
+    assert summary["quantization"]["experts"]["dtype"] == "int4"
+    again = json.loads(invoke("export", pack, "--onnx", "--json"))
+    assert again == {"pack": str(pack), "onnx": summary["onnx"] | {"kept": 64}}
+    assert "64 were there already" in invoke("export", pack, "--onnx")
+
+
+def test_what_is_missing_for_onnx_is_explained(tiny_checkpoint, tmp_path, monkeypatch):
+    with pytest.raises(ExportError, match="give OUT, the pack to write"):
+        invoke("export", tiny_checkpoint)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ExportError, match=r"pip install 'adapmoe\[onnx\]'"):
+        invoke("export", tiny_checkpoint, tmp_path / "out.adapmoe", "--onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnx_without_out_wants_a_pack(tiny_checkpoint):
+    pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
+    with pytest.raises(ExportError, match="is not a pack, so OUT must be given"):
+        invoke("export", tiny_checkpoint, "--onnx")

@@ -4,7 +4,6 @@
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from adapmoe.errors import CalibrationError
 from adapmoe.geometry import manifest_sha256
 from adapmoe.json_file import read_json
+from adapmoe.sidecar_files import replace_file
 
 FILE = "calibration.json"
 GATE_FILE = "first_layer_gate.npy"
@@ -88,29 +88,11 @@ def write_calibration(
     }
     text = json.dumps(written, indent=1, sort_keys=True, allow_nan=False) + "\n"
     try:
-        _replace(pack / GATE_FILE, data)
-        _replace(pack / FILE, text.encode())
+        replace_file(pack / GATE_FILE, data)
+        replace_file(pack / FILE, text.encode())
     except OSError as error:
         raise CalibrationError(
             f"{error.filename or pack}: cannot write: {error.strerror}; "
             "calibrate a pack in a place that can be written to"
         ) from error
     return written
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one, whole, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ import typer.main
 
 import adapmoe
 from adapmoe.cli.bench import bench
+from adapmoe.cli.build_engines import build_engines_of_pack
 from adapmoe.cli.calibrate import calibrate_pack
 from adapmoe.cli.chat import chat
 from adapmoe.cli.doctor import doctor
@@ -49,6 +50,7 @@ app.command("replay")(replay_trace)
 app.command("report")(report)
 app.command("calibrate")(calibrate_pack)
 app.command("doctor")(doctor)
+app.command("build-engines")(build_engines_of_pack)
 
 # These two verbs come with imports that the others should not pay for, and parse their own options.
 _FORWARD = {

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT engines of a pack's experts: built from its ONNX models, recorded, read back checked.
+
+A plan is machine code that TensorRT believes. So one is deserialised only if engines.json lists its
+SHA-256, and only by the library version and on the devices that it was built for.
+"""
+
+from adapmoe.engines.build import BuildSummary, build_engines
+from adapmoe.engines.reading import EngineRecords, read_engine_records
+from adapmoe.engines.records import EngineRecord
+
+__all__ = [
+    "BuildSummary",
+    "EngineRecord",
+    "EngineRecords",
+    "build_engines",
+    "read_engine_records",
+]

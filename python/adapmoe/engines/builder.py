@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a library that builds engines must offer, and which ones there are."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from adapmoe.errors import BackendUnavailableError, EngineError
+
+
+class EngineBuilder(Protocol):
+    """One library. Making one imports it; raises ModuleNotFoundError where it is not installed.
+
+    Attributes:
+        name: the library's module.
+        parallel: whether builds may run side by side. Not if they time kernels on a device.
+        working_bytes: resident memory that a build may take besides a few copies of the weights.
+    """
+
+    name: ClassVar[str]
+    parallel: ClassVar[bool]
+    working_bytes: ClassVar[int]
+
+    @property
+    def version(self) -> str:
+        """Of the library."""
+        ...
+
+    def choose_targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """The compute capabilities to build for, or the default for none.
+
+        Raises EngineError for what the library cannot build, BackendUnavailableError if it needs a
+        device and there is none.
+        """
+        ...
+
+    def build(self, onnx: Path, targets: Sequence[str], timing_cache: Path) -> memoryview:
+        """The plan of the model at `onnx`; what was timed is kept in the file `timing_cache`.
+
+        Raises EngineError with what the library said.
+        """
+        ...
+
+
+# By name; "auto" tries them in this order.
+_MODULES = {
+    "tensorrt": ("adapmoe.engines.tensorrt_builder", "TensorRtBuilder"),
+    "tensorrt_rtx": ("adapmoe.engines.tensorrt_rtx_builder", "TensorRtRtxBuilder"),
+}
+BUILDERS = tuple(_MODULES)
+_INSTALL = (
+    "tensorrt comes with JetPack (in a virtual environment: python3 -m venv "
+    "--system-site-packages) or by `pip install tensorrt`, and needs a GPU; tensorrt_rtx comes by "
+    "`pip install tensorrt-rtx`, and builds without one"
+)
+
+
+def open_builder(name: str) -> EngineBuilder:
+    """A builder by its name, or with "auto" the first that can build here.
+
+    Raises:
+        EngineError: no such builder.
+        BackendUnavailableError: it is not installed, or "auto" found none.
+    """
+    if name == "auto":
+        return _first_usable()
+    if name not in _MODULES:
+        raise EngineError(f"unknown builder {name!r}; choose auto, {', '.join(BUILDERS)}")
+    try:
+        return _make(name)
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(f"{name} is not installed; {_INSTALL}") from error
+    except (ImportError, OSError) as error:  # installed, but a library of its own is missing
+        raise BackendUnavailableError(f"{name} cannot be loaded: {error}; {_INSTALL}") from error
+
+
+def _first_usable() -> EngineBuilder:
+    reasons = []
+    for name in BUILDERS:
+        try:
+            builder = open_builder(name)
+            builder.choose_targets(())
+        except BackendUnavailableError as error:
+            reasons.append(str(error).partition("; ")[0])
+        else:
+            return builder
+    raise BackendUnavailableError(f"nothing here builds engines: {'; '.join(reasons)}; {_INSTALL}")
+
+
+def _make(name: str) -> EngineBuilder:
+    module, builder = _MODULES[name]
+    make: Any = getattr(importlib.import_module(module), builder)
+    made: EngineBuilder = make()
+    return made

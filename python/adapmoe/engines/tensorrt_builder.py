@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT: builds for the device of this machine, on which it times its kernels."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from adapmoe.engines.cuda_device import compute_capability
+from adapmoe.engines.network import build_plan
+from adapmoe.errors import BackendUnavailableError, EngineError
+from adapmoe.sidecar_files import replace_file
+
+
+class TensorRtBuilder:
+    """See EngineBuilder."""
+
+    name: ClassVar[str] = "tensorrt"
+    parallel: ClassVar[bool] = False
+    working_bytes: ClassVar[int] = 4 << 30
+
+    def __init__(self) -> None:
+        """Import the library."""
+        self._trt: Any = importlib.import_module(self.name)
+
+    @property
+    def version(self) -> str:
+        """Of the library."""
+        return str(self._trt.__version__)
+
+    def choose_targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """The device of this machine. Raises EngineError for any other."""
+        device = compute_capability()
+        if device is None:
+            raise BackendUnavailableError(
+                "tensorrt builds on a CUDA device, and there is none here; run this on the device, "
+                "or use --builder tensorrt_rtx"
+            )
+        if any(target != device for target in wanted):
+            raise EngineError(
+                f"tensorrt builds for the device that it runs on, {device}, not for "
+                f"{', '.join(wanted)}; run this on that device"
+            )
+        return (device,)
+
+    def build(self, onnx: Path, targets: Sequence[str], timing_cache: Path) -> memoryview:
+        """The plan, with the help of what was timed before."""
+        configs: list[Any] = []
+
+        def configure(config: Any) -> None:  # noqa: ANN401
+            configs.append(config)
+            self._load_timings(config, timing_cache)
+
+        plan = build_plan(self._trt, onnx, configure)
+        timings = configs[0].get_timing_cache()
+        if timings is not None:
+            replace_file(timing_cache, bytes(timings.serialize()))
+        return plan
+
+    def _load_timings(self, config: Any, path: Path) -> None:  # noqa: ANN401
+        """Those in the file, or none if it is not there or from another device or version."""
+        data = path.read_bytes() if path.is_file() else b""
+        for timings in (data, b""):
+            cache = config.create_timing_cache(timings)
+            if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+                return

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that TensorRT-RTX itself builds, without a GPU."""
+
+import importlib.metadata
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from adapmoe.engines import build_engines, read_engine_records
+from adapmoe.engines.cuda_device import compute_capability
+from adapmoe.engines.validate import TOLERANCE, validate_engines
+from adapmoe_export import export_pack
+from support.big_checkpoint import big_config, write_big_checkpoint
+from support.cpu_expert import CpuExpert
+
+pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
+pytest.importorskip("onnxruntime", reason="the models are run by onnxruntime")
+pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx (Linux on x86-64)")
+
+from adapmoe_export.onnx_export import export_onnx
+from support.onnx_models import reference, relative_l2, run_model
+
+pytestmark = pytest.mark.slow
+TAG = "tensorrt_rtx-sm_80+"
+MEMORY_LIMIT = 1 << 30  # of one build; 450 MiB is what an expert of Mixtral-8x7B's size took
+
+
+def build(pack, capsys, **options):
+    """Build, print what it took, and check the records as the runtime will."""
+    summary = build_engines(
+        pack, builder="tensorrt_rtx", jobs=os.cpu_count(), max_rss_bytes=MEMORY_LIMIT, **options
+    )
+    with capsys.disabled():
+        print(
+            f"\n{summary.engines} engines by {summary.library} {summary.version}: "
+            f"{summary.seconds / summary.engines:.2f} s and {summary.bytes // summary.engines:,} "
+            f"bytes each, peak memory of one {summary.peak_rss_bytes / 2**20:.0f} MiB"
+        )
+    engines = read_engine_records(
+        pack,
+        summary.tag,
+        library="tensorrt_rtx",
+        version=importlib.metadata.version("tensorrt_rtx"),
+        compute_capability="sm_86",
+    )
+    assert len(engines.records) == summary.engines
+    assert all(r.peak_rss_bytes <= MEMORY_LIMIT for r in engines.records.values())
+    return summary
+
+
+@pytest.fixture(scope="module")
+def tiny(pack_factory, tmp_path_factory):
+    pack = tmp_path_factory.mktemp("rtx") / "tiny.adapmoe"
+    shutil.copytree(pack_factory(), pack)
+    export_onnx(pack)
+    return pack
+
+
+def test_an_engine_for_every_expert_of_tiny_mixtral(tiny, capsys):
+    assert build(tiny, capsys).tag == TAG
+    assert build(tiny, capsys).kept == 64
+
+
+@pytest.mark.parametrize("experts", ["int8", "f16", "f32"])
+def test_other_dtypes_and_a_target(pack_factory, tmp_path, capsys, experts):
+    from adapmoe.onnx_sidecar import read_onnx_models, write_onnx_models
+
+    pack = tmp_path / "tiny.adapmoe"
+    shutil.copytree(pack_factory(experts=experts), pack)
+    export_onnx(pack)
+    models = list(read_onnx_models(pack, pack / "onnx").values())
+    write_onnx_models(pack, pack / "onnx", models[:1])  # one will do
+    summary = build_engines(pack, builder="tensorrt_rtx", targets=["sm_86"], jobs=1)
+    assert (summary.tag, summary.engines) == ("tensorrt_rtx-sm_86", 1)
+
+
+def test_an_expert_of_the_size_of_mixtral_8x7b(tmp_path, capsys):
+    config = big_config(4096, 14336, 1, 1, vocab_size=64) | {"num_experts_per_tok": 1}
+    write_big_checkpoint(tmp_path / "checkpoint", config)
+    pack = tmp_path / "big.adapmoe"
+    export_pack(tmp_path / "checkpoint", pack, group_size=128)
+    shutil.rmtree(tmp_path / "checkpoint")
+    models = export_onnx(pack)
+    x = np.random.default_rng(0).standard_normal((2, 4096)).astype(np.float16)
+    y = run_model(pack / "onnx" / "layer0-expert0.onnx", x)
+    to_float = relative_l2(y, reference(pack, 0, 0, x))
+    to_cpu = relative_l2(y, CpuExpert(pack).evaluate(0, 0, x.astype(np.float32)))
+    with capsys.disabled():
+        print(
+            f"\nONNX of {models.bytes:,} bytes: {to_float:.1e} from float64, {to_cpu:.1e} from the "
+            "CPU"
+        )
+    assert to_float <= 1e-3
+    assert to_cpu <= 0.02
+    assert build(pack, capsys).bytes < 1.01 * models.bytes
+
+
+@pytest.mark.gpu
+def test_engines_compute_what_the_weights_say(tiny, capsys):
+    if compute_capability() is None:
+        pytest.skip("no CUDA device")
+    pytest.importorskip("pycuda", reason="needs pycuda")
+    summary = build(tiny, capsys)
+    worst = validate_engines(tiny, summary.tag)
+    with capsys.disabled():
+        print(f"\nengines: {worst:.1e} from float64")
+    assert worst <= TOLERANCE
