@@ -152,6 +152,7 @@ def test_a_damaged_list_is_refused(pack, text):
         {"targets": None},
         {"flags": [1]},
         {"version": 10},
+        {"seconds": "1"},
         {"unknown": 1},
     ],
     ids=str,

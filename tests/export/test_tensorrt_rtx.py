@@ -94,7 +94,8 @@ def test_an_expert_of_the_size_of_mixtral_8x7b(tmp_path, capsys):
         )
     assert to_float <= 1e-3
     assert to_cpu <= 0.02
-    assert build(pack, capsys).bytes < 1.01 * models.bytes
+    # TensorRT stores equal constants once: the three matrices must differ.
+    assert models.bytes < build(pack, capsys).bytes < 1.01 * models.bytes
 
 
 @pytest.mark.gpu

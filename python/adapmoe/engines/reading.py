@@ -2,7 +2,8 @@
 """Decides which plan may be deserialised, and is the only way to its bytes."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,10 @@ class EngineRecords:
                 f"{self._folder / FILE}: lists no engine of expert {expert} in layer {layer}; "
                 f"{_rebuild(self.pack, self.tag)}"
             )
-        data, path = b"", self._folder / record.file
-
-        def digest() -> str:
-            nonlocal data
+        path = self._folder / record.file
+        with _readable(path, self.pack, self.tag):
             data = path.read_bytes()
-            return hashlib.sha256(data).hexdigest()
-
-        _check_hash(self.pack, self.tag, record, digest)
+        _check_hash(self.pack, self.tag, record, hashlib.sha256(data).hexdigest())
         return data
 
     @property
@@ -100,19 +97,28 @@ def read_engine_records(
 
 def check_plan(pack: Path, tag: str, record: EngineRecord) -> None:
     """Compare a plan with its record. Raises EngineError."""
-    _check_hash(pack, tag, record, lambda: file_sha256(pack / FOLDER / tag / record.file))
+    path = pack / FOLDER / tag / record.file
+    with _readable(path, pack, tag):
+        found = file_sha256(path)
+    _check_hash(pack, tag, record, found)
 
 
-def _check_hash(pack: Path, tag: str, record: EngineRecord, digest: Callable[[], str]) -> None:
-    path, rebuild = pack / FOLDER / tag / record.file, _rebuild(pack, tag)
+@contextmanager
+def _readable(path: Path, pack: Path, tag: str) -> Iterator[None]:
     try:
-        found = digest()
+        yield
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read: {error.strerror}; {rebuild}") from error
+        raise EngineError(
+            f"{path}: cannot be read: {error.strerror}; {_rebuild(pack, tag)}"
+        ) from error
+
+
+def _check_hash(pack: Path, tag: str, record: EngineRecord, found: str) -> None:
     if found != record.sha256:
         raise EngineError(
-            f"{path}: SHA-256 is {found}, but {record.built_by} wrote a plan of {record.bytes} "
-            f"bytes with {record.sha256}: it is damaged and not used; {rebuild}"
+            f"{pack / FOLDER / tag / record.file}: SHA-256 is {found}, but {record.built_by} wrote "
+            f"a plan of {record.bytes} bytes with {record.sha256}: it is damaged and not used; "
+            f"{_rebuild(pack, tag)}"
         )
 
 

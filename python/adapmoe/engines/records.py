@@ -142,6 +142,8 @@ def _record(entry: dict[str, Any]) -> EngineRecord:
     for count in (record.layer, record.expert, record.bytes, record.peak_rss_bytes):
         if type(count) is not int or count < 0:
             raise ValueError(f"{count!r} is no count")
+    if type(record.seconds) not in (int, float):
+        raise TypeError(f"seconds {record.seconds!r}")
     # A list may not lead out of its folder.
     if record.file != plan_file(record.layer, record.expert):
         raise ValueError(f"file {record.file!r}")
