@@ -28,8 +28,11 @@ Status failed(std::string_view what, cudaError_t error) {
 Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape) {
   int devices = 0;
   cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error == cudaErrorInsufficientDriver) {  // also CUDA's word for no driver at all
+    return unavailable(
+        "backend=\"cuda\": no NVIDIA driver here, or one older than the CUDA of this build");
+  }
   if (error != cudaSuccess) return failed("no usable GPU", error);
-  if (devices == 0) return unavailable("backend=\"cuda\": this machine has no GPU");
   int major = 0;
   int minor = 0;
   int registers = 0;
