@@ -114,13 +114,17 @@ aarch64: $(STAMPS)/test
 	$(BIN)/cmake --build build/aarch64
 	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py
 
-# The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them.
+# The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them
+# for every GPU that a build serves.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
 	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
-	@if command -v nvcc >/dev/null; then tests/support/compile_cuda.sh 87 90; \
-	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
+	@if command -v nvcc >/dev/null; then \
+	  $(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON \
+	    -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON && \
+	  $(BIN)/cmake --build build/cuda --target adapmoe-tokens; \
+	else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
 	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py
 
 clean:
@@ -156,7 +160,7 @@ $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	$(PIP) install -q --no-build-isolation ".[test]" -C build-dir=build/test \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_TOOLS=ON \
-	  -C cmake.define.ADAPMOE_WERROR=ON
+	  -C cmake.define.ADAPMOE_WERROR=ON -C cmake.define.ADAPMOE_CUDA=OFF
 	@touch $(STAMPS)/demo $@
 
 $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test

@@ -131,9 +131,6 @@ install_package() {
   options=()
   if [[ -d "$source" ]]; then
     options=(-C cmake.define.ADAPMOE_CUDA=AUTO)
-    if [[ -x "$root/usr/local/cuda/bin/nvcc" ]]; then
-      options+=(-C "cmake.define.CMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc")
-    fi
   fi
   if [[ -n "$extras" ]]; then package+="[$extras]"; fi
   run "$root$venv/bin/python" -m pip install --upgrade "$package" "${options[@]}"

@@ -1,17 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 # Decides from ADAPMOE_CUDA whether there are GPU kernels: sets gpu_folder, and defines
 # use_cuda(target), which adds them.
-include(CheckLanguage)
 set(gpu_folder no_gpu)
+set(cuda_problem "")
+
+# Whether nvcc takes C++20 for Orin; older toolkits do not. Sets cuda_problem where it does not.
+function(probe_nvcc)
+  set(source "${CMAKE_CURRENT_BINARY_DIR}/probe.cu")
+  file(WRITE "${source}" "template <typename T> concept Any = true;\n__global__ void kernel() {}\n")
+  execute_process(COMMAND "${nvcc}" -std=c++20 -arch=sm_87 --cubin -o "${source}.cubin" "${source}"
+                  RESULT_VARIABLE failed OUTPUT_QUIET ERROR_VARIABLE reason)
+  if(failed)
+    string(STRIP "${reason}" reason)
+    set(cuda_problem "${nvcc} cannot compile C++20 for sm_87: ${reason}" PARENT_SCOPE)
+  endif()
+endfunction()
+
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
   set(gpu_folder cuda)
 elseif(ADAPMOE_CUDA)
-  check_language(CUDA)
+  # Asked for afresh every time; a bare JetPack shell has no nvcc on its PATH.
+  unset(nvcc CACHE)
+  find_program(nvcc nvcc HINTS ENV CUDACXX PATHS /usr/local/cuda/bin)
   if(CMAKE_CUDA_COMPILER)
+    set(nvcc "${CMAKE_CUDA_COMPILER}")
+  elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
+    set(nvcc "$ENV{CUDACXX}")
+  endif()
+  if(nvcc)
+    probe_nvcc()
+  else()
+    set(cuda_problem "no nvcc; put it on PATH or set CUDACXX")
+  endif()
+  if(cuda_problem STREQUAL "")
+    set(CMAKE_CUDA_COMPILER "${nvcc}")
+    find_package(CUDAToolkit QUIET)
+    if(NOT TARGET CUDA::cudart_static)
+      set(cuda_problem "no static CUDA runtime beside ${nvcc}")
+    endif()
+  endif()
+  if(cuda_problem STREQUAL "")
     set(gpu_folder cuda)
   elseif(NOT ADAPMOE_CUDA STREQUAL "AUTO")
-    message(FATAL_ERROR "ADAPMOE_CUDA=ON: no nvcc; put it on PATH, set CUDACXX, or configure with "
-                        "-DADAPMOE_CUDA=AUTO")
+    message(FATAL_ERROR "ADAPMOE_CUDA=ON: ${cuda_problem}; or configure with -DADAPMOE_CUDA=AUTO")
   endif()
 endif()
 
@@ -20,20 +51,18 @@ file(GLOB cuda_kernels CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/backend/cu
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
   message(STATUS "AdapMoE: GPU kernels emulated on the CPU")
 elseif(gpu_folder STREQUAL "cuda")
-  # Orin is 87. Whatever else this nvcc knows of the usual ones; 12.6, JetPack 6's, has no 120.
+  # Orin is 87. Of the others, what is common; JetPack 6's nvcc 12.6 has no 120.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 87-real 89-real 90)
+    if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12.8)
+      list(APPEND CMAKE_CUDA_ARCHITECTURES 120-real)
+    endif()
   endif()
   enable_language(CUDA)
-  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8 AND
-     CMAKE_CUDA_ARCHITECTURES STREQUAL "80-real;86-real;87-real;89-real;90")
-    list(APPEND CMAKE_CUDA_ARCHITECTURES 120-real)
-  endif()
-  find_package(CUDAToolkit REQUIRED)
-  message(STATUS "AdapMoE: GPU kernels for sm_{${CMAKE_CUDA_ARCHITECTURES}}, "
+  message(STATUS "AdapMoE: GPU kernels for sm ${CMAKE_CUDA_ARCHITECTURES}, "
                  "CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
 else()
-  message(STATUS "AdapMoE: no GPU kernels (ADAPMOE_CUDA=${ADAPMOE_CUDA})")
+  message(STATUS "AdapMoE: no GPU kernels (ADAPMOE_CUDA=${ADAPMOE_CUDA}) ${cuda_problem}")
 endif()
 
 function(use_cuda target)
@@ -49,10 +78,11 @@ function(use_cuda target)
     target_include_directories(${target} SYSTEM PRIVATE "${emulation}")
     return()
   endif()
-  # Like -ffp-contract=off: an fma happens only where the source says so.
+  # --fmad=false is -ffp-contract=off: an fma happens only where the source says so. The standard
+  # is given by hand because CMake before 3.25.2 knows no CUDA20.
   set_source_files_properties(${cuda_kernels} PROPERTIES COMPILE_OPTIONS
-                              "--fmad=false;--expt-relaxed-constexpr")
-  set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON)
+                              "--std=c++20;--fmad=false;--expt-relaxed-constexpr")
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD_REQUIRED OFF)
   # Static: nothing links against libcuda, which only a machine with a driver has.
   target_link_libraries(${target} PRIVATE CUDA::cudart_static)
 endfunction()

@@ -93,7 +93,7 @@ class Backend {
   // Told of the memory that everything below lies in, before any of it is used. Errors:
   // kUnavailable where the device cannot see it.
   virtual Status use_memory(std::span<std::byte> /*memory*/) { return {}; }
-  // Whether that memory can no longer be given back to the system.
+  // Whether that memory is pinned: it cannot be given back to the system, nor can more be had.
   virtual bool pins_memory() const { return false; }
 
   // Operators may still run when their call has returned. After wait() the host may read what they
@@ -117,14 +117,14 @@ class Backend {
 
 // Errors: kUnavailable when this build or machine cannot run it, kInvalidArgument for an unknown
 // name. `backend`: "auto", "cpu" or "cuda"; `kernels`: see select_kernels(). `note` receives one
-// line when "auto" fell back.
+// line when "auto" fell back. "auto" takes a GPU only where it shares the CPU's memory (a Jetson).
 Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
                                               const std::string& kernels, int threads,
                                               const BackendShape& shape, std::string* note);
 
 // Defined by backend/cuda, or by backend/no_gpu where there is none.
 bool built_with_cuda();
-Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape);
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape, bool integrated_only);
 Result<std::unique_ptr<Backend>> make_cpu_backend(const std::string& kernels, int threads,
                                                   const BackendShape& shape);
 

@@ -8,11 +8,11 @@ Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
                                               const std::string& kernels, int threads,
                                               const BackendShape& shape, std::string* note) {
   if (backend == "cpu") return make_cpu_backend(kernels, threads, shape);
-  if (backend == "cuda") return make_cuda_backend(shape);
+  if (backend == "cuda") return make_cuda_backend(shape, /*integrated_only=*/false);
   if (backend != "auto") {
     return invalid_argument(str_cat("backend=\"", backend, "\": expected auto, cpu or cuda"));
   }
-  auto gpu = make_cuda_backend(shape);
+  auto gpu = make_cuda_backend(shape, /*integrated_only=*/true);
   if (gpu.ok()) return gpu;
   auto cpu = make_cpu_backend(kernels, threads, shape);
   if (cpu.ok() && built_with_cuda()) {

@@ -68,12 +68,13 @@ Result<Sequence> Session::fork(const Sequence& sequence) {
 
 Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
   const std::lock_guard lock(step_);
-  if (parts_->backend->pins_memory()) {
-    return unavailable(str_cat("set_memory: ", parts_->backend->name(),
-                               " pins its memory; open the model again with another memory="));
-  }
   auto split = split_memory(parts_->needs, memory_bytes);
   if (!split.ok()) return split.status();
+  if (parts_->backend->pins_memory() && split.value().frames > parts_->frames_mapped) {
+    return unavailable(str_cat("set_memory: ", parts_->backend->name(),
+                               " has pinned its memory and cannot use more than when the model was "
+                               "opened; open it again with a larger memory="));
+  }
   const int64_t growth = split.value().reserved_bytes() - parts_->split.reserved_bytes();
   const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
   if (growth > available) return not_available(growth, available);

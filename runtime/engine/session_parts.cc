@@ -137,6 +137,7 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
                      split.frames_total * split.tile_bytes);  // set_memory() may use them all later
   if (!reserved.ok()) return reserved.status();
   arena.emplace(std::move(reserved).value());
+  frames_mapped = split.frames;
   const int64_t before_frames =
       align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes, kPageBytes);
   ADAPMOE_RETURN_IF_ERROR(
@@ -173,7 +174,7 @@ Status Session::Parts::make_residency() {
   experts = std::make_unique<ExpertCache>(
       *pack,
       FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
-                static_cast<int32_t>(split.frames)),
+                static_cast<int32_t>(split.frames), backend->pins_memory()),
       std::move(chosen.value().reader), std::move(policy).value(),
       ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
   make_prefetcher();

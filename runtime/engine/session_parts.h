@@ -31,6 +31,7 @@ struct Session::Parts {
   std::optional<Pack> pack;
   MemoryNeeds needs;
   MemorySplit split;
+  int64_t frames_mapped = 0;  // that the backend was told of
   std::optional<Arena> arena;
   std::unique_ptr<Backend> backend;  // uses the arena until its end
   DenseWeights dense;

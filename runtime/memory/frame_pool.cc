@@ -7,8 +7,8 @@
 
 namespace adapmoe {
 
-FramePool::FramePool(std::span<std::byte> region, int64_t frame_bytes, int32_t in_use)
-    : region_(region), frame_bytes_(frame_bytes), in_use_(0) {
+FramePool::FramePool(std::span<std::byte> region, int64_t frame_bytes, int32_t in_use, bool pinned)
+    : region_(region), frame_bytes_(frame_bytes), in_use_(0), pinned_(pinned) {
   const auto frames = static_cast<int32_t>(static_cast<int64_t>(region.size()) / frame_bytes);
   free_.reserve(static_cast<size_t>(frames));
   for (FrameIndex frame = frames; frame-- > 0;) parked_.push_back(frame);
@@ -25,7 +25,9 @@ FrameIndex FramePool::take() {
 void FramePool::shrink(int32_t in_use) {
   while (in_use_ > in_use && !free_.empty()) {
     const FrameIndex frame = take();
-    (void)madvise(data(frame), static_cast<size_t>(frame_bytes_), MADV_DONTNEED);
+    if (!pinned_) {
+      (void)madvise(data(frame), static_cast<size_t>(frame_bytes_), MADV_DONTNEED);
+    }
     parked_.push_back(frame);
     --in_use_;
   }

@@ -17,7 +17,8 @@ class FramePool {
  public:
   // REQUIRES: region consists of frames of `frame_bytes` (a multiple of 4 KiB); in_use of them at
   // most are handed out.
-  FramePool(std::span<std::byte> region, int64_t frame_bytes, int32_t in_use);
+  // `pinned`: a device uses the region, so parked frames keep their memory.
+  FramePool(std::span<std::byte> region, int64_t frame_bytes, int32_t in_use, bool pinned = false);
 
   int32_t in_use() const { return in_use_; }  // the budget, in frames
   int32_t free_frames() const { return static_cast<int32_t>(free_.size()); }
@@ -28,8 +29,8 @@ class FramePool {
   FrameIndex take();
   void give_back(FrameIndex frame) { free_.push_back(frame); }
 
-  // Parks free frames and gives their memory back to the system, until `in_use` are left in use or
-  // no frame is free.
+  // Parks free frames and gives their memory back to the system unless it is pinned, until `in_use`
+  // are left in use or no frame is free.
   void shrink(int32_t in_use);
   // Brings parked frames back. REQUIRES: in_use frames fit the region.
   void grow(int32_t in_use);
@@ -38,6 +39,7 @@ class FramePool {
   std::span<std::byte> region_;
   int64_t frame_bytes_;
   int32_t in_use_;
+  bool pinned_;
   std::vector<FrameIndex> free_;
   std::vector<FrameIndex> parked_;
 };

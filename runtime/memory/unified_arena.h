@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include "runtime/base/status.h"
@@ -30,7 +31,8 @@ class UnifiedArena {
   // Where the device finds what the host has at `p`, a pointer into the memory.
   template <typename T>
   T* device(T* p) const {
-    return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(p) + shift_);
+    using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(p) + shift_);
   }
 
  private:

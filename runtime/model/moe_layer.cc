@@ -69,7 +69,10 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
                     const Interrupt& interrupt) {
   for (int64_t t = 0; t < m.tiles; ++t) {
     auto data = handle.tile(t, interrupt);
-    if (!data.ok()) return data.status();
+    if (!data.ok()) {
+      (void)m.backend.wait();  // for the tiles before it
+      return data.status();
+    }
     const std::byte* tile = data.value();
     const SpanTimer span(m.timeline, Lane::kCompute, "streamed tile", 0, handle.id().layer);
     const ExpertOp op = expert_op(plan, handle.id().expert, t, std::span(&tile, 1));

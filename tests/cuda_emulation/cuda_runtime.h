@@ -44,6 +44,7 @@ enum cudaError_t {
 enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMajor,
   cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrIntegrated,
   cudaDevAttrHostRegisterSupported,
   cudaDevAttrCanUseHostPointerForRegisteredMem,
 };
@@ -62,6 +63,7 @@ struct cudaLaunchConfig_t {
 
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaHostRegister(void* memory, size_t bytes, unsigned flags);
 cudaError_t cudaHostUnregister(void* memory);
@@ -73,6 +75,12 @@ const char* cudaGetErrorString(cudaError_t error);
 
 // Queues a grid whose every thread calls `thread`.
 cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
+
+struct cudaFuncAttributes {};
+template <typename Args>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* /*attributes*/, void (* /*kernel*/)(Args)) {
+  return cudaSuccess;
+}
 
 template <typename Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Args),

@@ -95,6 +95,7 @@ cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
   const bool capability = attribute == cudaDevAttrComputeCapabilityMajor ||
                           attribute == cudaDevAttrComputeCapabilityMinor;

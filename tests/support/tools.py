@@ -14,10 +14,15 @@ EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 def tool(name, cpu=None, build="test"):
     """The command that runs adapmoe-`name`: here, or on the Arm `cpu` that qemu emulates.
 
-    `build` "emulated" has the GPU kernels, run on the CPU.
+    `build` "emulated" has the GPU kernels, run on the CPU; "cuda" is for a real GPU.
     """
     build = build if cpu is None else "aarch64"
-    made_by = {"test": "venv", "aarch64": "aarch64", "emulated": "gpu-kernels"}[build]
+    made_by = {
+        "test": "venv",
+        "aarch64": "aarch64",
+        "emulated": "gpu-kernels",
+        "cuda": "gpu-kernels",
+    }[build]
     path = ROOT / "build" / build / "runtime/tools" / f"adapmoe-{name}"
     if not path.exists():
         pytest.skip(f"no {path.relative_to(ROOT)}: run `make {made_by}`")

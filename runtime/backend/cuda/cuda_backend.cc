@@ -12,8 +12,9 @@ namespace adapmoe {
 
 bool built_with_cuda() { return true; }
 
-Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape) {
-  return cuda::CudaBackend::make(shape);
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape,
+                                                   bool integrated_only) {
+  return cuda::CudaBackend::make(shape, integrated_only);
 }
 
 namespace cuda {
@@ -25,21 +26,26 @@ Status failed(std::string_view what, cudaError_t error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape) {
+Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
+                                                   bool integrated_only) {
   int devices = 0;
   cudaError_t error = cudaGetDeviceCount(&devices);
   if (error == cudaErrorInsufficientDriver) {  // also CUDA's word for no driver at all
     return unavailable(
         "backend=\"cuda\": no NVIDIA driver here, or one older than the CUDA of this build");
   }
+  int device = 0;
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error != cudaSuccess) return failed("no usable GPU", error);
   int major = 0;
   int minor = 0;
   int registers = 0;
+  int integrated = 0;
   for (const auto& [value, attribute] : {std::pair{&major, cudaDevAttrComputeCapabilityMajor},
                                          std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
+                                         std::pair{&integrated, cudaDevAttrIntegrated},
                                          std::pair{&registers, cudaDevAttrHostRegisterSupported}}) {
-    error = cudaDeviceGetAttribute(value, attribute, 0);
+    error = cudaDeviceGetAttribute(value, attribute, device);
     if (error != cudaSuccess) return failed("the GPU does not answer", error);
   }
   const std::string name = str_cat("cuda/sm_", major, minor);
@@ -47,13 +53,22 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape) {
     return unavailable(str_cat("backend=\"cuda\": the GPU (", name,
                                ") cannot share memory with the CPU (cudaHostRegister)"));
   }
+  error = check_kernels();
+  if (error != cudaSuccess) return failed(str_cat("this build has no kernels for ", name), error);
+  if (integrated_only && integrated == 0) {
+    return unavailable(
+        str_cat("backend=\"cuda\": ", name,
+                " has memory of its own, which is not used yet, so it would be slow; "
+                "ask for it by name"));
+  }
   cudaStream_t stream = nullptr;
   error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   if (error != cudaSuccess) return failed("cannot start on the GPU", error);
-  return std::unique_ptr<Backend>(new CudaBackend(shape, stream, name));
+  return std::unique_ptr<Backend>(new CudaBackend(shape, device, stream, name));
 }
 
 CudaBackend::~CudaBackend() {
+  (void)cudaSetDevice(device_);
   (void)cudaStreamSynchronize(stream_);
   (void)cudaStreamDestroy(stream_);
 }
@@ -76,7 +91,7 @@ CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
 int64_t CudaBackend::parameter_bytes() const {
   const ModelConfig& c = shape_.config;
   const int64_t experts = c.num_local_experts;
-  const int64_t row = static_cast<int64_t>(sizeof(KVPlace)) + 16 * c.router.top_k;
+  const int64_t row = static_cast<int64_t>(sizeof(KVPlace)) + int64_t{16} * c.router.top_k;
   return 4 * (shape_.max_rows * row + experts * (shape_.tiles * 8 + 256) + 4096);
 }
 
@@ -141,7 +156,8 @@ void CudaBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into)
 }
 
 void CudaBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
-  (void)wait();  // a step that failed may have left work behind
+  note(cudaSetDevice(device_));  // the caller's thread may be new, or use another one
+  (void)wait();                  // a step that failed may have left work behind
   embed_rows(table, ids, out);
 }
 

@@ -19,8 +19,8 @@ namespace adapmoe::cuda {
 
 class CudaBackend final : public Backend {
  public:
-  // Errors: kUnavailable with CUDA's reason.
-  static Result<std::unique_ptr<Backend>> make(const BackendShape& shape);
+  // Takes the thread's current device. Errors: kUnavailable with CUDA's reason.
+  static Result<std::unique_ptr<Backend>> make(const BackendShape& shape, bool integrated_only);
   ~CudaBackend() override;
 
   std::string_view name() const override { return name_; }
@@ -58,8 +58,8 @@ class CudaBackend final : public Backend {
     const int32_t* rows;
   };
 
-  CudaBackend(const BackendShape& shape, cudaStream_t stream, std::string name)
-      : shape_(shape), stream_(stream), name_(std::move(name)) {}
+  CudaBackend(const BackendShape& shape, int device, cudaStream_t stream, std::string name)
+      : shape_(shape), device_(device), stream_(stream), name_(std::move(name)) {}
 
   Scratch layout(Bump& bump) const;
   int64_t parameter_bytes() const;
@@ -84,6 +84,7 @@ class CudaBackend final : public Backend {
   void gate_up(const ExpertOp& op, const ExpertParameters& at, int64_t first, int64_t rows);
 
   BackendShape shape_;
+  int device_;
   cudaStream_t stream_;
   std::string name_;
   UnifiedArena memory_;

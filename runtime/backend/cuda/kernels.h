@@ -125,6 +125,9 @@ struct AttentionArgs {
 
 inline constexpr int64_t kMaxHeadDim = 1024;  // the manifest's
 
+// Whether this build's kernels fit the current device.
+cudaError_t check_kernels();
+
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream);
 cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream);
 cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);

@@ -105,6 +105,11 @@ __global__ void combine(CombineArgs a) {
 
 }  // namespace
 
+cudaError_t check_kernels() {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, add);
+}
+
 cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream) {
   return launch_items(quantize, args.rows * args.groups, stream, args);
 }

@@ -6,7 +6,8 @@ namespace adapmoe {
 
 bool built_with_cuda() { return false; }
 
-Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& /*shape*/) {
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& /*shape*/,
+                                                   bool /*integrated_only*/) {
   return unavailable(
       "backend=\"cuda\": this build has no GPU support; use backend=\"cpu\" or \"auto\"");
 }
