@@ -9,7 +9,7 @@ from typing import Any
 
 from adapmoe.errors import EngineError
 from adapmoe.geometry import manifest_sha256
-from adapmoe.sidecar_files import replace_file
+from adapmoe.sidecar_files import check_header, replace_file
 
 FOLDER = "onnx"
 FILE = "onnx.json"
@@ -49,17 +49,8 @@ def read_onnx_models(pack: Path, folder: Path) -> dict[tuple[int, int], OnnxMode
         raise EngineError(f"{path}: missing; {again}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"{path}: cannot be read as JSON: {error}; {again}") from error
-    if not isinstance(found, dict) or (found.get("format"), found.get("format_version")) != (
-        _FORMAT,
-        _VERSION,
-    ):
-        raise EngineError(f"{path}: is not {_FORMAT} version {_VERSION}; {again}")
-    expected = manifest_sha256(pack)
-    if found.get("manifest_sha256") != expected:
-        raise EngineError(
-            f"{path}: is of another pack, with manifest.json of SHA-256 "
-            f"{found.get('manifest_sha256')}, here it is {expected}; {again}"
-        )
+    kind = (_FORMAT, _VERSION)
+    check_header(found, path, pack, kind, subject="is", remedy=again, error=EngineError)
     try:
         models = [_model(entry) for entry in found["models"]]
     except (KeyError, TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adapmoe.errors import CalibrationError
 from adapmoe.geometry import manifest_sha256
 from adapmoe.json_file import read_json
-from adapmoe.sidecar_files import replace_file
+from adapmoe.sidecar_files import check_header, replace_file
 
 FILE = "calibration.json"
 GATE_FILE = "first_layer_gate.npy"
@@ -34,14 +34,9 @@ def read_calibration(pack: Path) -> dict[str, Any]:
         )
     found = read_json(path)
     again = f"calibrate again: adapmoe calibrate {pack} --text FILE"
-    if found.get("format") != _FORMAT or found.get("format_version") != _VERSION:
-        raise CalibrationError(f"{path}: is not {_FORMAT} version {_VERSION}; {again}")
-    expected = manifest_sha256(pack)
-    if found.get("manifest_sha256") != expected:
-        raise CalibrationError(
-            f"{path}: is the calibration of another pack, with manifest.json of SHA-256 "
-            f"{found.get('manifest_sha256')}, here it is {expected}; {again}"
-        )
+    kind = (_FORMAT, _VERSION)
+    subject = "is the calibration"
+    check_header(found, path, pack, kind, subject=subject, remedy=again, error=CalibrationError)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapmoe.errors import EngineError
 from adapmoe.geometry import manifest_sha256
-from adapmoe.sidecar_files import replace_file
+from adapmoe.sidecar_files import check_header, replace_file
 
 FOLDER = "engines"
 FILE = "engines.json"
@@ -101,15 +101,9 @@ def load_records(pack: Path, tag: str) -> dict[Key, EngineRecord]:
         raise EngineError(f"{path}: missing; {have}; {rebuild}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"{path}: cannot be read as JSON: {error}; {rebuild}") from error
-    header = (found.get("format"), found.get("format_version")) if isinstance(found, dict) else ()
-    if header != (_FORMAT, _VERSION):
-        raise EngineError(f"{path}: is not {_FORMAT} version {_VERSION}; {rebuild}")
-    expected = manifest_sha256(pack)
-    if found.get("manifest_sha256") != expected:
-        raise EngineError(
-            f"{path}: the engines are of another pack, with manifest.json of SHA-256 "
-            f"{found.get('manifest_sha256')}, here it is {expected}; {rebuild}"
-        )
+    kind = (_FORMAT, _VERSION)
+    subject = "the engines are"
+    check_header(found, path, pack, kind, subject=subject, remedy=rebuild, error=EngineError)
     try:
         records = [_record(entry) for entry in found["engines"]]
     except (KeyError, TypeError, ValueError) as error:
