@@ -186,6 +186,7 @@ void ExpertCache::start_reads_locked(ExpertId id, ReadPriority priority, int64_t
     const size_t at = flat_tile(id, t);
     if (frame_of_[at] != kNoFrame) continue;
     frame_of_[at] = frames_.take();
+    ++placement_;
     states_[at].store(TileState::kLoading, std::memory_order_relaxed);
     ++entry.occupied;
     ++entry.loading;
@@ -235,6 +236,7 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
     stats_.bytes_read += read.ok() ? frames_.frame_bytes() : 0;
     if (status.ok()) {
       verified_[tag] = true;
+      ++ready_;
       states_[tag].store(TileState::kReady, std::memory_order_release);
     } else {
       entry.error = status;

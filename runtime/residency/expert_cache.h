@@ -19,6 +19,7 @@
 #include "runtime/base/interrupt.h"
 #include "runtime/io/async_reader.h"
 #include "runtime/memory/frame_pool.h"
+#include "runtime/residency/every_expert.h"
 #include "runtime/residency/eviction_policy.h"
 #include "runtime/residency/expert_handle.h"
 #include "runtime/residency/residency_view.h"
@@ -77,6 +78,9 @@ class ExpertCache {
   // only for reads that nobody holds any more.
   Result<std::optional<ExpertHandle>> acquire(ExpertId id, const Interrupt& interrupt);
 
+  // Holds every expert, without counting a visit; empty unless every tile is ready.
+  std::optional<EveryExpert> hold_every();
+
   // Starts prefetch reads of the first `most` tiles of `id` while `layer` is being computed; evicts
   // only experts whose layer comes up later than that of `id`. False when they are there, on their
   // way, or there is no such room.
@@ -97,6 +101,7 @@ class ExpertCache {
 
  private:
   friend class ExpertHandle;  // release() and tile() are its two ends
+  friend class EveryExpert;   // release_every() is its end
   enum class TileState : uint8_t { kEmpty, kLoading, kReady, kFailed };
 
   struct Entry {
@@ -137,6 +142,7 @@ class ExpertCache {
   Status check_tile(ExpertId id, int64_t tile, const std::byte* data);
   Status wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);
   void release(ExpertId id);
+  void release_every();
   Result<const std::byte*> tile(ExpertId id, int64_t index, const Interrupt& interrupt);
 
   const Pack& pack_;
@@ -152,6 +158,11 @@ class ExpertCache {
   std::vector<FrameIndex> frame_of_;                  // [layers * experts * tiles]
   std::unique_ptr<std::atomic<TileState>[]> states_;  // the same; ready is read without the mutex
   std::vector<bool> verified_;                        // the same; for VerifyTiles::kFirst
+  size_t ready_ = 0;                                  // tiles
+  int32_t holds_of_all_ = 0;                          // EveryExpert that live
+  uint64_t placement_ = 0;                            // grows whenever a tile gets or loses a frame
+  uint64_t addresses_of_ = 0;                         // the placement of addresses_
+  std::vector<const std::byte*> addresses_;           // [layers * experts * tiles]
   uint64_t clock_ = 0;                                // acquires so far
   uint64_t pass_start_ = 0;
   uint64_t pass_ = 1;  // its number; only grows

@@ -65,7 +65,10 @@ Status ExpertCache::resize(int32_t frames) {
 }
 
 void ExpertCache::free_tile_locked(size_t at, Entry& entry) {
+  ADAPMOE_CHECK(holds_of_all_ == 0);
+  ready_ -= states_[at].load(std::memory_order_relaxed) == TileState::kReady ? 1 : 0;
   frames_.give_back(std::exchange(frame_of_[at], kNoFrame));
+  ++placement_;
   states_[at].store(TileState::kEmpty, std::memory_order_relaxed);
   const ExpertId id = id_of(at / static_cast<size_t>(tiles_));
   if (--entry.occupied == 0) --resident_of_[static_cast<size_t>(id.layer)];

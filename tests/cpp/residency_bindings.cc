@@ -93,6 +93,26 @@ class Hold {
   size_t tile_bytes_;
 };
 
+// One hold of all experts; empty once released.
+class HoldOfAll {
+ public:
+  HoldOfAll(EveryExpert every, size_t tile_bytes)
+      : every_(std::move(every)), tile_bytes_(tile_bytes) {}
+
+  // `at` counts tiles over all layers and experts.
+  NumpyVector<uint8_t> tile(size_t at) const {
+    const auto* data = reinterpret_cast<const uint8_t*>(every_->tiles()[at]);
+    return to_numpy(std::vector<uint8_t>(data, data + tile_bytes_));
+  }
+  size_t count() const { return every_->tiles().size(); }
+  uint64_t placement() const { return every_->placement(); }
+  void release() { every_.reset(); }
+
+ private:
+  std::optional<EveryExpert> every_;
+  size_t tile_bytes_;
+};
+
 // An ExpertCache with everything that it stands on.
 class CacheRig {
  public:
@@ -122,6 +142,11 @@ class CacheRig {
   std::optional<Hold> acquire(int32_t layer, int32_t expert, const OptionalInterrupt& interrupt) {
     const nb::gil_scoped_release release;
     return to_hold(value_or_throw(cache_->acquire({layer, expert}, or_patience(interrupt))));
+  }
+  std::optional<HoldOfAll> hold_every() {
+    auto every = cache_->hold_every();
+    if (!every) return std::nullopt;
+    return HoldOfAll(*std::move(every), static_cast<size_t>(tile_bytes()));
   }
   // The first `most` tiles; 0: all.
   bool hint(int32_t layer, int32_t expert, int32_t current, int64_t most) {
@@ -207,6 +232,11 @@ void export_residency(nb::module_& m) {
       .def("tile", &Hold::tile, nb::arg("index"), nb::arg("interrupt") = nb::none())
       .def_prop_ro("expert", &Hold::expert)
       .def("release", &Hold::release);
+  nb::class_<HoldOfAll>(m, "HoldOfAll")
+      .def("tile", &HoldOfAll::tile)
+      .def("__len__", &HoldOfAll::count)
+      .def_prop_ro("placement", &HoldOfAll::placement)
+      .def("release", &HoldOfAll::release);
   nb::class_<CacheRig>(m, "CacheRig")
       .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&,
                     const std::string&, int, int32_t, bool, bool>(),
@@ -221,6 +251,7 @@ void export_residency(nb::module_& m) {
       .def("resident", &CacheRig::resident)
       .def("acquire", &CacheRig::acquire, nb::arg("layer"), nb::arg("expert"),
            nb::arg("interrupt") = nb::none(), nb::keep_alive<0, 1>())
+      .def("hold_every", &CacheRig::hold_every, nb::keep_alive<0, 1>())
       .def("resize", &CacheRig::resize)
       .def("queued", &CacheRig::queued)
       .def("complete", [](CacheRig& rig, size_t at) { rig.reader().complete(at); })
