@@ -125,7 +125,7 @@ gpu-kernels: $(STAMPS)/test
 	    -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON && \
 	  $(BIN)/cmake --build build/cuda --target adapmoe-tokens; \
 	else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
-	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py
+	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py tests/integration/test_emulated_resident_step.py
 
 clean:
 	rm -rf .venv build

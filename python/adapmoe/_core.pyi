@@ -36,6 +36,8 @@ class StepStats:
     prefetch_used: int  # of them, needed afterwards
     prefetch_wasted: int  # of them, evicted unused
     bytes_read: int
+    device_waits: int  # of the CPU for the GPU
+    device_replays: int  # steps that the GPU repeated from a recorded CUDA graph
     stall_s: float  # waiting for expert tiles
     first_layer_stall_s: float  # of it, in layer 0
     compute_s: float  # wall minus stall

@@ -5,11 +5,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "runtime/base/check.h"
 #include "runtime/base/model_config.h"
 #include "runtime/base/packed_layout.h"
 #include "runtime/base/status.h"
@@ -46,8 +48,9 @@ struct KVRow {
 };
 
 struct AttentionOp {
-  Rows q, k, v;                     // [rows][heads * head_dim], before RoPE
-  std::span<const KVRow> kv;        // one per row; rows of one sequence in ascending position
+  Rows q, k, v;               // [rows][heads * head_dim], before RoPE
+  std::span<const KVRow> kv;  // one per row; rows of one sequence in ascending position
+  int64_t layer = 0;
   const float* inv_freq = nullptr;  // [head_dim / 2]
   int64_t sliding_window = 0;       // 0: all positions
   Rows out;                         // [rows][num_attention_heads * head_dim]
@@ -69,6 +72,41 @@ struct CombineOp {
   std::span<const float> weights;  // [rows][top_k]
   Rows expert_out;
   Rows hidden;
+};
+
+// A decode step in which routing, too, is the backend's, because every tile of every expert is
+// ready. Only what is said here differs from one such step to the next.
+struct ResidentStep {
+  int64_t rows = 0;                         // at most max_resident_rows()
+  std::span<const KVRow> kv;                // [layers][rows]
+  std::span<const std::byte* const> tiles;  // [layers][experts][tiles]
+  uint64_t placement = 0;                   // another number when any of `tiles` is elsewhere
+  std::span<const float> sensitivity;       // [layers], of the gate; empty: gating is off
+  float threshold = 0.0F;                   // of the gate
+};
+
+// What was decided for the token rows of one layer, as by gate/gate.h.
+struct RoutedRows {
+  int32_t* experts = nullptr;      // [rows][top_k] ascending, -1 after the last one used
+  float* weights = nullptr;        // [rows][top_k]
+  float* dropped_share = nullptr;  // [rows]
+};
+
+// One MoE block from its router logits on: routes, and adds to every hidden row the weighted
+// outputs of its experts, in ascending expert order.
+struct RoutedOp {
+  int64_t layer = 0;
+  Rows input;          // [rows][hidden_size]
+  Rows router_logits;  // [rows][num_local_experts]
+  RoutedRows decided;
+  Rows expert_out;  // [rows * top_k][hidden_size], used up
+  Rows hidden;
+};
+
+// Counted since the backend was made.
+struct BackendCounts {
+  int64_t waits = 0;    // of the host for a device that had work to do
+  int64_t replays = 0;  // resident steps that were queued as one recorded graph
 };
 
 // Sizes fixed at open, from which a backend computes its scratch.
@@ -113,6 +151,22 @@ class Backend {
   virtual void gate_up_proj(std::span<const ExpertOp> ops) = 0;
   virtual void down_proj(std::span<const ExpertOp> ops, Rows out) = 0;
   virtual void combine(const CombineOp& op) = 0;
+
+  // Rows of the largest resident step; 0: the backend does not route.
+  virtual int64_t max_resident_rows() const { return 0; }
+  // Calls `operators`, which queues the operators of a step, routed_experts() among them: the same
+  // ones on the same memory in every step of as many rows, so they may be recorded instead and
+  // repeated without a call. REQUIRES: step.rows <= max_resident_rows().
+  virtual void run_resident(const ResidentStep& /*step*/,
+                            const std::function<void()>& /*operators*/) {
+    ADAPMOE_CHECK(false);
+  }
+  // REQUIRES: called by `operators`.
+  virtual void routed_experts(const RoutedOp& /*op*/) { ADAPMOE_CHECK(false); }
+
+  virtual BackendCounts counts() const { return {}; }
+  // A fact that came up while running and the user should see, once; mostly empty.
+  virtual std::string take_note() { return {}; }
 };
 
 // Errors: kUnavailable when this build or machine cannot run it, kInvalidArgument for an unknown

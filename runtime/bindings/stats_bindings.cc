@@ -33,6 +33,8 @@ void export_stats(nb::module_& m) {
       .def_ro("prefetch_used", &StepStats::prefetch_used)
       .def_ro("prefetch_wasted", &StepStats::prefetch_wasted)
       .def_ro("bytes_read", &StepStats::bytes_read)
+      .def_ro("device_waits", &StepStats::device_waits)
+      .def_ro("device_replays", &StepStats::device_replays)
       .def_ro("stall_s", &StepStats::stall_s)
       .def_ro("first_layer_stall_s", &StepStats::first_layer_stall_s)
       .def_ro("compute_s", &StepStats::compute_s)

@@ -143,7 +143,11 @@ const ModelConfig& Session::model() const { return parts_->pack->config(); }
 const SessionConfig& Session::config() const { return parts_->config; }
 std::string Session::backend() const { return std::string(parts_->backend->name()); }
 std::string Session::reader() const { return parts_->reader; }
-const std::vector<std::string>& Session::notes() const { return parts_->notes; }
+
+std::vector<std::string> Session::notes() const {
+  const std::lock_guard lock(facts_mutex_);
+  return parts_->notes;
+}
 
 StepStats Session::totals() const {
   const std::lock_guard lock(facts_mutex_);

@@ -31,6 +31,8 @@ struct StepStats {
   int64_t prefetch_used = 0;
   int64_t prefetch_wasted = 0;
   int64_t bytes_read = 0;
+  int64_t device_waits = 0;          // of the host for the GPU
+  int64_t device_replays = 0;        // steps that the GPU repeated from a recorded graph
   double stall_s = 0.0;              // waiting for expert tiles
   double first_layer_stall_s = 0.0;  // of it, in layer 0
   double compute_s = 0.0;            // wall minus stall
@@ -110,8 +112,8 @@ class Session {
   const SessionConfig& config() const;
   std::string backend() const;
   std::string reader() const;  // the one in use: "io_uring" or "pread"
-  // Facts the user should see, one line each.
-  const std::vector<std::string>& notes() const;
+  // Facts the user should see, one line each; steps may add to them.
+  std::vector<std::string> notes() const;
   StepStats totals() const;
 
  private:
@@ -125,7 +127,7 @@ class Session {
   std::unique_ptr<Parts> parts_;
   std::mutex step_;                 // held for a whole step
   std::mutex kv_mutex_;             // which KV caches are in use; never waits for a step
-  mutable std::mutex facts_mutex_;  // totals_ and the split
+  mutable std::mutex facts_mutex_;  // totals_, the split and the notes
   StepStats totals_;
 };
 

@@ -218,6 +218,16 @@ void Session::Parts::make_prefetcher() {
       PrefetchConfig{config.prefetch_depth, config.prefetch_trials}, c.num_hidden_layers);
 }
 
+void Session::Parts::read_the_rest() const {
+  const bool fits = split.frames == split.frames_total;
+  if (backend->max_resident_rows() == 0 || !fits || experts->nothing_missing()) return;
+  for (int32_t layer = 0; layer < static_cast<int32_t>(pack->config().num_hidden_layers); ++layer) {
+    for (int32_t e = 0; e < static_cast<int32_t>(pack->config().num_local_experts); ++e) {
+      if (!experts->placed({layer, e})) experts->warm({layer, e});
+    }
+  }
+}
+
 Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string& pack_dir,
                                                               SessionConfig config,
                                                               const Interrupt& interrupt) {

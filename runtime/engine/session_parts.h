@@ -46,6 +46,10 @@ struct Session::Parts {
   std::vector<TraceVisit> trace;
   int64_t passes = 0;  // over the layers, since open
 
+  // For a backend that routes by itself once every expert is resident: where all of them fit,
+  // begins to read those that no token has needed yet.
+  void read_the_rest() const;
+
   Step make_step(const Interrupt& interrupt) {
     return {.interrupt = interrupt, .trace = tracing ? &trace : nullptr, .pass = passes};
   }

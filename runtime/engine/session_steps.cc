@@ -14,10 +14,15 @@ namespace {
 // Measures one step: wall time, and what the expert cache did meanwhile.
 class StepMeter {
  public:
-  explicit StepMeter(const ExpertCache& experts) : experts_(experts), before_(experts.stats()) {}
+  StepMeter(const ExpertCache& experts, const Backend& backend)
+      : experts_(experts),
+        backend_(backend),
+        before_(experts.stats()),
+        counts_before_(backend.counts()) {}
 
   StepStats finish(int64_t tokens, const Step& step) const {
     const ResidencyStats after = experts_.stats();
+    const BackendCounts device = backend_.counts();
     const RoutingCounts& counts = step.counts;
     StepStats s;
     s.tokens = tokens;
@@ -30,6 +35,8 @@ class StepMeter {
     s.prefetch_used = after.prefetch_used - before_.prefetch_used;
     s.prefetch_wasted = after.prefetch_wasted - before_.prefetch_wasted;
     s.bytes_read = after.bytes_read - before_.bytes_read;
+    s.device_waits = device.waits - counts_before_.waits;
+    s.device_replays = device.replays - counts_before_.replays;
     s.stall_s = static_cast<double>(after.stall_ns - before_.stall_ns) * 1e-9;
     s.first_layer_stall_s = static_cast<double>(step.first_layer_stall_ns) * 1e-9;
     s.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -39,7 +46,9 @@ class StepMeter {
 
  private:
   const ExpertCache& experts_;
+  const Backend& backend_;
   ResidencyStats before_;
+  BackendCounts counts_before_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
@@ -66,6 +75,8 @@ StepStats& StepStats::operator+=(const StepStats& o) {
   prefetch_used += o.prefetch_used;
   prefetch_wasted += o.prefetch_wasted;
   bytes_read += o.bytes_read;
+  device_waits += o.device_waits;
+  device_replays += o.device_replays;
   stall_s += o.stall_s;
   first_layer_stall_s += o.first_layer_stall_s;
   compute_s += o.compute_s;
@@ -113,7 +124,7 @@ Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> i
   const size_t vocab = static_cast<size_t>(model().vocab_size);
   ADAPMOE_CHECK(logits.size() == (all_logits ? ids.size() : 1) * vocab);
   const FpEnvironment canonical;
-  const StepMeter meter(*parts_->experts);
+  const StepMeter meter(*parts_->experts, *parts_->backend);
   const KVCache* kv = &parts_->kv[static_cast<size_t>(sequence.kv_index)];
   const auto chunk = static_cast<size_t>(parts_->config.prefill_chunk);
   Step step = parts_->make_step(interrupt);
@@ -158,9 +169,11 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
   }
   ADAPMOE_CHECK(logits.size() == ids.size() * static_cast<size_t>(model().vocab_size));
   const FpEnvironment canonical;
-  const StepMeter meter(*parts_->experts);
+  const StepMeter meter(*parts_->experts, *parts_->backend);
   Step step = parts_->make_step(interrupt);
+  step.recurs = true;
   ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, logits.data(), step));
+  parts_->read_the_rest();
   for (Sequence* s : sequences) ++s->length;
   const auto count = static_cast<int64_t>(ids.size());
   const StepStats stats = meter.finish(count, step);
@@ -172,6 +185,8 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
 StepStats Session::note(const StepStats& stats, const Step& step) {
   parts_->passes = step.pass;
   const std::lock_guard lock(facts_mutex_);
+  std::string fact = parts_->backend->take_note();
+  if (!fact.empty()) parts_->notes.push_back(std::move(fact));
   totals_ += stats;
   return stats;
 }

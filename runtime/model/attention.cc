@@ -6,6 +6,10 @@
 
 namespace adapmoe {
 
+void append_kv_rows(std::span<const TokenRow> rows, int64_t layer, std::vector<KVRow>& kv) {
+  for (const TokenRow& row : rows) kv.push_back(row.kv->row(layer, row.position));
+}
+
 void attention_layer(const ModelConfig& config, Backend& backend, const Workspace& work,
                      const LayerWeights& weights, const float* rope_inv_freq, int64_t layer,
                      std::span<const TokenRow> rows) {
@@ -20,11 +24,12 @@ void attention_layer(const ModelConfig& config, Backend& backend, const Workspac
 
   std::vector<KVRow> kv;
   kv.reserve(rows.size());
-  for (const TokenRow& row : rows) kv.push_back(row.kv->row(layer, row.position));
+  append_kv_rows(rows, layer, kv);
   backend.attention({.q = work.q.first(n),
                      .k = work.k.first(n),
                      .v = work.v.first(n),
                      .kv = kv,
+                     .layer = layer,
                      .inv_freq = rope_inv_freq,
                      .sliding_window = config.sliding_window,
                      .out = work.attended.first(n)});

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "runtime/backend/backend.h"
 #include "runtime/model/kv_cache.h"
@@ -18,6 +19,9 @@ struct TokenRow {
   int64_t position = 0;
   const KVCache* kv = nullptr;
 };
+
+// The rows' places in the KV caches.
+void append_kv_rows(std::span<const TokenRow> rows, int64_t layer, std::vector<KVRow>& kv);
 
 // hidden += Attention(norm(hidden)); rows of one sequence stand in ascending position.
 void attention_layer(const ModelConfig& config, Backend& backend, const Workspace& work,

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/model/resident_step.h"
 #include "runtime/prefetch/whole_layer.h"
 
 namespace adapmoe {
@@ -20,6 +21,13 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   ids.reserve(rows.size());
   for (const TokenRow& row : rows) ids.push_back(row.token);
   m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
+  if (logit_rows.size() == rows.size() && can_be_resident(m_, n, step)) {
+    if (const auto every = m_.experts.hold_every()) {
+      ADAPMOE_RETURN_IF_ERROR(resident_step(m_, weights_, rows, *every, logits, step));
+      ++step.pass;
+      return {};
+    }
+  }
   ADAPMOE_RETURN_IF_ERROR(foresee_first_layer(n));
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
     if (step.interrupt && step.interrupt()) return cancelled("interrupted between layers");

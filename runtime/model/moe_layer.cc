@@ -18,12 +18,9 @@ RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows, Routing
     const std::span<const float> logits(m.work.router_logits.row(i),
                                         static_cast<size_t>(m.config.num_local_experts));
     decisions.push_back(route(logits, layer, m.config.router, m.gating, view));
-    const float dropped = decisions.back().dropped_share;
-    counts.dropped += dropped > 0.0F ? 1 : 0;
-    counts.dropped_share_sq += static_cast<double>(dropped) * static_cast<double>(dropped);
   }
   RoutingPlan plan = plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
-  counts.activated += plan.activations;
+  counts.add(decisions, plan);
   return plan;
 }
 

@@ -2,10 +2,12 @@
 // What travels with one step through the layers.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "runtime/backend/backend.h"  // Rows
 #include "runtime/base/interrupt.h"
+#include "runtime/model/routing_plan.h"
 #include "runtime/residency/replay.h"  // TraceVisit
 
 namespace adapmoe {
@@ -15,6 +17,15 @@ struct RoutingCounts {
   int64_t activated = 0;          // (token, layer, expert) triples computed
   int64_t dropped = 0;            // (token, layer) pairs with experts dropped by the gate
   double dropped_share_sq = 0.0;  // sum over them of the squared share of the weight dropped
+
+  void add(std::span<const RoutingDecision> decisions, const RoutingPlan& plan) {
+    for (const RoutingDecision& decision : decisions) {
+      const auto share = static_cast<double>(decision.dropped_share);
+      dropped += share > 0.0 ? 1 : 0;
+      dropped_share_sq += share * share;
+    }
+    activated += plan.activations;
+  }
 };
 
 // Activations recorded for calibration, [layers][rows][width] each, or [rows][width].
@@ -35,6 +46,7 @@ struct Step {
   Capture* capture = nullptr;                // null: nothing is recorded
   std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
   int64_t pass = 0;                          // number of this pass over the layers, for the trace
+  bool recurs = false;                       // a decode step: many more like it will follow
   int64_t rows_after = 0;                    // of the next pass, as far as known
   int64_t first_layer_stall_ns = 0;          // layer 0 waiting for its experts
 };

@@ -2,7 +2,7 @@
 // The activations of one step. Strides are multiples of 128 and what lies beyond a row's values
 // stays zero.
 #pragma once
-#include "runtime/backend/backend.h"  // Rows
+#include "runtime/backend/backend.h"  // Rows, RoutedRows
 #include "runtime/base/model_config.h"
 #include "runtime/memory/bump.h"
 
@@ -19,6 +19,7 @@ struct Workspace {
   Rows router_logits;  // [max_rows, num_local_experts]
   Rows expert_out;     // [max_rows * top_k, hidden_size]
   Rows logits;         // [kHeadRows, vocab_size]
+  RoutedRows routed;   // [num_hidden_layers] of kHeadRows rows, of a resident step
 
   static Workspace layout(Bump& bump, const ModelConfig& c, int64_t max_rows) {
     const auto rows = [&](int64_t count, int64_t width) {
@@ -36,6 +37,10 @@ struct Workspace {
     w.router_logits = rows(max_rows, c.num_local_experts);
     w.expert_out = rows(max_rows * c.router.top_k, c.hidden_size);
     w.logits = rows(kHeadRows, c.vocab_size);
+    const int64_t decisions = c.num_hidden_layers * kHeadRows;
+    w.routed = {.experts = bump.take<int32_t>(decisions * c.router.top_k),
+                .weights = bump.take<float>(decisions * c.router.top_k),
+                .dropped_share = bump.take<float>(decisions)};
     return w;
   }
 };

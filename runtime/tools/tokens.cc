@@ -3,11 +3,13 @@
 // machine's.
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "runtime/base/crc32c.h"
@@ -19,10 +21,13 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
-    "                      [--memory BYTES] [--kv f16|f32]\n"
+    "                      [--memory BYTES] [--kv f16|f32] [--sequences N] [--gating T]\n"
+    "                      [--warm yes] [--memory-later BYTES]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
-    "Prints the decoded ids, and the CRC32C of all logits, the prompt's included.\n"
+    "Prints the decoded ids, the CRC32C of all logits, the prompt's included, how often the\n"
+    "CPU waited for the GPU in each decode step and whether that was repeated from a CUDA graph,\n"
+    "and what the experts' use and routing came to.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
@@ -30,6 +35,10 @@ constexpr char kUsage[] =
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
     "  --memory BYTES  memory ceiling (default: 80 % of what is available)\n"
+    "  --sequences N   decoded together; each lacks the first id of the one before\n"
+    "  --gating T      gating=\"sensitivity\" with this threshold and sensitivity 1\n"
+    "  --warm yes      read every expert first\n"
+    "  --memory-later BYTES  the ceiling during the second third of the tokens\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
 
@@ -37,6 +46,9 @@ struct Options {
   std::string pack;
   std::vector<int32_t> ids;
   int64_t tokens = 16;
+  std::optional<float> threshold;  // of gating="sensitivity"; empty: off
+  bool warm = false;
+  int64_t memory_later = 0;  // 0: the ceiling stays
   SessionConfig config;
 };
 
@@ -58,19 +70,30 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
     options.config.kv_f16 = value == "f16";
     return {};
   }
+  if (name == "--gating") {
+    options.threshold = parse_number<float>(value);
+    return options.threshold ? Status() : invalid_argument("--gating takes a number");
+  }
+  if (name == "--warm") {
+    options.warm = value == "yes";
+    return options.warm ? Status() : invalid_argument("--warm takes yes");
+  }
   const auto number = parse_number<int64_t>(value);
   if (!number) return invalid_argument(str_cat(name, " takes a number, not \"", value, '"'));
   const int64_t largest = name == "--threads" ? 1024 : int64_t{1} << 62;
   if (*number > largest) return invalid_argument(str_cat(name, " is at most ", largest));
   if (name == "-n") options.tokens = *number;
   if (name == "--memory") options.config.memory_bytes = *number;
+  if (name == "--memory-later") options.memory_later = *number;
+  if (name == "--sequences") options.config.max_sequences = *number;
   if (name == "--threads") options.config.threads = static_cast<int>(*number);
   return {};
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",        "--backend", "--kernels",
-                                         "--threads", "--memory",  "--kv"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend",     "--kernels", "--threads",
+                                         "--memory", "--kv",          "--gating",  "--sequences",
+                                         "--warm",   "--memory-later"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -88,6 +111,9 @@ Result<Options> parse(const std::vector<std::string>& arguments) {
     }
   }
   if (options.ids.empty()) return invalid_argument("a pack and at least one token id are needed");
+  if (static_cast<int64_t>(options.ids.size()) < options.config.max_sequences) {
+    return invalid_argument("--sequences: as many token ids are needed");
+  }
   options.config.max_context = static_cast<int64_t>(options.ids.size()) + options.tokens;
   return options;
 }
@@ -96,34 +122,131 @@ uint32_t digest(const std::vector<float>& logits, uint32_t before) {
   return crc32c(logits.data(), logits.size() * sizeof(float), before);
 }
 
+// Reads every expert before the first step, so that which of them are found resident is not a
+// matter of time.
+Status warm_all(Session& session) {
+  std::vector<ExpertId> all;
+  for (int32_t layer = 0; layer < session.model().num_hidden_layers; ++layer) {
+    for (int32_t e = 0; e < session.model().num_local_experts; ++e) all.push_back({layer, e});
+  }
+  if (session.warm(all) < static_cast<int64_t>(all.size())) {
+    return budget_error("--warm: the memory does not hold every expert");
+  }
+  while (session.resident_set().size() < all.size()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return {};
+}
+
+// Sequences that are decoded together. The ids of each are those of the one before without the
+// first, so that no two are of the same length.
+class Batch {
+ public:
+  Batch(Session& session, int64_t sequences) : session_(session), count_(sequences) {}
+
+  Status prefill(std::vector<int32_t> ids) {
+    const auto vocab = static_cast<size_t>(session_.model().vocab_size);
+    for (int64_t i = 0; i < count_; ++i) {
+      auto made = session_.new_sequence();
+      if (!made.ok()) return made.status();
+      sequences_.push_back(made.value());
+      std::vector<float> logits(ids.size() * vocab);
+      const auto done =
+          session_.prefill(sequences_.back(), ids, /*all_logits=*/true, logits, Interrupt());
+      if (!done.ok()) return done.status();
+      crc_ = digest(logits, crc_);
+      last_.insert(last_.end(), logits.end() - static_cast<ptrdiff_t>(vocab), logits.end());
+      ids.erase(ids.begin());
+    }
+    return {};
+  }
+
+  // The most likely token of every sequence.
+  Result<StepStats> decode(std::vector<int32_t>& tokens) {
+    const auto vocab = static_cast<ptrdiff_t>(session_.model().vocab_size);
+    std::vector<Sequence*> sequences;
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < count_; ++i) {
+      const auto first = last_.begin() + static_cast<ptrdiff_t>(i) * vocab;
+      ids.push_back(static_cast<int32_t>(std::max_element(first, first + vocab) - first));
+      sequences.push_back(&sequences_[static_cast<size_t>(i)]);
+    }
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    auto done = session_.decode(sequences, ids, last_, Interrupt());
+    crc_ = digest(last_, crc_);
+    return done;
+  }
+  uint32_t crc() const { return crc_; }
+
+ private:
+  Session& session_;
+  int64_t count_;
+  std::vector<Sequence> sequences_;
+  std::vector<float> last_;  // [sequences][vocab_size]
+  uint32_t crc_ = 0;
+};
+
+void print_line(const char* name, const std::vector<int32_t>& numbers) {
+  std::fputs(name, stdout);
+  for (const int32_t n : numbers) std::printf(" %d", n);
+  std::putchar('\n');
+}
+
+void print_totals(Session& session) {
+  const StepStats s = session.totals();
+  std::printf("bytes_read %lld\n", static_cast<long long>(s.bytes_read));
+  std::printf("uses %lld visits %lld hits %lld activated %lld gated %a share\n",
+              static_cast<long long>(s.experts_used), static_cast<long long>(s.expert_hits),
+              static_cast<long long>(s.experts_activated), static_cast<long long>(s.gated),
+              s.dropped_share_sq);
+  uint32_t trace = 0;
+  for (const TraceVisit& visit : session.trace()) {
+    trace = crc32c(&visit.pass, sizeof(visit.pass), trace);
+    trace = crc32c(&visit.layer, sizeof(visit.layer), trace);
+    trace = crc32c(visit.experts.data(), visit.experts.size() * sizeof(int32_t), trace);
+  }
+  std::printf("trace %08x\n", trace);
+  for (const std::string& note : session.notes()) std::printf("note %s\n", note.c_str());
+}
+
 Status run(const Options& options) {
   auto opened = Session::open(options.pack, options.config);
   if (!opened.ok()) return opened.status();
   Session& session = *opened.value();
-  auto sequence = session.new_sequence();
-  if (!sequence.ok()) return sequence.status();
-
-  const auto vocab = static_cast<size_t>(session.model().vocab_size);
-  std::vector<float> logits(options.ids.size() * vocab);
-  const auto prefilled =
-      session.prefill(sequence.value(), options.ids, /*all_logits=*/true, logits, Interrupt());
-  if (!prefilled.ok()) return prefilled.status();
-  uint32_t crc = digest(logits, 0);
-  logits.erase(logits.begin(), logits.end() - static_cast<ptrdiff_t>(vocab));
-
-  std::printf("backend %s\ntokens", session.backend().c_str());
-  for (int64_t i = 0; i < options.tokens; ++i) {
-    const auto best = std::max_element(logits.begin(), logits.end());
-    const auto id = static_cast<int32_t>(best - logits.begin());
-    std::printf(" %d", id);
-    Sequence* const sequences[] = {&sequence.value()};
-    const auto decoded = session.decode(sequences, {&id, 1}, logits, Interrupt());
-    if (!decoded.ok()) return decoded.status();
-    crc = digest(logits, crc);
+  session.record_trace(true);
+  if (options.threshold) {
+    const auto layers = static_cast<size_t>(session.model().num_hidden_layers);
+    ADAPMOE_RETURN_IF_ERROR(session.set_gating(
+        {GatingMode::kSensitivity, *options.threshold, std::vector<float>(layers, 1.0F)}));
   }
-  std::printf("\nlogits %08x\n", crc);
-  const StepStats stats = session.totals();
-  std::printf("bytes_read %lld\n", static_cast<long long>(stats.bytes_read));
+  if (options.warm) ADAPMOE_RETURN_IF_ERROR(warm_all(session));
+  Batch batch(session, options.config.max_sequences);
+  ADAPMOE_RETURN_IF_ERROR(batch.prefill(options.ids));
+
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> waits;
+  std::vector<int32_t> replays;
+  for (int64_t i = 0; i < options.tokens; ++i) {
+    if (i == options.tokens / 3 && options.memory_later > 0) {
+      auto split = session.set_memory(options.memory_later);
+      if (!split.ok()) return split.status();
+    }
+    if (i == 2 * options.tokens / 3 && options.memory_later > 0) {
+      auto split = session.set_memory(options.config.memory_bytes);
+      if (!split.ok()) return split.status();
+      if (options.warm) ADAPMOE_RETURN_IF_ERROR(warm_all(session));
+    }
+    const auto step = batch.decode(tokens);
+    if (!step.ok()) return step.status();
+    waits.push_back(static_cast<int32_t>(step.value().device_waits));
+    replays.push_back(static_cast<int32_t>(step.value().device_replays));
+  }
+  std::printf("backend %s\n", session.backend().c_str());
+  print_line("tokens", tokens);
+  std::printf("logits %08x\n", batch.crc());
+  print_line("waits", waits);
+  print_line("replays", replays);
+  print_totals(session);
   return {};
 }
 

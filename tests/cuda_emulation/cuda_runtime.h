@@ -40,6 +40,8 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
 };
 enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMajor,
@@ -52,8 +54,13 @@ inline constexpr unsigned cudaHostRegisterPortable = 1;
 inline constexpr unsigned cudaHostRegisterMapped = 2;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+
 struct EmulatedStream;
 using cudaStream_t = EmulatedStream*;
+struct EmulatedGraph;
+using cudaGraph_t = EmulatedGraph*;
+using cudaGraphExec_t = EmulatedGraph*;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -72,6 +79,17 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+
+// Kernels launched on the stream in between are kept, with their arguments, and not run. The
+// environment's ADAPMOE_EMULATED_GRAPHS=refused makes a capture end in an error.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 // Queues a grid whose every thread calls `thread`.
 cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread);

@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -74,8 +75,15 @@ void run_block(unsigned threads) {
 
 }  // namespace
 
+using Launch = std::pair<cudaLaunchConfig_t, std::function<void()>>;
+
+struct EmulatedGraph {
+  std::vector<Launch> launches;
+};
 struct EmulatedStream {
-  std::deque<std::pair<cudaLaunchConfig_t, std::function<void()>>> queue;
+  std::deque<Launch> queue;
+  std::unique_ptr<EmulatedGraph> capture;  // null: launches are queued
+  bool capture_is_invalid = false;
 };
 
 void __syncthreads() {
@@ -124,11 +132,51 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread) {
   if (config.gridDim.x == 0 || config.blockDim.x == 0) return cudaErrorInvalidValue;
-  config.stream->queue.emplace_back(config, std::move(thread));
+  EmulatedStream& stream = *config.stream;
+  if (stream.capture != nullptr) {
+    stream.capture->launches.emplace_back(config, std::move(thread));
+  } else {
+    stream.queue.emplace_back(config, std::move(thread));
+  }
   return cudaSuccess;
 }
 
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode /*mode*/) {
+  if (stream->capture != nullptr) return cudaErrorInvalidValue;
+  const char* graphs = std::getenv("ADAPMOE_EMULATED_GRAPHS");
+  stream->capture = std::make_unique<EmulatedGraph>();
+  stream->capture_is_invalid = graphs != nullptr && std::string_view(graphs) == "refused";
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream->capture == nullptr) return cudaErrorInvalidValue;
+  std::unique_ptr<EmulatedGraph> made = std::move(stream->capture);
+  if (stream->capture_is_invalid) return cudaErrorStreamCaptureInvalidated;
+  *graph = made.release();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long /*flags*/) {
+  *exec = new EmulatedGraph(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  if (stream->capture != nullptr) return cudaErrorInvalidValue;
+  stream->queue.insert(stream->queue.end(), exec->launches.begin(), exec->launches.end());
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->capture != nullptr) {
+    stream->capture_is_invalid = true;
+    return cudaErrorStreamCaptureUnsupported;
+  }
   const std::lock_guard lock(running);
   for (; !stream->queue.empty(); stream->queue.pop_front()) {
     const auto& [config, thread] = stream->queue.front();

@@ -84,6 +84,7 @@ CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
   s.gate = bump.take<float>(kRowsAtOnce * intermediate());
   s.up = bump.take<float>(kRowsAtOnce * intermediate());
   s.parameters = bump.take<std::byte>(parameter_bytes());
+  s.step = layout_tables(bump);
   return s;
 }
 
@@ -115,11 +116,15 @@ Status CudaBackend::use_memory(std::span<std::byte> memory) {
 }
 
 void CudaBackend::note(cudaError_t error) {
+  idle_ = false;
   if (error != cudaSuccess && error_.ok()) error_ = failed("the GPU failed", error);
 }
 
 Status CudaBackend::wait() {
+  if (idle_) return error_;
+  ++waits_;
   note(cudaStreamSynchronize(stream_));
+  idle_ = true;
   ring_.clear();
   return error_;
 }
@@ -156,8 +161,9 @@ void CudaBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into)
 }
 
 void CudaBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
-  note(cudaSetDevice(device_));  // the caller's thread may be new, or use another one
-  (void)wait();                  // a step that failed may have left work behind
+  (void)wait();                                      // a step that failed may have left work behind
+  const cudaError_t error = cudaSetDevice(device_);  // the caller's thread may be new
+  if (error != cudaSuccess) note(error);
   embed_rows(table, ids, out);
 }
 
@@ -205,19 +211,25 @@ void CudaBackend::linear(Rows x, std::span<const LinearOp> ops) {
   }
 }
 
+const KVPlace* CudaBackend::places_of(std::span<const KVRow> rows) {
+  std::vector<KVPlace> places;
+  places.reserve(rows.size());
+  for (const KVRow& kv : rows) places.push_back({device(kv.k), device(kv.v), kv.position});
+  make_room(ParameterRing::bytes_of<KVPlace>(places.size()));
+  return parameter(std::span<const KVPlace>(places));
+}
+
 void CudaBackend::attention(const AttentionOp& op) {
   const ModelConfig& c = shape_.config;
-  std::vector<KVPlace> places;
-  places.reserve(op.kv.size());
-  for (const KVRow& kv : op.kv) places.push_back({device(kv.k), device(kv.v), kv.position});
-  make_room(ParameterRing::bytes_of<KVPlace>(places.size()));
+  const KVPlace* places =
+      resident_ ? device(scratch_.step.kv + op.layer * op.q.rows) : places_of(op.kv);
   note(launch_attention({.q = device(op.q.data),
                          .k = device(op.k.data),
                          .v = device(op.v.data),
                          .q_stride = op.q.stride,
                          .k_stride = op.k.stride,
                          .v_stride = op.v.stride,
-                         .kv = parameter(std::span<const KVPlace>(places)),
+                         .kv = places,
                          .inv_freq = device(op.inv_freq),
                          .kv_f16 = shape_.kv_f16,
                          .rows = op.q.rows,

@@ -12,6 +12,7 @@
 #include "runtime/backend/backend.h"
 #include "runtime/backend/cuda/kernels.h"
 #include "runtime/backend/cuda/parameter_ring.h"
+#include "runtime/backend/cuda/step_graph.h"
 #include "runtime/memory/bump.h"
 #include "runtime/memory/unified_arena.h"
 
@@ -40,10 +41,25 @@ class CudaBackend final : public Backend {
   void down_proj(std::span<const ExpertOp> ops, Rows out) override;
   void combine(const CombineOp& op) override;
 
+  int64_t max_resident_rows() const override;
+  void run_resident(const ResidentStep& step, const std::function<void()>& operators) override;
+  void routed_experts(const RoutedOp& op) override;
+  BackendCounts counts() const override { return {waits_, graphs_.replays()}; }
+  std::string take_note() override;
+
  private:
   // Rows of one expert between its gate/up products and SwiGLU: bounds those products' memory.
   static constexpr int64_t kRowsAtOnce = 64;
+  static constexpr int64_t kMostResidentRows = 16;
 
+  // What a resident step's kernels find in memory rather than in their arguments. The host fills
+  // the first three before the step, one kernel the plan, layer after layer.
+  struct StepTables {
+    const std::byte** tiles = nullptr;  // [layers][experts][tiles]
+    KVPlace* kv = nullptr;              // [layers][rows]
+    GateRule* rules = nullptr;          // [layers]
+    RoutedPlan plan;
+  };
   struct Scratch {
     ActBuffer input;         // of linear()
     ActBuffer expert_input;  // of begin_experts(), where experts are quantized
@@ -51,6 +67,7 @@ class CudaBackend final : public Backend {
     float* gate = nullptr;   // [kRowsAtOnce][intermediate]
     float* up = nullptr;     // the same
     std::byte* parameters = nullptr;
+    StepTables step;
   };
   // Of one ExpertOp, as the device finds them.
   struct ExpertParameters {
@@ -62,9 +79,10 @@ class CudaBackend final : public Backend {
       : shape_(shape), device_(device), stream_(stream), name_(std::move(name)) {}
 
   Scratch layout(Bump& bump) const;
+  StepTables layout_tables(Bump& bump) const;
   int64_t parameter_bytes() const;
   int64_t intermediate() const { return shape_.tiles * shape_.tile.gate_proj.rows; }
-  // The first error stays, and is what the next wait() returns.
+  // Of whatever was queued. The first error stays, and is what the next wait() returns.
   void note(cudaError_t error);
   template <typename T>
   T* device(T* p) const {
@@ -77,11 +95,19 @@ class CudaBackend final : public Backend {
   const T* parameter(std::span<const T> values) {
     return device(ring_.copy(values));
   }
+  const KVPlace* places_of(std::span<const KVRow> rows);
   ExpertParameters parameters_of(const ExpertOp& op);
   ActRows device_act(const ActRows& act) const;
   void quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into);
   PackedPieces pieces(const PackedShape& shape, int64_t offset) const;
+  ProductArgs gate_up_args(const std::byte* const* tiles, int64_t count, int64_t rows) const;
+  SwigluArgs swiglu_args(int64_t first_output, int64_t first_tile, int64_t tiles,
+                         int64_t rows) const;
+  ProductArgs down_args(const std::byte* const* tiles, int64_t count, int64_t first_output,
+                        int64_t first_tile, int64_t rows, Rows out) const;
   void gate_up(const ExpertOp& op, const ExpertParameters& at, int64_t first, int64_t rows);
+  void fill_tables(const ResidentStep& step);
+  void routed_products(const RoutedOp& op, const RoutedPlan& plan);
 
   BackendShape shape_;
   int device_;
@@ -92,6 +118,12 @@ class CudaBackend final : public Backend {
   ParameterRing ring_;
   ActRows expert_input_;  // as the device finds it
   Status error_;
+  bool idle_ = true;  // nothing has been queued since the last wait
+  int64_t waits_ = 0;
+  StepGraphs graphs_;
+  bool resident_ = false;   // the operators of a resident step are being queued
+  uint64_t placement_ = 0;  // of the tiles in the table; 0: none
+  bool told_ = false;       // that steps are not recorded
 };
 
 }  // namespace adapmoe::cuda

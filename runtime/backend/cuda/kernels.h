@@ -55,6 +55,52 @@ struct QuantizeArgs {
   int64_t group_stride = 0;
 };
 
+// The rows of one layer turned around on the device: for each expert used, its rows, as
+// model/routing_plan.h does it on the CPU. At most kMostRouted (row, expert) pairs.
+struct RoutedPlan {
+  int32_t* used = nullptr;          // [1] how many experts
+  int32_t* experts = nullptr;       // [used] ascending
+  int32_t* first_output = nullptr;  // [used + 1] output row of the expert's first token row
+  int32_t* rows = nullptr;          // [first_output[used]] token row of each output row
+  int32_t* outputs = nullptr;       // [rows][top_k] output rows, ascending expert, then -1
+};
+
+inline constexpr int64_t kMostRouted = 64;    // (row, expert) pairs
+inline constexpr int64_t kMostScores = 4096;  // (row, expert of the layer) pairs
+
+// The gate of one layer, in memory: it may change between two runs of one recorded launch.
+struct GateRule {
+  bool drops = false;  // drop_insensitive() of gate/gate.h
+  float sensitivity = 0.0F;
+  float threshold = 0.0F;
+};
+
+// gate/gate.h: scores, the top_k best, renormalised and scaled, the rule; then the plan.
+struct RouteArgs {
+  const float* logits = nullptr;  // [rows][stride]
+  int64_t stride = 0;
+  int64_t rows = 0;     // rows * experts <= kMostScores, rows * top_k <= kMostRouted
+  int64_t experts = 0;  // of the layer
+  int64_t top_k = 0;
+  bool sigmoid = false;  // instead of softmax
+  bool renormalize = true;
+  float scale = 1.0F;
+  const GateRule* rule = nullptr;
+  int32_t* chosen = nullptr;       // [rows][top_k] ascending, then -1
+  float* weights = nullptr;        // [rows][top_k]
+  float* dropped_share = nullptr;  // [rows]
+  RoutedPlan plan;
+};
+
+// The products of every expert that the plan uses, each with its own rows. In `product`: w.data
+// points to the tiles of the layer's expert 0, act and y are those of all rows, index is unused,
+// and `rows` is the most that one expert may have.
+struct RoutedProductArgs {
+  ProductArgs product;
+  RoutedPlan plan;
+  int64_t most = 0;  // experts that may be used
+};
+
 // silu(gate) * up, as floats into `x` or, where that is null, quantized. `gate` is used up.
 struct SwigluArgs {
   float* gate = nullptr;  // [rows][stride]
@@ -129,6 +175,8 @@ inline constexpr int64_t kMaxHeadDim = 1024;  // the manifest's
 cudaError_t check_kernels();
 
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream);
+cudaError_t launch_routed_product(const RoutedProductArgs& args, cudaStream_t stream);
+cudaError_t launch_route(const RouteArgs& args, cudaStream_t stream);
 cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream);
 cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
 cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream);

@@ -30,8 +30,7 @@ struct Place {
   int64_t begin, end;
 };
 
-__device__ Place place(const ProductArgs& p) {
-  const int64_t b = blockIdx.x;
+__device__ Place place(const ProductArgs& p, int64_t b) {
   if (p.chained) return {b, 0, p.w.count};
   return {b % p.w.blocks, b / p.w.blocks, b / p.w.blocks + 1};
 }
@@ -94,13 +93,13 @@ __device__ float chain(const ProductArgs& p, const uint16_t* scales, int64_t cou
   return acc;
 }
 
-// R rows at a time; kStaged: there are more, so the weights are copied to shared memory, and each
-// chunk of them is read once for all rows.
+// What block `b` of the product computes. R rows at a time; kStaged: there are more, so the weights
+// are copied to shared memory, and each chunk of them is read once for all rows.
 template <bool kInt4, int R, bool kStaged>
-__global__ void quantized_product(ProductArgs p) {
+__device__ void quantized_block(const ProductArgs& p, int64_t b) {
   __shared__ float sums[R * kChunkGroups * kLanes];
   __shared__ uint4 staged[kStaged ? kStageBytes / sizeof(uint4) : 1];
-  const Place at = place(p);
+  const Place at = place(p, b);
   const int64_t lane = threadIdx.x % kLanes;
   const int64_t slot = threadIdx.x / kLanes;
   const int64_t group_bytes = p.w.group_size * (kInt4 ? 8 : 16);
@@ -126,7 +125,7 @@ __global__ void quantized_product(ProductArgs p) {
         sum_groups<kInt4, R>(p, reinterpret_cast<const uint32_t*>(w), count, row, column, sums);
         __syncthreads();
         if (slot < R && row + slot < p.rows) {
-          const int64_t out = (p.chained ? at.block : int64_t{blockIdx.x}) * kLanes + lane;
+          const int64_t out = (p.chained ? at.block : b) * kLanes + lane;
           float* y = p.y + (row + slot) * p.y_stride + out;
           const bool begins = piece == at.begin && first == 0;
           if (begins) acc = p.accumulate ? *y : 0.0F;
@@ -144,13 +143,13 @@ __global__ void quantized_product(ProductArgs p) {
 __device__ float weight(const float* w) { return *w; }
 __device__ float weight(const uint16_t* w) { return from_half(*w); }
 
-// acc = fma(w, x, acc), one per column, ascending: one thread per output.
+// The same for floats: acc = fma(w, x, acc), one per column, ascending: one thread per output.
 template <typename W>
-__global__ void float_product(ProductArgs p) {
-  const Place at = place(p);
+__device__ void float_block(const ProductArgs& p, int64_t b) {
+  const Place at = place(p, b);
   const int64_t lane = threadIdx.x % kLanes;
   for (int64_t row = threadIdx.x / kLanes; row < p.rows; row += kFloatRows) {
-    const int64_t out = (p.chained ? at.block : int64_t{blockIdx.x}) * kLanes + lane;
+    const int64_t out = (p.chained ? at.block : b) * kLanes + lane;
     float* y = p.y + row * p.y_stride + out;
     float acc = p.accumulate ? *y : 0.0F;
     for (int64_t piece = at.begin; piece < at.end; ++piece) {
@@ -164,8 +163,60 @@ __global__ void float_product(ProductArgs p) {
   }
 }
 
+template <bool kInt4, int R, bool kStaged>
+__global__ void quantized_product(ProductArgs p) {
+  quantized_block<kInt4, R, kStaged>(p, blockIdx.x);
+}
+template <typename W>
+__global__ void float_product(ProductArgs p) {
+  float_block<W>(p, blockIdx.x);
+}
+
+// The product of one expert that the plan uses, and this block's place in it.
+struct Settled {
+  ProductArgs product;
+  int64_t block;
+  bool used;
+};
+
+__device__ Settled settle(const RoutedProductArgs& a) {
+  const int64_t blocks = gridDim.x / a.most;
+  const int64_t slot = blockIdx.x / blocks;
+  Settled s{a.product, blockIdx.x % blocks, slot < *a.plan.used};
+  if (!s.used) return s;
+  ProductArgs& p = s.product;
+  const int64_t first = a.plan.first_output[slot];
+  p.rows = a.plan.first_output[slot + 1] - first;
+  p.w.data += a.plan.experts[slot] * p.w.count;
+  p.y += first * p.y_stride;
+  if (!p.chained) {
+    p.index = a.plan.rows + first;
+  } else if (p.act.q != nullptr) {
+    p.act.q += first * p.act.q_stride;
+    p.act.scale += first * p.act.group_stride;
+    p.act.sum += first * p.act.group_stride;
+  } else {
+    p.act.x += first * p.act.x_stride;
+  }
+  return s;
+}
+
+template <bool kInt4, int R, bool kStaged>
+__global__ void quantized_routed(RoutedProductArgs a) {
+  const Settled s = settle(a);
+  if (s.used) quantized_block<kInt4, R, kStaged>(s.product, s.block);
+}
+template <typename W>
+__global__ void float_routed(RoutedProductArgs a) {
+  const Settled s = settle(a);
+  if (s.used) float_block<W>(s.product, s.block);
+}
+
+int64_t blocks_of(const ProductArgs& p) { return p.w.blocks * (p.chained ? 1 : p.w.count); }
+
 template <bool kInt4>
-cudaError_t launch_quantized(const ProductArgs& args, int64_t blocks, cudaStream_t stream) {
+cudaError_t launch_quantized(const ProductArgs& args, cudaStream_t stream) {
+  const int64_t blocks = blocks_of(args);
   if (args.rows == 1) return launch(quantized_product<kInt4, 1, false>, blocks, stream, args);
   if (args.rows <= kRowsPerPass) {
     return launch(quantized_product<kInt4, kRowsPerPass, false>, blocks, stream, args);
@@ -173,16 +224,38 @@ cudaError_t launch_quantized(const ProductArgs& args, int64_t blocks, cudaStream
   return launch(quantized_product<kInt4, kRowsPerPass, true>, blocks, stream, args);
 }
 
+template <bool kInt4>
+cudaError_t launch_routed(const RoutedProductArgs& args, cudaStream_t stream) {
+  const int64_t blocks = blocks_of(args.product) * args.most;
+  if (args.product.rows == 1) {
+    return launch(quantized_routed<kInt4, 1, false>, blocks, stream, args);
+  }
+  if (args.product.rows <= kRowsPerPass) {
+    return launch(quantized_routed<kInt4, kRowsPerPass, false>, blocks, stream, args);
+  }
+  return launch(quantized_routed<kInt4, kRowsPerPass, true>, blocks, stream, args);
+}
+
 }  // namespace
 
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  const int64_t blocks = args.w.blocks * (args.chained ? 1 : args.w.count);
   switch (args.w.dtype) {
-    case DType::kInt4: return launch_quantized<true>(args, blocks, stream);
-    case DType::kInt8: return launch_quantized<false>(args, blocks, stream);
-    case DType::kF16: return launch(float_product<uint16_t>, blocks, stream, args);
-    case DType::kF32: return launch(float_product<float>, blocks, stream, args);
+    case DType::kInt4: return launch_quantized<true>(args, stream);
+    case DType::kInt8: return launch_quantized<false>(args, stream);
+    case DType::kF16: return launch(float_product<uint16_t>, blocks_of(args), stream, args);
+    case DType::kF32: return launch(float_product<float>, blocks_of(args), stream, args);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t launch_routed_product(const RoutedProductArgs& args, cudaStream_t stream) {
+  const int64_t blocks = blocks_of(args.product) * args.most;
+  switch (args.product.w.dtype) {
+    case DType::kInt4: return launch_routed<true>(args, stream);
+    case DType::kInt8: return launch_routed<false>(args, stream);
+    case DType::kF16: return launch(float_routed<uint16_t>, blocks, stream, args);
+    case DType::kF32: return launch(float_routed<float>, blocks, stream, args);
   }
   return cudaErrorInvalidValue;
 }
