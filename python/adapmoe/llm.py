@@ -174,19 +174,29 @@ class LLM(TextLevel):
             self._session.set_layer_floors(allocate(self, self._allocation, self._gating))
 
     def _say_what_was_opened(self, verbose: bool) -> None:
-        for note in self._session.notes:
-            _log.warning("%s", note)
+        self._notes_told = 0
+        self._tell_notes(self._session)
         if verbose:
             print(f"{self._path}: {self.backend}", file=sys.stderr)
             print(describe_split(self.memory_split), file=sys.stderr)
+
+    def _tell_notes(self, core: "_core.Session") -> None:
+        """Those that have not been told: most come up at open, a few while running."""
+        notes = core.notes
+        for note in notes[self._notes_told :]:
+            _log.warning("%s", note)
+        self._notes_told = len(notes)
 
     def close(self) -> None:
         """Close all sequences and give all memory back, after a step that is running.
 
         A generation in another thread ends with ClosedError. Closing twice is harmless.
         """
-        if self._warm_restart is not None and self._core is not None:
-            self._warm_restart.save(self._core)
+        core = self._core
+        if core is not None:
+            self._tell_notes(core)
+            if self._warm_restart is not None:
+                self._warm_restart.save(core)
         super().close()
 
 

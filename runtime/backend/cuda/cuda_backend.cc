@@ -125,6 +125,7 @@ Status CudaBackend::wait() {
   ++waits_;
   note(cudaStreamSynchronize(stream_));
   idle_ = true;
+  tables_in_use_ = false;
   ring_.clear();
   return error_;
 }

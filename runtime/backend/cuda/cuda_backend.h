@@ -121,7 +121,8 @@ class CudaBackend final : public Backend {
   bool idle_ = true;  // nothing has been queued since the last wait
   int64_t waits_ = 0;
   StepGraphs graphs_;
-  bool resident_ = false;   // the operators of a resident step are being queued
+  bool resident_ = false;  // the operators of a resident step are being queued
+  bool tables_in_use_ = false;
   uint64_t placement_ = 0;  // of the tiles in the table; 0: none
   bool told_ = false;       // that steps are not recorded
 };

@@ -51,8 +51,9 @@ void CudaBackend::fill_tables(const ResidentStep& step) {
 
 void CudaBackend::run_resident(const ResidentStep& step, const std::function<void()>& operators) {
   ADAPMOE_CHECK(step.rows <= max_resident_rows());
-  if (!idle_) (void)wait();  // the tables may still be read
+  if (tables_in_use_) (void)wait();  // by a step that nobody has waited for
   fill_tables(step);
+  tables_in_use_ = true;
   const Status before = error_;
   resident_ = true;
   note(graphs_.run(step.rows, stream_, [&] {
