@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/crc32c.h"
@@ -19,10 +20,10 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
-    "                      [--memory BYTES] [--kv f16|f32]\n"
+    "                      [--memory BYTES] [--kv f16|f32] [--prefetch N]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
-    "Prints the decoded ids, and the CRC32C of all logits, the prompt's included.\n"
+    "Prints the decoded ids, the CRC32C of all logits, the prompt's included, and what it took.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
@@ -30,6 +31,7 @@ constexpr char kUsage[] =
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
     "  --memory BYTES  memory ceiling (default: 80 % of what is available)\n"
+    "  --prefetch N    layers to look ahead and read for, 0 to 3 (default 1)\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
 
@@ -60,17 +62,19 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
   }
   const auto number = parse_number<int64_t>(value);
   if (!number) return invalid_argument(str_cat(name, " takes a number, not \"", value, '"'));
-  const int64_t largest = name == "--threads" ? 1024 : int64_t{1} << 62;
+  const bool small = name == "--threads" || name == "--prefetch";
+  const int64_t largest = small ? 1024 : int64_t{1} << 62;
   if (*number > largest) return invalid_argument(str_cat(name, " is at most ", largest));
   if (name == "-n") options.tokens = *number;
   if (name == "--memory") options.config.memory_bytes = *number;
   if (name == "--threads") options.config.threads = static_cast<int>(*number);
+  if (name == "--prefetch") options.config.prefetch_depth = static_cast<int>(*number);
   return {};
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",        "--backend", "--kernels",
-                                         "--threads", "--memory",  "--kv"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend", "--kernels", "--threads",
+                                         "--memory", "--kv",      "--prefetch"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -123,7 +127,15 @@ Status run(const Options& options) {
   }
   std::printf("\nlogits %08x\n", crc);
   const StepStats stats = session.totals();
-  std::printf("bytes_read %lld\n", static_cast<long long>(stats.bytes_read));
+  const std::pair<const char*, int64_t> counts[] = {
+      {"bytes_read", stats.bytes_read},
+      {"experts_used", stats.experts_used},
+      {"expert_hits", stats.expert_hits},
+      {"prefetched", stats.prefetched},
+      {"floor_bytes", session.memory_split().floor_bytes}};
+  for (const auto& [name, count] : counts) {
+    std::printf("%s %lld\n", name, static_cast<long long>(count));
+  }
   return {};
 }
 

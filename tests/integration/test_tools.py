@@ -17,6 +17,12 @@ def test_kernel_check_covers_every_table_and_finds_them_equal():
     assert all(table == digests["scalar"] for table in digests.values())
 
 
+def test_operator_check_says_why_a_backend_cannot_run():
+    done = run(tool("operator-check"), "abacus")
+    assert done.returncode == 1
+    assert 'linear_int4: backend="abacus": expected auto, cpu or cuda' in done.stderr
+
+
 def test_tokens_are_those_of_the_library(pack_factory):
     pack = pack_factory(experts="int4")
     report = token_report(pack, *IDS, "-n", 5)
@@ -30,7 +36,7 @@ def test_tokens_are_those_of_the_library(pack_factory):
     assert report["logits"] == f"{_testing.crc32c(np.stack(rows).reshape(-1).view(np.uint8)):08x}"
 
 
-@pytest.mark.parametrize("name", ["kernel-check", "tokens"])
+@pytest.mark.parametrize("name", ["kernel-check", "operator-check", "tokens"])
 def test_help(name):
     done = run(tool(name), "--help")
     assert done.returncode == 0
@@ -41,6 +47,7 @@ def test_help(name):
     ("name", "arguments", "message"),
     [
         ("kernel-check", ["all"], "unexpected argument all"),
+        ("operator-check", ["--all"], "unexpected argument --all"),
         ("tokens", [], "a pack and at least one token id are needed"),
         ("tokens", ["p", "x"], '"x" is not a token id'),
         ("tokens", ["p", 1, "-n"], "-n needs a value"),

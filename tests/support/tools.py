@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from adapmoe.engines.cuda_device import compute_capability
 from support.source_tree import ROOT
 
 EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
@@ -31,6 +32,15 @@ def tool(name, cpu=None, build="test"):
     if shutil.which(EMULATOR[0]) is None:
         pytest.skip(f"no {EMULATOR[0]}: apt-get install qemu-user")
     return [*EMULATOR, "-cpu", cpu, str(path)]
+
+
+def require_gpu():
+    """Fail, with the reason, where this machine cannot run what `make gpu-tests` builds."""
+    if compute_capability() is None:
+        pytest.fail("-m gpu needs a CUDA device, and the driver (libcuda.so.1) shows none here")
+    path = ROOT / "build/cuda/runtime/tools/adapmoe-tokens"
+    if not path.exists():
+        pytest.fail(f"no {path.relative_to(ROOT)}: run `make gpu-tests`, which needs nvcc")
 
 
 def run(command, *arguments):
