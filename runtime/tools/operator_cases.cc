@@ -101,6 +101,7 @@ void run_attention(OperatorBench& bench) {
   for (const int64_t window : {0, 150}) {
     for (const int64_t first : {0, 126, 255, 290}) {
       std::vector<KVRow> kv;
+      kv.reserve(7);
       for (int64_t i = 0; i < 5; ++i) kv.push_back({bytes(0), bytes(1), first + i});
       for (int64_t i = 0; i < 2; ++i) kv.push_back({bytes(2), bytes(3), first / 2 + i});
       const auto rows = static_cast<int64_t>(kv.size());

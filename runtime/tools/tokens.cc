@@ -21,12 +21,14 @@ namespace {
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
     "                      [--memory BYTES] [--kv f16|f32] [--prefetch N]\n"
+    "                      [--experts NAME]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
     "Prints the decoded ids, the CRC32C of all logits, the prompt's included, and what it took.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
+    "  --experts NAME  auto, w4a8, or w4a16 (GPU only), which does not give the CPU's bits\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
@@ -55,6 +57,11 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
     (name == "--kernels" ? options.config.kernels : options.config.backend) = value;
     return {};
   }
+  if (name == "--experts") {
+    options.config.experts = value;
+    options.config.exact = value != "w4a16";
+    return {};
+  }
   if (name == "--kv") {
     if (value != "f16" && value != "f32") return invalid_argument("--kv takes f16 or f32");
     options.config.kv_f16 = value == "f16";
@@ -73,8 +80,8 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",       "--backend", "--kernels", "--threads",
-                                         "--memory", "--kv",      "--prefetch"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend", "--kernels",  "--threads",
+                                         "--memory", "--kv",      "--prefetch", "--experts"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -116,6 +123,7 @@ Status run(const Options& options) {
   logits.erase(logits.begin(), logits.end() - static_cast<ptrdiff_t>(vocab));
 
   std::printf("backend %s\ntokens", session.backend().c_str());
+  std::vector<double> seconds;
   for (int64_t i = 0; i < options.tokens; ++i) {
     const auto best = std::max_element(logits.begin(), logits.end());
     const auto id = static_cast<int32_t>(best - logits.begin());
@@ -124,8 +132,14 @@ Status run(const Options& options) {
     const auto decoded = session.decode(sequences, {&id, 1}, logits, Interrupt());
     if (!decoded.ok()) return decoded.status();
     crc = digest(logits, crc);
+    seconds.push_back(decoded.value().wall_s);
   }
   std::printf("\nlogits %08x\n", crc);
+  if (!seconds.empty()) {
+    const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
+    std::nth_element(seconds.begin(), middle, seconds.end());
+    std::printf("decode_median_s %.6g\n", *middle);
+  }
   const StepStats stats = session.totals();
   const std::pair<const char*, int64_t> counts[] = {
       {"bytes_read", stats.bytes_read},

@@ -4,6 +4,7 @@
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from adapmoe.engines.cuda_device import compute_capability
@@ -63,3 +64,11 @@ def token_report(pack, *arguments, cpu=None, build="test"):
     done = run(tool("tokens", cpu, build), pack, *arguments)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def run_expert(pack, layer, expert, x, *, backend, path, build):
+    """Rows float32 [n, hidden_size] of one expert of `pack`, by adapmoe-expert."""
+    command = [*tool("expert", build=build), pack, layer, expert, backend, path]
+    done = subprocess.run([str(part) for part in command], input=x.tobytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, np.float32).reshape(x.shape)
