@@ -32,7 +32,7 @@ CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 gpu-kernels clean
+.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 gpu-kernels gpu-tests clean cuda-tools
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -120,12 +120,18 @@ gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
 	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
-	@if command -v nvcc >/dev/null; then \
-	  $(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON \
-	    -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON && \
-	  $(BIN)/cmake --build build/cuda --target adapmoe-tokens; \
-	else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
-	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py tests/integration/test_emulated_resident_step.py
+	@if command -v nvcc >/dev/null; then $(MAKE) cuda-tools; \
+	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
+	$(BIN)/python -m pytest -q -m emulated
+
+# The same tests on the GPU of this machine, and what needs a real one.
+gpu-tests: $(STAMPS)/test cuda-tools
+	$(BIN)/python -m pytest -q -m gpu
+
+cuda-tools: $(STAMPS)/test
+	$(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON
+	$(BIN)/cmake --build build/cuda
 
 clean:
 	rm -rf .venv build

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/base/strings.h"
+#include "runtime/engine/backend_shape.h"
 #include "runtime/prefetch/predictors.h"
 
 namespace adapmoe {
@@ -87,14 +88,11 @@ Status Session::Parts::make_backend_and_split() {
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
-  const BackendShape shape{
-      .config = c,
-      .tile = TileLayout::make(e.dtype, e.group_size, c.hidden_size, e.tile_width),
-      .tiles = e.tiles,
-      .max_rows = max_rows,
-      .kv_f16 = config.kv_f16};
+  const auto path = choose_expert_path(config.experts, config.exact, e.dtype);
+  if (!path.ok()) return path.status();
   std::string note;
-  auto made = make_backend(config.backend, config.kernels, config.threads, shape, &note);
+  auto made = make_backend(config.backend, config.kernels, config.threads,
+                           backend_shape(*pack, max_rows, config.kv_f16, path.value()), &note);
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);

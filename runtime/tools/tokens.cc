@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/crc32c.h"
@@ -22,15 +23,16 @@ namespace {
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
     "                      [--memory BYTES] [--kv f16|f32] [--sequences N] [--gating T]\n"
-    "                      [--warm yes] [--memory-later BYTES]\n"
+    "                      [--warm yes] [--memory-later BYTES] [--prefetch N] [--experts NAME]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
     "Prints the decoded ids, the CRC32C of all logits, the prompt's included, how often the\n"
     "CPU waited for the GPU in each decode step and whether that was repeated from a CUDA graph,\n"
-    "and what the experts' use and routing came to.\n"
+    "and what it took.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
+    "  --experts NAME  auto, w4a8, or w4a16 (GPU only), which does not give the CPU's bits\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
@@ -39,6 +41,7 @@ constexpr char kUsage[] =
     "  --gating T      gating=\"sensitivity\" with this threshold and sensitivity 1\n"
     "  --warm yes      read every expert first\n"
     "  --memory-later BYTES  the ceiling during the second third of the tokens\n"
+    "  --prefetch N    layers to look ahead and read for, 0 to 3 (default 1)\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
 
@@ -65,6 +68,11 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
     (name == "--kernels" ? options.config.kernels : options.config.backend) = value;
     return {};
   }
+  if (name == "--experts") {
+    options.config.experts = value;
+    options.config.exact = value != "w4a16";
+    return {};
+  }
   if (name == "--kv") {
     if (value != "f16" && value != "f32") return invalid_argument("--kv takes f16 or f32");
     options.config.kv_f16 = value == "f16";
@@ -80,20 +88,22 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
   }
   const auto number = parse_number<int64_t>(value);
   if (!number) return invalid_argument(str_cat(name, " takes a number, not \"", value, '"'));
-  const int64_t largest = name == "--threads" ? 1024 : int64_t{1} << 62;
+  const bool small = name == "--threads" || name == "--prefetch";
+  const int64_t largest = small ? 1024 : int64_t{1} << 62;
   if (*number > largest) return invalid_argument(str_cat(name, " is at most ", largest));
   if (name == "-n") options.tokens = *number;
   if (name == "--memory") options.config.memory_bytes = *number;
   if (name == "--memory-later") options.memory_later = *number;
   if (name == "--sequences") options.config.max_sequences = *number;
   if (name == "--threads") options.config.threads = static_cast<int>(*number);
+  if (name == "--prefetch") options.config.prefetch_depth = static_cast<int>(*number);
   return {};
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",       "--backend",     "--kernels", "--threads",
-                                         "--memory", "--kv",          "--gating",  "--sequences",
-                                         "--warm",   "--memory-later"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend",      "--kernels",  "--threads",
+                                         "--memory", "--kv",           "--gating",   "--sequences",
+                                         "--warm",   "--memory-later", "--prefetch", "--experts"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -194,11 +204,18 @@ void print_line(const char* name, const std::vector<int32_t>& numbers) {
 
 void print_totals(Session& session) {
   const StepStats s = session.totals();
-  std::printf("bytes_read %lld\n", static_cast<long long>(s.bytes_read));
-  std::printf("uses %lld visits %lld hits %lld activated %lld gated %a share\n",
-              static_cast<long long>(s.experts_used), static_cast<long long>(s.expert_hits),
-              static_cast<long long>(s.experts_activated), static_cast<long long>(s.gated),
-              s.dropped_share_sq);
+  const std::pair<const char*, int64_t> counts[] = {
+      {"bytes_read", s.bytes_read},
+      {"experts_used", s.experts_used},
+      {"expert_hits", s.expert_hits},
+      {"experts_activated", s.experts_activated},
+      {"gated", s.gated},
+      {"prefetched", s.prefetched},
+      {"floor_bytes", session.memory_split().floor_bytes}};
+  for (const auto& [name, count] : counts) {
+    std::printf("%s %lld\n", name, static_cast<long long>(count));
+  }
+  std::printf("dropped_share_sq %a\n", s.dropped_share_sq);
   uint32_t trace = 0;
   for (const TraceVisit& visit : session.trace()) {
     trace = crc32c(&visit.pass, sizeof(visit.pass), trace);
@@ -226,6 +243,7 @@ Status run(const Options& options) {
   std::vector<int32_t> tokens;
   std::vector<int32_t> waits;
   std::vector<int32_t> replays;
+  std::vector<double> seconds;
   for (int64_t i = 0; i < options.tokens; ++i) {
     if (i == options.tokens / 3 && options.memory_later > 0) {
       auto split = session.set_memory(options.memory_later);
@@ -240,12 +258,18 @@ Status run(const Options& options) {
     if (!step.ok()) return step.status();
     waits.push_back(static_cast<int32_t>(step.value().device_waits));
     replays.push_back(static_cast<int32_t>(step.value().device_replays));
+    seconds.push_back(step.value().wall_s);
   }
   std::printf("backend %s\n", session.backend().c_str());
   print_line("tokens", tokens);
   std::printf("logits %08x\n", batch.crc());
   print_line("waits", waits);
   print_line("replays", replays);
+  if (!seconds.empty()) {
+    const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
+    std::nth_element(seconds.begin(), middle, seconds.end());
+    std::printf("decode_median_s %.6g\n", *middle);
+  }
   print_totals(session);
   return {};
 }

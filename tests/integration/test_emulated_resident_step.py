@@ -17,7 +17,15 @@ from support.tools import token_report
 
 pytestmark = pytest.mark.emulated
 
-SAME = ("tokens", "logits", "trace", "uses", "bytes_read")
+COUNTS = (
+    "experts_used",
+    "expert_hits",
+    "experts_activated",
+    "gated",
+    "dropped_share_sq",
+    "bytes_read",
+)
+SAME = ("tokens", "logits", "trace", *COUNTS)
 IDS = [1, 45, 66, 12, 4, 8, 15, 16, 23, 42, 11, 31, 5, 60, 2, 9, 33]
 
 
@@ -43,8 +51,7 @@ def assert_one_wait_each(report, steps):
 
 def gated(report):
     """(token, layer) pairs where the gate dropped experts."""
-    counts = report["uses"].split()
-    return int(counts[counts.index("gated") - 1])
+    return int(report["gated"])
 
 
 @pytest.fixture(scope="module")
