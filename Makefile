@@ -118,14 +118,14 @@ aarch64: $(STAMPS)/test
 # for every GPU that a build serves.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
-	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_STRESS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
 	@if command -v nvcc >/dev/null; then \
 	  $(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON \
 	    -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON && \
 	  $(BIN)/cmake --build build/cuda --target adapmoe-tokens; \
 	else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
-	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py
+	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py tests/integration/test_device_slots.py
 
 clean:
 	rm -rf .venv build
