@@ -118,7 +118,7 @@ aarch64: $(STAMPS)/test
 # for every GPU that a build serves.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
-	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_STRESS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
 	@if command -v nvcc >/dev/null; then $(MAKE) cuda-tools; \
 	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi

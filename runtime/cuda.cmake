@@ -74,7 +74,8 @@ function(use_cuda target)
     set(emulation "${PROJECT_SOURCE_DIR}/tests/cuda_emulation")
     set_source_files_properties(${cuda_kernels} PROPERTIES LANGUAGE CXX
                                 COMPILE_OPTIONS "-Wno-unknown-pragmas")
-    target_sources(${target} PRIVATE "${emulation}/emulation.cc")
+    target_sources(${target} PRIVATE "${emulation}/emulation.cc"
+                                     "${emulation}/emulated_memory.cc")
     target_include_directories(${target} SYSTEM PRIVATE "${emulation}")
     return()
   endif()

@@ -56,6 +56,12 @@ Status not_available(int64_t wanted, int64_t available) {
                               " are available (cgroup limit and MemAvailable); lower memory"));
 }
 
+Status not_on_device(int64_t wanted, int64_t available) {
+  return budget_error(str_cat("memory of ", format_bytes(wanted),
+                              " is more than the GPU has free: ", format_bytes(available),
+                              "; lower memory, or end what else uses the GPU"));
+}
+
 Status Session::Parts::check_config() {
   const ModelConfig& c = pack->config();
   if (config.max_context == 0) {
@@ -84,14 +90,14 @@ Status Session::Parts::check_config() {
   return check_gating(config.gating, c);
 }
 
-Status Session::Parts::make_backend_and_split() {
+Status Session::Parts::make_backend_and_split(const std::string& name) {
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
   const auto path = choose_expert_path(config.experts, config.exact, e.dtype);
   if (!path.ok()) return path.status();
   std::string note;
-  auto made = make_backend(config.backend, config.kernels, config.threads,
+  auto made = make_backend(name, config.kernels, config.threads,
                            backend_shape(*pack, max_rows, config.kv_f16, path.value()), &note);
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
@@ -103,17 +109,16 @@ Status Session::Parts::make_backend_and_split() {
     return budget_error(str_cat(config.max_sequences, " KV caches of ", format_bytes(kv_bytes),
                                 " each cannot be had; lower max_context or max_sequences"));
   }
-  Bump count;
-  Workspace::layout(count, c, max_rows);
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
-           .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
+           .scratch_bytes = align_up(work_bytes(), kPageBytes) + backend->scratch_bytes(),
            .tile_bytes = e.tile_bytes,
            .tiles_per_expert = e.tiles,
            .top_k = c.router.top_k,
            .num_layers = c.num_hidden_layers,
            .num_experts = c.num_hidden_layers * c.num_local_experts};
-  const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
+  const int64_t host_available = available_memory("/proc", "/sys/fs/cgroup");
+  const int64_t available = backend->own_memory().value_or(host_available);
   int64_t memory = config.memory_bytes;
   if (config.expert_fraction > 0.0) {
     memory = memory_for_fraction(needs, config.expert_fraction);
@@ -124,12 +129,12 @@ Status Session::Parts::make_backend_and_split() {
   if (!result.ok()) return result.status();
   split = result.value();
   const int64_t reserved = split.reserved_bytes();
+  if (backend->own_memory() && reserved > available) return not_on_device(reserved, available);
   if (reserved > available) return not_available(reserved, available);
-  return {};
+  return check_host_memory(host_available);
 }
 
-Status Session::Parts::carve(const Interrupt& interrupt) {
-  const ModelConfig& c = pack->config();
+Status Session::Parts::reserve() {
   auto reserved =
       Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes +
                      split.frames_total * split.tile_bytes);  // set_memory() may use them all later
@@ -140,8 +145,22 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
       align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes, kPageBytes);
   ADAPMOE_RETURN_IF_ERROR(
       backend->use_memory(arena->first(before_frames + split.frames * split.tile_bytes)));
+  return make_staging();
+}
 
+// Where the memory cannot be shared with the GPU that "auto" chose.
+Status Session::Parts::fall_back_to_cpu(const Status& why) {
+  backend.reset();
+  arena.reset();
+  ADAPMOE_RETURN_IF_ERROR(make_backend_and_split("cpu"));
+  notes.push_back(str_cat(why.message(), "; running on ", backend->name()));
+  return reserve();
+}
+
+Status Session::Parts::carve(const Interrupt& interrupt) {
+  const ModelConfig& c = pack->config();
   auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes),
+                                    staging.empty() ? std::span<std::byte>() : staging[0], *backend,
                                     config.verify != VerifyTiles::kNever, interrupt);
   if (!weights.ok()) return weights.status();
   dense = std::move(weights).value();
@@ -150,11 +169,10 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
                     arena->carve(KVCache::bytes(c, config.max_context, config.kv_f16)));
   }
   kv_in_use.assign(kv.size(), false);
-  const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
-  Bump count;
-  Workspace::layout(count, c, max_rows);
-  Bump bump(arena->carve(count.used()));
-  work = Workspace::layout(bump, c, max_rows);
+  const std::span<std::byte> rows = arena->carve(work_bytes());
+  ADAPMOE_RETURN_IF_ERROR(backend->share(rows));
+  Bump bump(rows);
+  work = Workspace::layout(bump, c, std::max(config.prefill_chunk, config.max_sequences));
   backend->set_scratch(arena->carve(backend->scratch_bytes()));
 
   return make_residency();
@@ -169,13 +187,19 @@ Status Session::Parts::make_residency() {
   if (!chosen.ok()) return chosen.status();
   reader = chosen.value().name;
   if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
+  ExpertCacheConfig residency{config.verify, config.evict_tiles, config.layer_floors,
+                              timeline.get()};
+  if (!staging.empty()) {
+    residency.land = [this](std::span<const std::byte> read, std::byte* frame) {
+      return backend->upload(read, frame);
+    };
+  }
   experts = std::make_unique<ExpertCache>(
       *pack,
       FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
                 static_cast<int32_t>(split.frames), backend->pins_memory()),
-      std::move(chosen.value().reader), std::move(policy).value(),
-      ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
-  make_prefetcher();
+      staged(std::move(chosen.value().reader)), std::move(policy).value(), std::move(residency));
+  ADAPMOE_RETURN_IF_ERROR(make_prefetcher());
   decoder =
       std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
                                            pack->experts().tiles, prefetcher.get(), timeline.get()},
@@ -183,16 +207,17 @@ Status Session::Parts::make_residency() {
   return {};
 }
 
-void Session::Parts::make_prefetcher() {
-  if (config.prefetch_depth == 0) return;
+Status Session::Parts::make_prefetcher() {
+  if (config.prefetch_depth == 0) return {};
   const ModelConfig& c = pack->config();
   const int64_t top_k = c.router.top_k;
   std::vector<std::unique_ptr<ExpertPredictor>> predictors;
   std::vector<ScoreMap> routers;
   routers.reserve(dense.layers.size());
   for (const LayerWeights& layer : dense.layers) {
-    routers.push_back({reinterpret_cast<const float*>(layer.router.data), c.num_local_experts,
-                       layer.router.shape.cols_padded()});
+    const auto weights = on_host(layer.router);
+    if (!weights.ok()) return weights.status();
+    routers.push_back({weights.value(), c.num_local_experts, layer.router.shape.cols_padded()});
   }
   if (config.first_layer_embedding) {
     predictors.push_back(make_embedding_predictor(routers[0], top_k));
@@ -214,6 +239,7 @@ void Session::Parts::make_prefetcher() {
   prefetcher = std::make_unique<Prefetcher>(
       *experts, std::move(predictors),
       PrefetchConfig{config.prefetch_depth, config.prefetch_trials}, c.num_hidden_layers);
+  return {};
 }
 
 void Session::Parts::read_the_rest() const {
@@ -235,7 +261,12 @@ Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string&
   if (!pack.ok()) return pack.status();
   parts->pack.emplace(std::move(pack).value());
   ADAPMOE_RETURN_IF_ERROR(parts->check_config());
-  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split());
+  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split(parts->config.backend));
+  Status reserved = parts->reserve();
+  if (reserved.code() == StatusCode::kUnavailable && parts->config.backend == "auto") {
+    reserved = parts->fall_back_to_cpu(reserved);
+  }
+  ADAPMOE_RETURN_IF_ERROR(reserved);
   ADAPMOE_RETURN_IF_ERROR(parts->carve(interrupt));
   if (parts->config.direct_io && !parts->pack->expert_file().direct()) {
     parts->notes.push_back(

@@ -19,6 +19,8 @@ Status check_gating(const GatingConfig& gating, const ModelConfig& model);
 
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
 Status not_available(int64_t wanted, int64_t available);
+// The same of the GPU's own memory.
+Status not_on_device(int64_t wanted, int64_t available);
 
 struct Session::Parts {
   // Errors: see Session::open().
@@ -33,7 +35,11 @@ struct Session::Parts {
   MemorySplit split;
   int64_t frames_mapped = 0;  // that the backend was told of
   std::optional<Arena> arena;
-  std::unique_ptr<Backend> backend;  // uses the arena until its end
+  // Where the backend has memory of its own: what the host needs beside the arena, whose addresses
+  // then only name places on the device (engine/session_staging.cc).
+  std::optional<Arena> host;
+  std::vector<std::span<std::byte>> staging;  // in it, one tile each; else empty
+  std::unique_ptr<Backend> backend;           // uses both until its end
   DenseWeights dense;
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;
@@ -56,10 +62,19 @@ struct Session::Parts {
 
  private:
   Status check_config();
-  Status make_backend_and_split();
+  Status make_backend_and_split(const std::string& name);
+  Status reserve();
+  Status fall_back_to_cpu(const Status& why);
   Status carve(const Interrupt& interrupt);
   Status make_residency();
-  void make_prefetcher();
+  Status make_prefetcher();
+
+  int64_t work_bytes() const;
+  int64_t staging_bytes() const;
+  Status check_host_memory(int64_t available);
+  Status make_staging();
+  std::unique_ptr<AsyncReader> staged(std::unique_ptr<AsyncReader> reads);
+  Result<const float*> on_host(const Matrix& router);
 };
 
 }  // namespace adapmoe

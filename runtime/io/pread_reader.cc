@@ -72,7 +72,7 @@ class PreadReader final : public AsyncReader {
         const SpanTimer span(timeline_, lane_of(request.priority), "read", thread);
         return file_.read_at(request.offset, request.into);
       }();
-      completion_(request.tag, status);
+      completion_(request.tag, status, request.into);
       lock.lock();
       queue_.finished(request);
       // A lane for prefetch may have become free while the other threads sleep.

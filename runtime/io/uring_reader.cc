@@ -251,7 +251,8 @@ class UringReader final : public AsyncReader {
       arrivals_.pop_front();
       lock.unlock();
       const ReadRequest& request = arrival.request;
-      completion_(request.tag, file_.finish_read(request.offset, request.into, arrival.result));
+      completion_(request.tag, file_.finish_read(request.offset, request.into, arrival.result),
+                  request.into);
       lock.lock();
     }
   }

@@ -38,6 +38,17 @@ void queue_head(const MoeContext& m, const DenseWeights& weights, int64_t rows) 
   m.backend.rms_norm(weights.norm, m.work.hidden.first(rows), m.work.normed.first(rows));
   const LinearOp op{&weights.lm_head, m.work.logits};
   m.backend.linear(m.work.normed.first(rows), std::span(&op, 1));
+  m.backend.fetch(m.work.logits.first(rows));
+}
+
+// What the device has decided, in all layers.
+void fetch_decisions(const MoeContext& m) {
+  const RoutedRows& all = m.work.routed;
+  const int64_t rows = m.config.num_hidden_layers * kHeadRows;
+  const int64_t top_k = m.config.router.top_k;
+  m.backend.fetch({reinterpret_cast<float*>(all.experts), rows, top_k});
+  m.backend.fetch({all.weights, rows, top_k});
+  m.backend.fetch({all.dropped_share, rows, 1});
 }
 
 std::vector<RoutingDecision> decisions_of(const MoeContext& m, int64_t layer, int64_t rows) {
@@ -103,6 +114,7 @@ Status resident_step(const MoeContext& m, const DenseWeights& weights,
       queue_layer(m, weights, layer, rows);
     }
     queue_head(m, weights, n);
+    fetch_decisions(m);
   });
   ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
   const auto vocab = static_cast<size_t>(m.config.vocab_size);

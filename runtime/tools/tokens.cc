@@ -230,6 +230,7 @@ Status run(const Options& options) {
   auto opened = Session::open(options.pack, options.config);
   if (!opened.ok()) return opened.status();
   Session& session = *opened.value();
+  for (const std::string& note : session.notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
   session.record_trace(true);
   if (options.threshold) {
     const auto layers = static_cast<size_t>(session.model().num_hidden_layers);

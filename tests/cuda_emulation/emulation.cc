@@ -6,11 +6,13 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "emulated_memory.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -75,15 +77,58 @@ void run_block(unsigned threads) {
 
 }  // namespace
 
-using Launch = std::pair<cudaLaunchConfig_t, std::function<void()>>;
+using Work = std::pair<cudaLaunchConfig_t, std::function<void()>>;
 
 struct EmulatedGraph {
-  std::vector<Launch> launches;
+  std::vector<Work> work;
 };
-struct EmulatedStream {
-  std::deque<Launch> queue;
-  std::unique_ptr<EmulatedGraph> capture;  // null: launches are queued
-  bool capture_is_invalid = false;
+
+class EmulatedStream {
+ public:
+  void push(Work work) {
+    const std::lock_guard lock(mutex_);
+    if (capture_ != nullptr) {
+      capture_->work.push_back(std::move(work));
+    } else {
+      queue_.push_back(std::move(work));
+    }
+  }
+  std::optional<Work> pop() {
+    const std::lock_guard lock(mutex_);
+    if (queue_.empty()) return std::nullopt;
+    Work work = std::move(queue_.front());
+    queue_.pop_front();
+    return work;
+  }
+  bool begin_capture(bool valid) {
+    const std::lock_guard lock(mutex_);
+    if (capture_ != nullptr) return false;
+    capture_ = std::make_unique<EmulatedGraph>();
+    valid_ = valid;
+    return true;
+  }
+  // Whether there is a capture, which is worth nothing then.
+  bool spoil_capture() {
+    const std::lock_guard lock(mutex_);
+    valid_ = false;
+    return capture_ != nullptr;
+  }
+  std::unique_ptr<EmulatedGraph> end_capture() {  // null: none, or spoilt
+    const std::lock_guard lock(mutex_);
+    std::unique_ptr<EmulatedGraph> made = std::move(capture_);
+    return valid_ ? std::move(made) : nullptr;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<Work> queue_;
+  std::unique_ptr<EmulatedGraph> capture_;  // null: work is queued
+  bool valid_ = false;
+};
+
+// What it waits for is all that its stream has to do when somebody waits: a GPU may be that fast.
+struct EmulatedEvent {
+  cudaStream_t stream = nullptr;
 };
 
 void __syncthreads() {
@@ -108,23 +153,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*d
   const bool capability = attribute == cudaDevAttrComputeCapabilityMajor ||
                           attribute == cudaDevAttrComputeCapabilityMinor;
   *value = capability ? 0 : 1;  // sm_00: no real GPU
-  return cudaSuccess;
-}
-cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  constexpr size_t kPage = 4096;
-  *memory = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage);
-  return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-cudaError_t cudaFree(void* memory) {
-  std::free(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaHostRegister(void* /*memory*/, size_t /*bytes*/, unsigned /*flags*/) {
-  return cudaSuccess;
-}
-cudaError_t cudaHostUnregister(void* /*memory*/) { return cudaSuccess; }
-cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned /*flags*/) {
-  *device = host;
+  if (attribute == cudaDevAttrIntegrated) *value = emulated_is_integrated();
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
@@ -135,33 +164,40 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
+  *event = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return event->stream == nullptr ? cudaSuccess : cudaStreamSynchronize(event->stream);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "an emulated error";
 }
 
 cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread) {
   if (config.gridDim.x == 0 || config.blockDim.x == 0) return cudaErrorInvalidValue;
-  EmulatedStream& stream = *config.stream;
-  if (stream.capture != nullptr) {
-    stream.capture->launches.emplace_back(config, std::move(thread));
-  } else {
-    stream.queue.emplace_back(config, std::move(thread));
-  }
+  config.stream->push({config, std::move(thread)});
   return cudaSuccess;
 }
 
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode /*mode*/) {
-  if (stream->capture != nullptr) return cudaErrorInvalidValue;
   const char* graphs = std::getenv("ADAPMOE_EMULATED_GRAPHS");
-  stream->capture = std::make_unique<EmulatedGraph>();
-  stream->capture_is_invalid = graphs != nullptr && std::string_view(graphs) == "refused";
-  return cudaSuccess;
+  const bool refused = graphs != nullptr && std::string_view(graphs) == "refused";
+  return stream->begin_capture(!refused) ? cudaSuccess : cudaErrorInvalidValue;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  if (stream->capture == nullptr) return cudaErrorInvalidValue;
-  std::unique_ptr<EmulatedGraph> made = std::move(stream->capture);
-  if (stream->capture_is_invalid) return cudaErrorStreamCaptureInvalidated;
+  std::unique_ptr<EmulatedGraph> made = stream->end_capture();
+  if (made == nullptr) return cudaErrorStreamCaptureInvalidated;
   *graph = made.release();
   return cudaSuccess;
 }
@@ -171,8 +207,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  if (stream->capture != nullptr) return cudaErrorInvalidValue;
-  stream->queue.insert(stream->queue.end(), exec->launches.begin(), exec->launches.end());
+  for (const Work& work : exec->work) stream->push(work);
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -182,13 +217,11 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream->capture != nullptr) {
-    stream->capture_is_invalid = true;
-    return cudaErrorStreamCaptureUnsupported;
-  }
+  if (stream->spoil_capture()) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard lock(running);
-  for (; !stream->queue.empty(); stream->queue.pop_front()) {
-    const auto& [config, thread] = stream->queue.front();
+  const DeviceAtWork access;
+  while (const auto work = stream->pop()) {
+    const auto& [config, thread] = *work;
     body = &thread;
     gridDim = config.gridDim;
     blockDim = config.blockDim;

@@ -198,6 +198,13 @@ def test_memory_that_shrinks_and_grows_in_between(pack_factory):
     assert numbers(gpu, "replays") == [0, 1, 1, 0, 0, 0, 1, 1, 1]
 
 
+def test_a_gpu_with_memory_of_its_own(pack_factory, monkeypatch):
+    pack = pack_factory(experts="int4", dense="int8", tile_width=64)
+    monkeypatch.setitem(os.environ, "ADAPMOE_EMULATED_GPU", "discrete")
+    gpu = both(pack, IDS, "-n", 4, "--warm", "yes", "--sequences", 2, "--gating", 0.05)
+    assert_one_wait_each(gpu, 4)
+
+
 def test_where_nothing_can_be_recorded_kernels_are_queued_one_by_one(pack_factory, monkeypatch):
     pack = pack_factory(experts="int4", dense="int8")
     monkeypatch.setitem(os.environ, "ADAPMOE_EMULATED_GRAPHS", "refused")

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <vector>
 
-#include "runtime/backend/embedding.h"
 #include "runtime/base/strings.h"
 
 namespace adapmoe {
@@ -18,13 +17,9 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape,
 }
 
 namespace cuda {
-namespace {
-
 Status failed(std::string_view what, cudaError_t error) {
   return unavailable(str_cat("backend=\"cuda\": ", what, ": ", cudaGetErrorString(error)));
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
                                                    bool integrated_only) {
@@ -59,13 +54,16 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
   if (integrated_only && integrated == 0) {
     return unavailable(
         str_cat("backend=\"cuda\": ", name,
-                " has memory of its own, which is not used yet, so it would be slow; "
-                "ask for it by name"));
+                " has memory of its own, and no such GPU has been tried yet; ask for it by name"));
   }
   cudaStream_t stream = nullptr;
   error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   if (error != cudaSuccess) return failed("cannot start on the GPU", error);
-  return std::unique_ptr<Backend>(new CudaBackend(shape, device, stream, name));
+  auto backend = std::unique_ptr<CudaBackend>(
+      new CudaBackend(shape, device, integrated != 0, stream, CopyLane(), name));
+  error = backend->copies_.open(device);
+  if (error != cudaSuccess) return failed("cannot start on the GPU", error);
+  return std::unique_ptr<Backend>(std::move(backend));
 }
 
 CudaBackend::~CudaBackend() {
@@ -84,17 +82,18 @@ CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
   s.expert_act.group = quantized ? shape_.tile.down_proj.group_size : 0;
   s.gate = bump.take<float>(kRowsAtOnce * intermediate());
   s.up = bump.take<float>(kRowsAtOnce * intermediate());
-  s.parameters = bump.take<std::byte>(parameter_bytes());
-  s.step = layout_tables(bump);
+  s.parameters = bump.take<std::byte>(ring_bytes() + table_bytes() + kPageBytes);
+  s.plan = layout_plan(bump);
   return s;
 }
 
-// What one operator needs at most, several times over, so that few of them wait.
-int64_t CudaBackend::parameter_bytes() const {
+// What one operator needs at most, several times over, so that few of them wait; whole pages.
+int64_t CudaBackend::ring_bytes() const {
   const ModelConfig& c = shape_.config;
   const int64_t experts = c.num_local_experts;
   const int64_t row = static_cast<int64_t>(sizeof(KVPlace)) + int64_t{16} * c.router.top_k;
-  return 4 * (shape_.max_rows * row + experts * (shape_.tiles * 8 + 256) + 4096);
+  return align_up(4 * (shape_.max_rows * row + experts * (shape_.tiles * 8 + 256) + 4096),
+                  kPageBytes);
 }
 
 int64_t CudaBackend::scratch_bytes() const {
@@ -106,14 +105,20 @@ int64_t CudaBackend::scratch_bytes() const {
 void CudaBackend::set_scratch(std::span<std::byte> scratch) {
   Bump bump(scratch);
   scratch_ = layout(bump);
-  ring_ = ParameterRing({scratch_.parameters, static_cast<size_t>(parameter_bytes())});
-}
-
-Status CudaBackend::use_memory(std::span<std::byte> memory) {
-  auto mapped = UnifiedArena::map(memory);
-  if (!mapped.ok()) return mapped.status();
-  memory_ = std::move(mapped).value();
-  return {};
+  // The ring and the tables, which the host writes, have a page to spare: they begin on one.
+  const auto at = reinterpret_cast<intptr_t>(scratch_.parameters);
+  scratch_.parameters += align_up(at, kPageBytes) - at;
+  const auto ring = static_cast<size_t>(ring_bytes());
+  const auto tables = static_cast<size_t>(table_bytes());
+  ring_ = ParameterRing({scratch_.parameters, ring});
+  Bump after_ring({scratch_.parameters + ring, tables});
+  scratch_.step = layout_tables(after_ring);
+  auto shared = memory_.share({scratch_.parameters, ring + tables});
+  if (shared.ok()) {
+    parameters_on_device_ = shared.value();
+  } else {
+    error_ = shared.status();
+  }
 }
 
 void CudaBackend::note(cudaError_t error) {
@@ -166,7 +171,14 @@ void CudaBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows 
   (void)wait();                                      // a step that failed may have left work behind
   const cudaError_t error = cudaSetDevice(device_);  // the caller's thread may be new
   if (error != cudaSuccess) note(error);
-  embed_rows(table, ids, out);
+  EmbedArgs args{.w = pieces(table.shape, 0),
+                 .rows = out.rows,
+                 .cols = table.shape.cols,
+                 .out = device(out.data),
+                 .out_stride = out.stride};
+  args.w.only = device(table.data);
+  args.ids = parameter(ids);
+  note(launch_embed(args, stream_));
 }
 
 void CudaBackend::rms_norm(const float* weight, Rows x, Rows y) {
@@ -224,7 +236,7 @@ const KVPlace* CudaBackend::places_of(std::span<const KVRow> rows) {
 void CudaBackend::attention(const AttentionOp& op) {
   const ModelConfig& c = shape_.config;
   const KVPlace* places =
-      resident_ ? device(scratch_.step.kv + op.layer * op.q.rows) : places_of(op.kv);
+      resident_ ? shared(scratch_.step.kv + op.layer * op.q.rows) : places_of(op.kv);
   note(launch_attention({.q = device(op.q.data),
                          .k = device(op.k.data),
                          .v = device(op.v.data),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs every operator on the GPU, on memory that it shares with the CPU: an expert's tiles are read
-// where the disk put them. Operators are queued on one stream; wait() is where the host may look.
+// Runs every operator on the GPU, on memory that it shares with the CPU, where an expert's tiles
+// are read where the disk put them, or on its own, where they are uploaded. Operators are queued on
+// one stream; wait() is where the host may look. Uploads have a stream of their own.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -10,6 +11,7 @@
 
 #include "runtime/backend/act_buffer.h"
 #include "runtime/backend/backend.h"
+#include "runtime/backend/cuda/copy_lane.h"
 #include "runtime/backend/cuda/kernels.h"
 #include "runtime/backend/cuda/parameter_ring.h"
 #include "runtime/backend/cuda/step_graph.h"
@@ -17,6 +19,9 @@
 #include "runtime/memory/unified_arena.h"
 
 namespace adapmoe::cuda {
+
+// kUnavailable: what failed, and CUDA's reason.
+Status failed(std::string_view what, cudaError_t error);
 
 class CudaBackend final : public Backend {
  public:
@@ -27,9 +32,15 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return name_; }
   int64_t scratch_bytes() const override;
   void set_scratch(std::span<std::byte> scratch) override;
+  std::optional<int64_t> own_memory() const override;
   Status use_memory(std::span<std::byte> memory) override;
+  Status share(std::span<std::byte> part) override { return memory_.share(part).status(); }
   bool pins_memory() const override { return true; }
+  Status upload(std::span<const std::byte> from, std::byte* to) override;
+  Status download(const std::byte* from, std::span<std::byte> to) override;
   Status wait() override;
+  void fetch(Rows rows) override;
+  void copy(const void* from, void* to, int64_t bytes) override;
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
   void rms_norm(const float* weight, Rows x, Rows y) override;
@@ -52,13 +63,12 @@ class CudaBackend final : public Backend {
   static constexpr int64_t kRowsAtOnce = 64;
   static constexpr int64_t kMostResidentRows = 16;
 
-  // What a resident step's kernels find in memory rather than in their arguments. The host fills
-  // the first three before the step, one kernel the plan, layer after layer.
+  // What a resident step's kernels find in memory rather than in their arguments: the host fills it
+  // before the step.
   struct StepTables {
     const std::byte** tiles = nullptr;  // [layers][experts][tiles]
     KVPlace* kv = nullptr;              // [layers][rows]
     GateRule* rules = nullptr;          // [layers]
-    RoutedPlan plan;
   };
   struct Scratch {
     ActBuffer input;         // of linear()
@@ -68,6 +78,7 @@ class CudaBackend final : public Backend {
     float* up = nullptr;     // the same
     std::byte* parameters = nullptr;
     StepTables step;
+    RoutedPlan plan;  // of one layer after the other
   };
   // Of one ExpertOp, as the device finds them.
   struct ExpertParameters {
@@ -75,12 +86,20 @@ class CudaBackend final : public Backend {
     const int32_t* rows;
   };
 
-  CudaBackend(const BackendShape& shape, int device, cudaStream_t stream, std::string name)
-      : shape_(shape), device_(device), stream_(stream), name_(std::move(name)) {}
+  CudaBackend(const BackendShape& shape, int device, bool integrated, cudaStream_t stream,
+              CopyLane copies, std::string name)
+      : shape_(shape),
+        device_(device),
+        integrated_(integrated),
+        stream_(stream),
+        copies_(std::move(copies)),
+        name_(std::move(name)) {}
 
   Scratch layout(Bump& bump) const;
   StepTables layout_tables(Bump& bump) const;
-  int64_t parameter_bytes() const;
+  RoutedPlan layout_plan(Bump& bump) const;
+  int64_t table_bytes() const;
+  int64_t ring_bytes() const;
   bool quantized_experts() const {  // whether their activations are
     return is_quantized(shape_.tile.gate_proj.dtype) && shape_.expert_path == ExpertPath::kW4A8;
   }
@@ -96,7 +115,13 @@ class CudaBackend final : public Backend {
   // Where the device finds a copy of `values`. After make_room() for all of one operator.
   template <typename T>
   const T* parameter(std::span<const T> values) {
-    return device(ring_.copy(values));
+    return shared(ring_.copy(values));
+  }
+  // Where the device finds `p`, which points into the ring or a table.
+  template <typename T>
+  const T* shared(const T* p) const {
+    const auto* at = reinterpret_cast<const std::byte*>(p);
+    return reinterpret_cast<const T*>(parameters_on_device_ + (at - scratch_.parameters));
   }
   const KVPlace* places_of(std::span<const KVRow> rows);
   ExpertParameters parameters_of(const ExpertOp& op);
@@ -114,12 +139,15 @@ class CudaBackend final : public Backend {
 
   BackendShape shape_;
   int device_;
+  bool integrated_;  // the GPU uses the CPU's memory
   cudaStream_t stream_;
+  CopyLane copies_;
   std::string name_;
   UnifiedArena memory_;
   Scratch scratch_;
   ParameterRing ring_;
-  ActRows expert_input_;  // as the device finds it
+  std::byte* parameters_on_device_ = nullptr;  // where the device finds scratch_.parameters
+  ActRows expert_input_;                       // as the device finds it
   Status error_;
   bool idle_ = true;  // nothing has been queued since the last wait
   int64_t waits_ = 0;

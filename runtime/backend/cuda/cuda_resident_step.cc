@@ -17,18 +17,28 @@ int64_t CudaBackend::max_resident_rows() const {
 CudaBackend::StepTables CudaBackend::layout_tables(Bump& bump) const {
   const ModelConfig& c = shape_.config;
   const int64_t rows = max_resident_rows();
-  const int64_t pairs = rows * c.router.top_k;
   if (rows == 0) return {};
   StepTables t;
   t.tiles = bump.take<const std::byte*>(c.num_hidden_layers * c.num_local_experts * shape_.tiles);
   t.kv = bump.take<KVPlace>(c.num_hidden_layers * rows);
   t.rules = bump.take<GateRule>(c.num_hidden_layers);
-  t.plan = {.used = bump.take<int32_t>(1),
-            .experts = bump.take<int32_t>(pairs),
-            .first_output = bump.take<int32_t>(pairs + 1),
-            .rows = bump.take<int32_t>(pairs),
-            .outputs = bump.take<int32_t>(pairs)};
   return t;
+}
+
+int64_t CudaBackend::table_bytes() const {
+  Bump count;
+  layout_tables(count);
+  return align_up(count.used(), kPageBytes);
+}
+
+RoutedPlan CudaBackend::layout_plan(Bump& bump) const {
+  const int64_t pairs = max_resident_rows() * shape_.config.router.top_k;
+  if (pairs == 0) return {};
+  return {.used = bump.take<int32_t>(1),
+          .experts = bump.take<int32_t>(pairs),
+          .first_output = bump.take<int32_t>(pairs + 1),
+          .rows = bump.take<int32_t>(pairs),
+          .outputs = bump.take<int32_t>(pairs)};
 }
 
 void CudaBackend::fill_tables(const ResidentStep& step) {
@@ -67,8 +77,9 @@ void CudaBackend::routed_experts(const RoutedOp& op) {
   ADAPMOE_CHECK(resident_);
   const ModelConfig& c = shape_.config;
   const StepTables& t = scratch_.step;
-  const RoutedPlan plan = {device(t.plan.used), device(t.plan.experts), device(t.plan.first_output),
-                           device(t.plan.rows), device(t.plan.outputs)};
+  const RoutedPlan& p = scratch_.plan;
+  const RoutedPlan plan = {device(p.used), device(p.experts), device(p.first_output),
+                           device(p.rows), device(p.outputs)};
   note(launch_route({.logits = device(op.router_logits.data),
                      .stride = op.router_logits.stride,
                      .rows = op.input.rows,
@@ -77,7 +88,7 @@ void CudaBackend::routed_experts(const RoutedOp& op) {
                      .sigmoid = c.router.score == RouterScore::kSigmoid,
                      .renormalize = c.router.renormalize,
                      .scale = c.router.scale,
-                     .rule = device(t.rules + op.layer),
+                     .rule = shared(t.rules + op.layer),
                      .chosen = device(op.decided.experts),
                      .weights = device(op.decided.weights),
                      .dropped_share = device(op.decided.dropped_share),
@@ -101,8 +112,9 @@ void CudaBackend::routed_experts(const RoutedOp& op) {
 void CudaBackend::routed_products(const RoutedOp& op, const RoutedPlan& plan) {
   const ModelConfig& c = shape_.config;
   const int64_t pairs = op.input.rows * c.router.top_k;
-  const std::byte** tiles = scratch_.step.tiles + op.layer * c.num_local_experts * shape_.tiles;
-  RoutedProductArgs args{.product = gate_up_args(device(tiles), shape_.tiles, op.input.rows),
+  const std::byte* const* tiles =
+      shared(scratch_.step.tiles + op.layer * c.num_local_experts * shape_.tiles);
+  RoutedProductArgs args{.product = gate_up_args(tiles, shape_.tiles, op.input.rows),
                          .plan = plan,
                          .most = std::min(pairs, c.num_local_experts)};
   note(launch_routed_product(args, stream_));
@@ -113,7 +125,7 @@ void CudaBackend::routed_products(const RoutedOp& op, const RoutedPlan& plan) {
   // Of all rows that there may be: what stands in one that the gate has dropped is not read.
   note(launch_swiglu(swiglu_args(0, 0, shape_.tiles, pairs), stream_));
 
-  args.product = down_args(device(tiles), shape_.tiles, 0, 0, op.input.rows, op.expert_out);
+  args.product = down_args(tiles, shape_.tiles, 0, 0, op.input.rows, op.expert_out);
   note(launch_routed_product(args, stream_));
 }
 
