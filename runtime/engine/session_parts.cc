@@ -98,6 +98,7 @@ Status Session::Parts::make_backend_and_split() {
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
+  ADAPMOE_RETURN_IF_ERROR(make_expert_split(shape));
 
   const int64_t kv_bytes =
       align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes);
@@ -107,9 +108,11 @@ Status Session::Parts::make_backend_and_split() {
   }
   Bump count;
   Workspace::layout(count, c, max_rows);
+  const int64_t split_scratch = expert_split == nullptr ? 0 : expert_split->cpu().scratch_bytes();
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
-           .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
+           .scratch_bytes = align_up(count.used(), kPageBytes) +
+                            align_up(backend->scratch_bytes(), kPageBytes) + split_scratch,
            .tile_bytes = e.tile_bytes,
            .tiles_per_expert = e.tiles,
            .top_k = c.router.top_k,
@@ -127,6 +130,16 @@ Status Session::Parts::make_backend_and_split() {
   split = result.value();
   const int64_t reserved = split.reserved_bytes();
   if (reserved > available) return not_available(reserved, available);
+  return {};
+}
+
+// A CPU beside a GPU that uses its memory; both compute the same bits.
+Status Session::Parts::make_expert_split(BackendShape shape) {
+  if (!backend->shares_memory()) return {};
+  shape.max_rows = std::min(shape.max_rows, ExpertSplit::kMaxRows);
+  auto cpu = make_cpu_backend(config.kernels, config.threads, shape);
+  if (!cpu.ok()) return cpu.status();
+  expert_split = std::make_unique<ExpertSplit>(std::move(cpu).value());
   return {};
 }
 
@@ -158,6 +171,10 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
   Bump bump(arena->carve(count.used()));
   work = Workspace::layout(bump, c, max_rows);
   backend->set_scratch(arena->carve(backend->scratch_bytes()));
+  if (expert_split != nullptr) {
+    Backend& cpu = expert_split->cpu();
+    cpu.set_scratch(arena->carve(cpu.scratch_bytes()));
+  }
 
   return make_residency();
 }
@@ -178,10 +195,10 @@ Status Session::Parts::make_residency() {
       std::move(chosen.value().reader), std::move(policy).value(),
       ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
   make_prefetcher();
-  decoder =
-      std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
-                                           pack->experts().tiles, prefetcher.get(), timeline.get()},
-                                dense);
+  decoder = std::make_unique<Decoder>(
+      MoeContext{c, *backend, *experts, config.gating, work, pack->experts().tiles,
+                 prefetcher.get(), timeline.get(), expert_split.get()},
+      dense);
   return {};
 }
 
@@ -219,8 +236,8 @@ void Session::Parts::make_prefetcher() {
 }
 
 void Session::Parts::read_the_rest() const {
-  const bool fits = split.frames == split.frames_total;
-  if (backend->max_resident_rows() == 0 || !fits || experts->nothing_missing()) return;
+  if (backend->max_resident_rows() == 0 || !split.everything_fits() || experts->nothing_missing())
+    return;
   for (int32_t layer = 0; layer < static_cast<int32_t>(pack->config().num_hidden_layers); ++layer) {
     for (int32_t e = 0; e < static_cast<int32_t>(pack->config().num_local_experts); ++e) {
       if (!experts->placed({layer, e})) experts->warm({layer, e});

@@ -40,7 +40,8 @@ struct Session::Parts {
   Workspace work;
   std::unique_ptr<Timeline> timeline;  // null: not recorded
   std::unique_ptr<ExpertCache> experts;
-  std::unique_ptr<Prefetcher> prefetcher;  // null: off
+  std::unique_ptr<Prefetcher> prefetcher;     // null: off
+  std::unique_ptr<ExpertSplit> expert_split;  // null: the backend computes every expert
   std::unique_ptr<Decoder> decoder;
   bool tracing = false;
   std::vector<TraceVisit> trace;
@@ -57,6 +58,7 @@ struct Session::Parts {
  private:
   Status check_config();
   Status make_backend_and_split();
+  Status make_expert_split(BackendShape shape);
   Status carve(const Interrupt& interrupt);
   Status make_residency();
   void make_prefetcher();

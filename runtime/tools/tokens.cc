@@ -195,6 +195,7 @@ void print_line(const char* name, const std::vector<int32_t>& numbers) {
 void print_totals(Session& session) {
   const StepStats s = session.totals();
   std::printf("bytes_read %lld\n", static_cast<long long>(s.bytes_read));
+  std::printf("on_cpu %lld\n", static_cast<long long>(s.experts_on_cpu));
   std::printf("uses %lld visits %lld hits %lld activated %lld gated %a share\n",
               static_cast<long long>(s.experts_used), static_cast<long long>(s.expert_hits),
               static_cast<long long>(s.experts_activated), static_cast<long long>(s.gated),

@@ -64,7 +64,7 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
   cudaStream_t stream = nullptr;
   error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   if (error != cudaSuccess) return failed("cannot start on the GPU", error);
-  return std::unique_ptr<Backend>(new CudaBackend(shape, device, stream, name));
+  return std::unique_ptr<Backend>(new CudaBackend(shape, device, integrated != 0, stream, name));
 }
 
 CudaBackend::~CudaBackend() {

@@ -29,6 +29,7 @@ class CudaBackend final : public Backend {
   void set_scratch(std::span<std::byte> scratch) override;
   Status use_memory(std::span<std::byte> memory) override;
   bool pins_memory() const override { return true; }
+  bool shares_memory() const override { return integrated_; }
   Status wait() override;
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
@@ -75,8 +76,13 @@ class CudaBackend final : public Backend {
     const int32_t* rows;
   };
 
-  CudaBackend(const BackendShape& shape, int device, cudaStream_t stream, std::string name)
-      : shape_(shape), device_(device), stream_(stream), name_(std::move(name)) {}
+  CudaBackend(const BackendShape& shape, int device, bool integrated, cudaStream_t stream,
+              std::string name)
+      : shape_(shape),
+        device_(device),
+        integrated_(integrated),
+        stream_(stream),
+        name_(std::move(name)) {}
 
   Scratch layout(Bump& bump) const;
   StepTables layout_tables(Bump& bump) const;
@@ -111,6 +117,7 @@ class CudaBackend final : public Backend {
 
   BackendShape shape_;
   int device_;
+  bool integrated_;  // the GPU uses the CPU's memory
   cudaStream_t stream_;
   std::string name_;
   UnifiedArena memory_;
