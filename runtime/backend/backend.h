@@ -148,6 +148,9 @@ class Backend {
   // Whether that memory is pinned: it cannot be given back to the system, nor can more be had.
   virtual bool pins_memory() const { return false; }
 
+  // Whether the CPU may meanwhile compute on the same memory, and give the same bits.
+  virtual bool shares_memory() const { return false; }
+
   // Where the device has memory of its own, these two copy between shared memory and the rest, and
   // return when that is done. Thread-safe. Errors: kUnavailable where the device failed.
   virtual Status upload(std::span<const std::byte> from, std::byte* to) {

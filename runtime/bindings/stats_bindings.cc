@@ -28,6 +28,7 @@ void export_stats(nb::module_& m) {
       .def_ro("experts_used", &StepStats::experts_used)
       .def_ro("experts_activated", &StepStats::experts_activated)
       .def_ro("expert_hits", &StepStats::expert_hits)
+      .def_ro("experts_on_cpu", &StepStats::experts_on_cpu)
       .def_ro("gated", &StepStats::gated)
       .def_ro("dropped_share_sq", &StepStats::dropped_share_sq)
       .def_ro("prefetched", &StepStats::prefetched)

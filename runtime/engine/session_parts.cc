@@ -97,11 +97,12 @@ Status Session::Parts::make_backend_and_split(const std::string& name) {
   const auto path = choose_expert_path(config.experts, config.exact, e.dtype);
   if (!path.ok()) return path.status();
   std::string note;
-  auto made = make_backend(name, config.kernels, config.threads,
-                           backend_shape(*pack, max_rows, config.kv_f16, path.value()), &note);
+  const BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
+  auto made = make_backend(name, config.kernels, config.threads, shape, &note);
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
+  ADAPMOE_RETURN_IF_ERROR(make_expert_split(shape));
 
   const int64_t kv_bytes =
       align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes);
@@ -109,9 +110,11 @@ Status Session::Parts::make_backend_and_split(const std::string& name) {
     return budget_error(str_cat(config.max_sequences, " KV caches of ", format_bytes(kv_bytes),
                                 " each cannot be had; lower max_context or max_sequences"));
   }
+  const int64_t split_scratch = expert_split == nullptr ? 0 : expert_split->cpu().scratch_bytes();
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
-           .scratch_bytes = align_up(work_bytes(), kPageBytes) + backend->scratch_bytes(),
+           .scratch_bytes = align_up(work_bytes(), kPageBytes) +
+                            align_up(backend->scratch_bytes(), kPageBytes) + split_scratch,
            .tile_bytes = e.tile_bytes,
            .tiles_per_expert = e.tiles,
            .top_k = c.router.top_k,
@@ -132,6 +135,17 @@ Status Session::Parts::make_backend_and_split(const std::string& name) {
   if (backend->own_memory() && reserved > available) return not_on_device(reserved, available);
   if (reserved > available) return not_available(reserved, available);
   return check_host_memory(host_available);
+}
+
+// A CPU beside a GPU that uses its memory; both compute the same bits.
+Status Session::Parts::make_expert_split(BackendShape shape) {
+  expert_split.reset();
+  if (!backend->shares_memory()) return {};
+  shape.max_rows = std::min(shape.max_rows, ExpertSplit::kMaxRows);
+  auto cpu = make_cpu_backend(config.kernels, config.threads, shape);
+  if (!cpu.ok()) return cpu.status();
+  expert_split = std::make_unique<ExpertSplit>(std::move(cpu).value());
+  return {};
 }
 
 Status Session::Parts::reserve() {
@@ -174,6 +188,10 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
   Bump bump(rows);
   work = Workspace::layout(bump, c, std::max(config.prefill_chunk, config.max_sequences));
   backend->set_scratch(arena->carve(backend->scratch_bytes()));
+  if (expert_split != nullptr) {
+    Backend& cpu = expert_split->cpu();
+    cpu.set_scratch(arena->carve(cpu.scratch_bytes()));
+  }
 
   return make_residency();
 }
@@ -200,10 +218,10 @@ Status Session::Parts::make_residency() {
                 static_cast<int32_t>(split.frames), backend->pins_memory()),
       staged(std::move(chosen.value().reader)), std::move(policy).value(), std::move(residency));
   ADAPMOE_RETURN_IF_ERROR(make_prefetcher());
-  decoder =
-      std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
-                                           pack->experts().tiles, prefetcher.get(), timeline.get()},
-                                dense);
+  decoder = std::make_unique<Decoder>(
+      MoeContext{c, *backend, *experts, config.gating, work, pack->experts().tiles,
+                 prefetcher.get(), timeline.get(), expert_split.get()},
+      dense);
   return {};
 }
 
@@ -243,8 +261,8 @@ Status Session::Parts::make_prefetcher() {
 }
 
 void Session::Parts::read_the_rest() const {
-  const bool fits = split.frames == split.frames_total;
-  if (backend->max_resident_rows() == 0 || !fits || experts->nothing_missing()) return;
+  if (backend->max_resident_rows() == 0 || !split.everything_fits() || experts->nothing_missing())
+    return;
   for (int32_t layer = 0; layer < static_cast<int32_t>(pack->config().num_hidden_layers); ++layer) {
     for (int32_t e = 0; e < static_cast<int32_t>(pack->config().num_local_experts); ++e) {
       if (!experts->placed({layer, e})) experts->warm({layer, e});

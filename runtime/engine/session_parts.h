@@ -46,7 +46,8 @@ struct Session::Parts {
   Workspace work;
   std::unique_ptr<Timeline> timeline;  // null: not recorded
   std::unique_ptr<ExpertCache> experts;
-  std::unique_ptr<Prefetcher> prefetcher;  // null: off
+  std::unique_ptr<Prefetcher> prefetcher;     // null: off
+  std::unique_ptr<ExpertSplit> expert_split;  // null: the backend computes every expert
   std::unique_ptr<Decoder> decoder;
   bool tracing = false;
   std::vector<TraceVisit> trace;
@@ -65,6 +66,7 @@ struct Session::Parts {
   Status make_backend_and_split(const std::string& name);
   Status reserve();
   Status fall_back_to_cpu(const Status& why);
+  Status make_expert_split(BackendShape shape);
   Status carve(const Interrupt& interrupt);
   Status make_residency();
   Status make_prefetcher();

@@ -29,6 +29,7 @@ class StepMeter {
     s.experts_used = after.visits - before_.visits;
     s.experts_activated = counts.activated;
     s.expert_hits = after.hits - before_.hits;
+    s.experts_on_cpu = counts.on_cpu;
     s.gated = counts.dropped;
     s.dropped_share_sq = counts.dropped_share_sq;
     s.prefetched = after.prefetched - before_.prefetched;
@@ -69,6 +70,7 @@ StepStats& StepStats::operator+=(const StepStats& o) {
   experts_used += o.experts_used;
   experts_activated += o.experts_activated;
   expert_hits += o.expert_hits;
+  experts_on_cpu += o.experts_on_cpu;
   gated += o.gated;
   dropped_share_sq += o.dropped_share_sq;
   prefetched += o.prefetched;

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "runtime/base/stopwatch.h"
 #include "runtime/model/routing_plan.h"
 #include "runtime/prefetch/whole_layer.h"
 #include "runtime/residency/expert_stream.h"
@@ -49,8 +50,11 @@ ExpertOp expert_op(const RoutingPlan& plan, int32_t expert, int64_t first_tile,
 }
 
 // All tiles are ready: every gate/up product of all of them, then every down product. Two barriers.
+// `meanwhile` runs while a device computes them.
+template <typename Meanwhile>
 Status run_residents(const MoeContext& m, const RoutingPlan& plan,
-                     const std::vector<ExpertHandle>& residents, const Interrupt& interrupt) {
+                     const std::vector<ExpertHandle>& residents, const Interrupt& interrupt,
+                     const Meanwhile& meanwhile) {
   std::vector<std::vector<const std::byte*>> tiles(residents.size());
   std::vector<ExpertOp> ops;
   for (size_t i = 0; i < residents.size(); ++i) {
@@ -65,7 +69,9 @@ Status run_residents(const MoeContext& m, const RoutingPlan& plan,
   const SpanTimer span(m.timeline, Lane::kCompute, "resident experts", 0, residents[0].id().layer);
   m.backend.gate_up_proj(ops);
   m.backend.down_proj(ops, m.work.expert_out);
-  return m.backend.wait();  // before the tiles are released
+  Status beside = meanwhile();
+  ADAPMOE_RETURN_IF_ERROR(m.backend.wait());  // before the tiles are released
+  return beside;
 }
 
 // Tiles are computed as they arrive, so the expert's read overlaps its own computation.
@@ -84,6 +90,46 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
     m.backend.down_proj(std::span(&op, 1), m.work.expert_out);
   }
   return m.backend.wait();  // before the tiles are released
+}
+
+// The same by the CPU, beside a device.
+Status run_on_cpu(const MoeContext& m, const RoutingPlan& plan, const ExpertHandle& handle,
+                  Rows input, const Step& step) {
+  Backend& cpu = m.split->cpu();
+  cpu.begin_experts(input);
+  for (int64_t t = 0; t < m.tiles; ++t) {
+    const auto data = handle.tile(t, step.interrupt);
+    if (!data.ok()) return data.status();
+    const Stopwatch watch;
+    const std::byte* tile = data.value();
+    const SpanTimer span(m.timeline, Lane::kCompute, "tile on the CPU", 0, handle.id().layer);
+    const ExpertOp op = expert_op(plan, handle.id().expert, t, std::span(&tile, 1));
+    cpu.gate_up_proj(std::span(&op, 1));
+    cpu.down_proj(std::span(&op, 1), m.work.expert_out);
+    m.split->measured_cpu(watch.seconds(), 1);
+  }
+  return {};
+}
+
+// Computes the residents and, where that is sooner than after them, the first missing expert on the
+// CPU meanwhile.
+Status run_first(const MoeContext& m, const RoutingPlan& plan, ExpertStream& stream, Rows input,
+                 Step& step) {
+  const auto busy = static_cast<int64_t>(stream.residents().size()) * m.tiles;
+  const bool may_split = m.split != nullptr && input.rows <= ExpertSplit::kMaxRows && busy > 0;
+  const bool splits = may_split && stream.is_reading() && m.split->takes(busy, m.tiles);
+  const auto meanwhile = [&]() -> Status {
+    if (!splits) return {};
+    auto expert = stream.next(step.interrupt);
+    if (!expert.ok()) return expert.status();
+    ++step.counts.on_cpu;
+    return run_on_cpu(m, plan, *expert.value(), input, step);
+  };
+  const Stopwatch watch;
+  ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.residents(), step.interrupt, meanwhile));
+  if (may_split && !splits) m.split->measured_gpu(watch.seconds(), busy);
+  stream.release_residents();
+  return {};
 }
 
 }  // namespace
@@ -114,8 +160,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
 
   read_ahead();
   m.backend.begin_experts(normed);
-  ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), step.interrupt));
-  stream.value().release_residents();
+  ADAPMOE_RETURN_IF_ERROR(run_first(m, plan, stream.value(), normed, step));
   while (true) {
     read_ahead();
     auto expert = stream.value().next(step.interrupt);

@@ -6,6 +6,7 @@
 #include "runtime/backend/backend.h"
 #include "runtime/base/status.h"
 #include "runtime/gate/gate.h"
+#include "runtime/model/expert_split.h"
 #include "runtime/model/step.h"
 #include "runtime/model/weights.h"
 #include "runtime/model/workspace.h"
@@ -24,6 +25,7 @@ struct MoeContext {
   int64_t tiles;         // per expert
   Prefetcher* prefetch;  // null: nothing is read ahead
   Timeline* timeline;    // null: not recorded
+  ExpertSplit* split;    // null: the backend computes every expert
 };
 
 // hidden += MoE(norm(hidden)) for the first `rows` rows. Errors: kReadError, kPackError,

@@ -16,6 +16,7 @@ namespace adapmoe {
 struct RoutingCounts {
   int64_t activated = 0;          // (token, layer, expert) triples computed
   int64_t dropped = 0;            // (token, layer) pairs with experts dropped by the gate
+  int64_t on_cpu = 0;             // experts computed by the CPU beside a GPU
   double dropped_share_sq = 0.0;  // sum over them of the squared share of the weight dropped
 
   void add(std::span<const RoutingDecision> decisions, const RoutingPlan& plan) {

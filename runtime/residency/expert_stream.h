@@ -23,6 +23,8 @@ class ExpertStream {
   void release_residents() { residents_.clear(); }
   // Whether no missing expert waits for frames.
   bool all_begun() const { return waiting_.empty(); }
+  // Whether the next missing expert is being read already.
+  bool is_reading() const { return !under_way_.empty(); }
   // The next missing expert, its reads under way; empty after the last. Destroy the handle before
   // the next call.
   Result<std::optional<ExpertHandle>> next(const Interrupt& interrupt);

@@ -210,6 +210,7 @@ void print_totals(Session& session) {
       {"expert_hits", s.expert_hits},
       {"experts_activated", s.experts_activated},
       {"gated", s.gated},
+      {"on_cpu", s.experts_on_cpu},
       {"prefetched", s.prefetched},
       {"floor_bytes", session.memory_split().floor_bytes}};
   for (const auto& [name, count] : counts) {

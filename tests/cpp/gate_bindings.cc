@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/gate/gate.h"
+#include "runtime/model/expert_split.h"
 #include "runtime/model/routing_plan.h"
 
 namespace nb = nanobind;
@@ -72,6 +73,9 @@ void export_gate(nb::module_& m) {
       nb::arg("logits"), nb::arg("layer"), nb::arg("top_k"), nb::arg("gated"), nb::arg("threshold"),
       nb::arg("sensitivity"));
   m.def("plan_routing", &plan);
+  m.def("cpu_is_sooner", [](double cpu, double gpu, int64_t busy, int64_t tiles) {
+    return cpu_is_sooner({.cpu = cpu, .gpu = gpu}, busy, tiles);
+  });
 }
 
 }  // namespace adapmoe

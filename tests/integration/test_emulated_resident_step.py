@@ -182,9 +182,10 @@ def test_other_routers(small_packs, router):
 
 def test_a_budget_without_room_for_all_goes_layer_by_layer(pack_factory):
     pack = pack_factory(experts="int4", dense="int8", tile_width=64)
-    gpu = both(pack, IDS[:3], "-n", 3, "--memory", 8 << 20, same=("tokens", "logits", "trace"))
+    gpu = both(pack, IDS[:3], "-n", 6, "--memory", 8 << 20, same=("tokens", "logits", "trace"))
     assert min(numbers(gpu, "waits")) > 16  # at least twice for each of 8 layers
-    assert numbers(gpu, "replays") == [0, 0, 0]
+    assert numbers(gpu, "replays") == [0] * 6
+    assert int(gpu["on_cpu"]) > 0  # so slow is the emulation that the CPU must take some
 
 
 def test_memory_that_shrinks_and_grows_in_between(pack_factory):

@@ -36,6 +36,9 @@ class CudaBackend final : public Backend {
   Status use_memory(std::span<std::byte> memory) override;
   Status share(std::span<std::byte> part) override { return memory_.share(part).status(); }
   bool pins_memory() const override { return true; }
+  bool shares_memory() const override {
+    return integrated_ && shape_.expert_path == ExpertPath::kW4A8;
+  }
   Status upload(std::span<const std::byte> from, std::byte* to) override;
   Status download(const std::byte* from, std::span<std::byte> to) override;
   Status wait() override;
