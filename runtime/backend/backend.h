@@ -134,7 +134,7 @@ class Backend {
   // Whether that memory is pinned: it cannot be given back to the system, nor can more be had.
   virtual bool pins_memory() const { return false; }
 
-  // Whether the CPU may meanwhile compute on the same memory.
+  // Whether the CPU may meanwhile compute on the same memory, and give the same bits.
   virtual bool shares_memory() const { return false; }
 
   // Operators may still run when their call has returned. After wait() the host may read what they
