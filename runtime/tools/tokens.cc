@@ -23,7 +23,8 @@ namespace {
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
     "                      [--memory BYTES] [--kv f16|f32] [--sequences N] [--gating T]\n"
-    "                      [--warm yes] [--memory-later BYTES] [--prefetch N] [--experts NAME]\n"
+    "                      [--warm yes] [--memory-later BYTES] [--prefetch N]\n"
+    "                      [--experts NAME] [--exact yes|no]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
     "Prints the decoded ids, the CRC32C of all logits, the prompt's included, how often the\n"
@@ -32,7 +33,8 @@ constexpr char kUsage[] =
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
-    "  --experts NAME  auto, w4a8, or w4a16 (GPU only), which does not give the CPU's bits\n"
+    "  --experts NAME  auto, w4a8, or w4a16 (GPU only, not exact; default auto)\n"
+    "  --exact yes|no  only what gives the bits of the CPU (default yes)\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
@@ -70,7 +72,11 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
   }
   if (name == "--experts") {
     options.config.experts = value;
-    options.config.exact = value != "w4a16";
+    return {};
+  }
+  if (name == "--exact") {
+    if (value != "yes" && value != "no") return invalid_argument("--exact takes yes or no");
+    options.config.exact = value == "yes";
     return {};
   }
   if (name == "--kv") {
@@ -101,9 +107,9 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",       "--backend",      "--kernels",  "--threads",
-                                         "--memory", "--kv",           "--gating",   "--sequences",
-                                         "--warm",   "--memory-later", "--prefetch", "--experts"};
+  constexpr std::string_view kNames[] = {
+      "-n",          "--backend", "--kernels",      "--threads",  "--memory",  "--kv",   "--gating",
+      "--sequences", "--warm",    "--memory-later", "--prefetch", "--experts", "--exact"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
