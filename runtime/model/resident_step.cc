@@ -45,10 +45,10 @@ void queue_head(const MoeContext& m, const DenseWeights& weights, int64_t rows) 
 void fetch_decisions(const MoeContext& m) {
   const RoutedRows& all = m.work.routed;
   const int64_t rows = m.config.num_hidden_layers * kHeadRows;
-  const int64_t top_k = m.config.router.top_k;
-  m.backend.fetch({reinterpret_cast<float*>(all.experts), rows, top_k});
-  m.backend.fetch({all.weights, rows, top_k});
-  m.backend.fetch({all.dropped_share, rows, 1});
+  const int64_t pairs = rows * m.config.router.top_k;
+  m.backend.fetch_bytes(all.experts, pairs * static_cast<int64_t>(sizeof(int32_t)));
+  m.backend.fetch_bytes(all.weights, pairs * static_cast<int64_t>(sizeof(float)));
+  m.backend.fetch_bytes(all.dropped_share, rows * static_cast<int64_t>(sizeof(float)));
 }
 
 std::vector<RoutingDecision> decisions_of(const MoeContext& m, int64_t layer, int64_t rows) {
