@@ -206,18 +206,17 @@ def test_a_gpu_with_memory_of_its_own(pack_factory, monkeypatch):
     assert_one_wait_each(gpu, 4)
 
 
-def test_other_bits_stay_the_same_however_a_step_is_routed(pack_factory):
-    """W4A16: layer by layer where not all experts fit, and by the GPU itself."""
+def test_w4a16_experts_routed_by_the_gpu(pack_factory):
+    """The bits of the same tokens as a prompt, whose experts the CPU chooses."""
     pack = pack_factory(experts="int4", dense="int8", tile_width=64)
-    options = (*IDS[:3], "-n", 4, "--experts", "w4a16", "--exact", "no", "--threads", 1)
-    layers = token_report(
-        pack, *options, "--backend", "cuda", "--memory", 8 << 20, build="emulated"
-    )
-    routed = token_report(pack, *options, "--backend", "cuda", "--warm", "yes", build="emulated")
+    options = ("--experts", "w4a16", "--exact", "no", "--warm", "yes", "--backend", "cuda")
+    routed = token_report(pack, *IDS[:3], "-n", 4, *options, build="emulated")
     assert_one_wait_each(routed, 4)
-    assert numbers(layers, "replays") == [0] * 4
-    assert layers["on_cpu"] == "0"  # the CPU has W4A8 only
-    assert (routed["tokens"], routed["logits"]) == (layers["tokens"], layers["logits"])
+    prompt = [*IDS[:3], *numbers(routed, "tokens")]
+    assert (
+        token_report(pack, *prompt, "-n", 0, *options, build="emulated")["logits"]
+        == (routed["logits"])
+    )
 
 
 def test_where_nothing_can_be_recorded_kernels_are_queued_one_by_one(pack_factory, monkeypatch):
