@@ -6,6 +6,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from adapmoe import LLM, _core
+from adapmoe.bench.profile import OTHER, PARTS, PYTHON
 from adapmoe.cli.main import app
 from adapmoe.timeline import LANES
 
@@ -52,6 +54,43 @@ def test_tables_and_timeline(pack, tmp_path):
     lanes = {event.get("cat") for event in json.loads(trace.read_text())["traceEvents"]}
     # Whether anything stalls or is read ahead depends on time.
     assert {"compute", "demand"} <= lanes <= {*LANES, None}
+
+
+def test_a_profile_adds_up_and_knows_what_was_read(pack):
+    report = json.loads(bench(pack, "--profile", "--json"))
+    manifest = json.loads(_core.inspect_pack(pack))
+    experts = 16 * manifest["experts"]["expert_bytes"]
+    assert list(report["profile"]) == ["prefill", "decode"]
+    for tokens, phase in zip((8, 4), report["profile"].values(), strict=True):
+        assert phase["tokens"] == tokens
+        assert set(phase["parts"]) == {*PARTS, PYTHON, OTHER}
+        seconds = {name: part["seconds"] for name, part in phase["parts"].items()}
+        assert sum(seconds.values()) == pytest.approx(phase["seconds_per_token"])
+        # Spans do not overlap, so nothing is counted twice; all but waiting surely took time.
+        assert all(s > 0 for name, s in seconds.items() if name != "waiting for reads")
+        assert phase["disk_bytes_per_token"] > 0
+    parts = report["profile"]["decode"]["parts"]
+    read = sum(parts[name]["memory_bytes"] for name in ("gate and up", "down"))
+    assert 0.9 * experts < read <= experts
+
+
+def test_every_span_of_a_step_belongs_to_a_part(pack):
+    with LLM(pack, expert_fraction=0.5, timeline=True, warm_restart=False) as llm:
+        with llm.new_sequence() as sequence:
+            sequence.prefill([1, 2, 3])
+            sequence.decode(4)
+        spans = llm.timeline()
+    names = {name for lane, name, *_ in spans if lane in ("compute", "stall")}
+    known = {name for part in PARTS.values() for name in part}
+    assert names <= known
+    # Whether a tile streams or a step waits depends on time.
+    assert known - names <= {"stall", "gate_up", "down", "gate_up, streamed", "down, streamed"}
+
+
+def test_a_profile_prints_a_table(pack):
+    printed = bench(pack, "--profile")
+    for word in ("decode: where a token's time goes", *PARTS, PYTHON, OTHER, "is bound by"):
+        assert word in printed
 
 
 @pytest.mark.parametrize("wrong", [["--tokens", "0"], ["--policy", "best"], ["--verify", "maybe"]])
