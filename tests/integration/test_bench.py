@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`adapmoe bench` on the trained model: what it prints, not how fast it is."""
 
+import itertools
 import json
 
 import pytest
@@ -74,17 +75,19 @@ def test_a_profile_adds_up_and_knows_what_was_read(pack):
     assert 0.9 * experts < read <= experts
 
 
-def test_every_span_of_a_step_belongs_to_a_part(pack):
+def test_every_span_of_a_step_belongs_to_a_part_and_to_one_only(pack):
     with LLM(pack, expert_fraction=0.5, timeline=True, warm_restart=False) as llm:
         with llm.new_sequence() as sequence:
             sequence.prefill([1, 2, 3])
             sequence.decode(4)
-        spans = llm.timeline()
-    names = {name for lane, name, *_ in spans if lane in ("compute", "stall")}
+        spans = [span for span in llm.timeline() if span[0] in ("compute", "stall")]
+    names = {span[1] for span in spans}
     known = {name for part in PARTS.values() for name in part}
     assert names <= known
     # Whether a tile streams or a step waits depends on time.
     assert known - names <= {"stall", "gate_up", "down", "gate_up, streamed", "down, streamed"}
+    in_order = sorted(spans, key=lambda span: span[4])
+    assert all(one[5] <= two[4] for one, two in itertools.pairwise(in_order))  # never overlap
 
 
 def test_a_profile_prints_a_table(pack):
