@@ -57,8 +57,10 @@ test:
 bench: $(STAMPS)/bench-tools $(WIDE_PACK)/calibration.json $(PAIRED_PACK)/calibration.json
 	for share in 50% 25%; do \
 	  $(BIN)/adapmoe bench $(WIDE_PACK) --experts-resident $$share --text tests/text/evaluation.txt \
-	    $(BENCH_OPTIONS) --ablation || exit 1; \
+	    $(BENCH_OPTIONS) --ablation --profile || exit 1; \
 	done
+	$(BIN)/adapmoe bench $(PAIRED_PACK) --experts-resident 100% --text tests/text/evaluation.txt \
+	  $(BENCH_OPTIONS) --profile
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.pairing $(PAIRED_PACK) $(PAIRING_OPTIONS)
 
 venv: $(STAMPS)/test

@@ -187,10 +187,12 @@ def replay_trace(
     capacity: int,
     policy: str,
     floors: _Seq[int] = (),
+    count_from: int = 0,
 ) -> tuple[int, int]:
     """Run recorded routing through an eviction policy with room for `capacity` experts. Returns
-    (visits, hits). policy "belady": the optimum. ValueError: a visit outside the counts, capacity
-    below 1, or not one floor per layer."""
+    (visits, hits). policy "belady": the optimum, of which passes before `count_from` are not
+    counted. ValueError: a visit outside the counts, capacity below 1, not one floor per layer, or
+    count_from with another policy."""
 
 def allocate_layers(
     prefetch_accuracy: _Seq[float], single_ratio: _Seq[float], experts: int, total: int

@@ -10,11 +10,16 @@
 namespace adapmoe {
 namespace {
 
-RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows, RoutingCounts& counts) {
+Result<RoutingPlan> route_rows(const MoeContext& m, const LayerWeights& weights, int32_t layer,
+                               Rows normed, RoutingCounts& counts) {
+  const SpanTimer span(m.timeline, Lane::kCompute, "router", 0, layer);
+  const LinearOp router{&weights.router, m.work.router_logits};
+  m.backend.linear(normed, std::span(&router, 1));
+  ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
   std::vector<RoutingDecision> decisions;
   const ResidencyView view =
       m.gating.mode == GatingMode::kResidency ? m.experts.view(layer) : ResidencyView();
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = 0; i < normed.rows; ++i) {
     const std::span<const float> logits(m.work.router_logits.row(i),
                                         static_cast<size_t>(m.config.num_local_experts));
     decisions.push_back(route(logits, layer, m.config.router, m.gating, view));
@@ -58,8 +63,12 @@ Status run_residents(const MoeContext& m, const RoutingPlan& plan,
     ops.push_back(expert_op(plan, residents[i].id().expert, 0, tiles[i]));
   }
   if (ops.empty()) return {};
-  const SpanTimer span(m.timeline, Lane::kCompute, "resident experts", 0, residents[0].id().layer);
-  m.backend.gate_up_proj(ops);
+  const int32_t layer = residents[0].id().layer;
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "gate_up", 0, layer);
+    m.backend.gate_up_proj(ops);
+  }
+  const SpanTimer span(m.timeline, Lane::kCompute, "down", 0, layer);
   m.backend.down_proj(ops, m.work.expert_out);
   return m.backend.wait();  // before the tiles are released
 }
@@ -74,9 +83,12 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
       return data.status();
     }
     const std::byte* tile = data.value();
-    const SpanTimer span(m.timeline, Lane::kCompute, "streamed tile", 0, handle.id().layer);
     const ExpertOp op = expert_op(plan, handle.id().expert, t, std::span(&tile, 1));
-    m.backend.gate_up_proj(std::span(&op, 1));
+    {
+      const SpanTimer span(m.timeline, Lane::kCompute, "gate_up, streamed", 0, handle.id().layer);
+      m.backend.gate_up_proj(std::span(&op, 1));
+    }
+    const SpanTimer span(m.timeline, Lane::kCompute, "down, streamed", 0, handle.id().layer);
     m.backend.down_proj(std::span(&op, 1), m.work.expert_out);
   }
   return m.backend.wait();  // before the tiles are released
@@ -87,11 +99,13 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
 Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer, int64_t rows,
                  Step& step) {
   const Rows normed = m.work.normed.first(rows);
-  m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
-  const LinearOp router{&weights.router, m.work.router_logits};
-  m.backend.linear(normed, std::span(&router, 1));
-  ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
-  const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "norm", 0, layer);
+    m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
+  }
+  auto planned = route_rows(m, weights, layer, normed, step.counts);
+  if (!planned.ok()) return planned.status();
+  const RoutingPlan& plan = planned.value();
   record(m, plan, layer, rows, step);
 
   m.experts.cancel_hints(layer, plan.experts);  // of the prefetcher, or of a long prompt
@@ -99,6 +113,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();
   if (m.prefetch != nullptr) {
+    const SpanTimer span(m.timeline, Lane::kCompute, "look_ahead", 0, layer);
     m.prefetch->look_ahead({Activations::kMoeInput, layer, normed.data, rows, normed.stride});
   }
   const bool is_last = layer + 1 == m.config.num_hidden_layers;
@@ -108,7 +123,10 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   };
 
   read_ahead();
-  m.backend.begin_experts(normed);
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "gate_up", 0, layer);
+    m.backend.begin_experts(normed);
+  }
   ADAPMOE_RETURN_IF_ERROR(run_residents(m, plan, stream.value().residents(), step.interrupt));
   stream.value().release_residents();
   while (true) {
@@ -118,6 +136,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
     if (!expert.value().has_value()) break;
     ADAPMOE_RETURN_IF_ERROR(run_streamed(m, plan, *expert.value(), step.interrupt));
   }
+  const SpanTimer span(m.timeline, Lane::kCompute, "combine", 0, layer);
   m.backend.combine({plan.outputs, plan.weights, m.work.expert_out, m.work.hidden.first(rows)});
   return {};
 }

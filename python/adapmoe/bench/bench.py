@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe import _core
+from adapmoe.bench.profile import PhaseProfile
+from adapmoe.bench.profiled_run import profile
 from adapmoe.bench.rounds import Round, open_variant, run_rounds
 from adapmoe.bench.summary import Spread, VariantSummary, summarize, summarize_bound
 from adapmoe.bench.variants import BASE, Settings, ablation_of
@@ -132,6 +134,11 @@ class Bench:
             bound=summarize_bound(rounds),
             variants=summarize(rounds),
         )
+
+    def profile(self) -> dict[str, PhaseProfile]:
+        """Run the base once more, its time taken part by part; see `profiled_run`."""
+        with open_variant(self._pack, self._settings, self._workload, timeline=True) as llm:
+            return profile(llm, self._workload)
 
     def write_timeline(self, path: Path) -> None:
         """Run the base once more and write who was busy when. Raises OSError."""

@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 
 from adapmoe.bench.bench import Bench, BenchResult
+from adapmoe.bench.profile import PhaseProfile
 from adapmoe.bench.variants import Settings
+from adapmoe.cli.bench_profile_table import print_profile
 from adapmoe.cli.bench_tables import print_tables
 from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import (
@@ -64,6 +66,10 @@ def bench(
     verify: Annotated[
         str, typer.Option(help="Check the CRC of tiles: always, first or never.")
     ] = "always",
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also show where the time of a token goes, part by part."),
+    ] = False,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,6 +80,8 @@ def bench(
     Examples:
 
       adapmoe bench mixtral.adapmoe --memory 12GiB
+
+      adapmoe bench mixtral.adapmoe --experts-resident 100% --profile --repeat 1
 
       adapmoe bench mixtral.adapmoe --experts-resident 25% --ablation --json
     """
@@ -96,12 +104,27 @@ def bench(
         content = None if text is None else text.read_text(encoding="utf-8")
         run = Bench(pack, settings, content, prompt_tokens, warmup, tokens)
         result = _run(run, repeat, ablation=ablation)
+        phases = run.profile() if profile else {}
         if timeline is not None:
             run.write_timeline(timeline)
     if as_json:
-        typer.echo(json.dumps(result.as_dict()))
+        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases)))
     else:
         print_tables(result)
+        for name, phase in phases.items():
+            print_profile(name, phase, *_bandwidths(result))
+
+
+def _bandwidths(result: BenchResult) -> tuple[float, float]:
+    """Of memory and of the disk, bytes per second."""
+    return result.memory_bytes_per_s, result.bound["disk_bytes_per_s"].median
+
+
+def _profile_report(result: BenchResult, phases: dict[str, PhaseProfile]) -> dict[str, Any]:
+    if not phases:
+        return {}
+    bandwidths = _bandwidths(result)
+    return {"profile": {name: phase.as_dict(*bandwidths) for name, phase in phases.items()}}
 
 
 def _run(run: Bench, repeat: int, *, ablation: bool) -> BenchResult:
