@@ -85,6 +85,7 @@ class Session:
         policy: str = "next-use",  # next-use | farthest-layer | lru | lfru | least-stale
         reader: str = "auto",  # auto | io_uring | pread
         readers: int = 4,  # reads at the same time
+        request_bytes: int = 0,  # of one read at most, a multiple of 4096; 0: a whole tile
         direct_io: bool = True,
         verify: str = "always",  # always | first | never: CRC32C of tiles as they are read
         gating: str = "off",  # off | sensitivity | residency

@@ -24,6 +24,7 @@ struct SessionConfig {
   std::string policy = "next-use";
   std::string reader = "auto";  // auto | io_uring | pread
   int readers = 4;              // reads at the same time
+  int64_t request_bytes = 0;    // of one read at most, a multiple of 4 KiB; 0: a whole tile
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
   bool evict_tiles = true;  // only as many tiles as needed; false: whole experts

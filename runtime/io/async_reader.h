@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads in the background. Demand reads go before prefetch reads; within a priority, first in,
-// first out.
+// first out. A request may be read in several pieces at once.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -37,10 +37,10 @@ class AsyncReader {
   // Never blocks. Thread-safe.
   virtual void submit(const ReadRequest& request) = 0;
 
-  // Advice about a prefetch read that has not begun. Both return whether it was still queued.
-  // Takes it out; its completion is not called.
+  // Advice about a prefetch read. Both return whether it, or some of it, was still queued.
+  // Takes it out if none of it has begun; its completion is not called then.
   virtual bool cancel(uint64_t /*tag*/) { return false; }
-  // Makes it a demand read.
+  // Makes it a demand read; of one that has begun, what has not.
   virtual bool promote(uint64_t /*tag*/) { return false; }
 };
 
@@ -48,16 +48,21 @@ inline Lane lane_of(ReadPriority priority) {
   return priority == ReadPriority::kPrefetch ? Lane::kPrefetch : Lane::kDemand;
 }
 
-// In all three the file outlives the reader, and `timeline` (may be null) records every read.
+struct ReaderOptions {
+  int depth = 4;                 // reads at the same time
+  int64_t request_bytes = 0;     // of one read at most, a multiple of 4 KiB; 0: any
+  Timeline* timeline = nullptr;  // records every read; may be null
+};
 
-// `threads` threads that read `file` with pread.
-std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads,
-                                               Timeline* timeline = nullptr);
+// In all three the file outlives the reader.
+
+// `depth` threads that read `file` with pread.
+std::unique_ptr<AsyncReader> make_pread_reader(const File& file, const ReaderOptions& options);
 
 // At most `depth` reads in flight in one io_uring. Errors: kUnavailable, with the reason, where it
 // is not built in, not permitted, or the file is not open with O_DIRECT.
-Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file, int depth,
-                                                       Timeline* timeline = nullptr);
+Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file,
+                                                       const ReaderOptions& options);
 
 // Whether io_uring is built in, wherever it may be used.
 bool built_with_io_uring();
@@ -68,9 +73,9 @@ struct ChosenReader {
   std::string note;  // why it is not the one asked for by name; empty: it is
 };
 
-// `wanted`: "auto", "io_uring" or "pread"; `readers`: reads at the same time. Where io_uring is
-// unavailable, pread takes its place. Errors: kInvalidArgument for another name.
-Result<ChosenReader> make_reader(const std::string& wanted, const File& file, int readers,
-                                 Timeline* timeline = nullptr);
+// `wanted`: "auto", "io_uring" or "pread". Where io_uring is unavailable, pread takes its place.
+// Errors: kInvalidArgument for another name.
+Result<ChosenReader> make_reader(const std::string& wanted, const File& file,
+                                 const ReaderOptions& options);
 
 }  // namespace adapmoe

@@ -6,8 +6,8 @@ namespace adapmoe {
 
 bool built_with_io_uring() { return false; }
 
-Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& /*file*/, int /*depth*/,
-                                                       Timeline* /*timeline*/) {
+Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& /*file*/,
+                                                       const ReaderOptions& /*options*/) {
   return unavailable("io_uring is not built in: install liburing-dev and build again");
 }
 

@@ -136,12 +136,12 @@ class Ring {
 
 class UringReader final : public AsyncReader {
  public:
-  UringReader(const File& file, std::unique_ptr<Ring> ring, int depth, Timeline* timeline)
-      : file_(file), timeline_(timeline), ring_(std::move(ring)), queue_(depth) {
-    lanes_.resize(static_cast<size_t>(depth));
+  UringReader(const File& file, std::unique_ptr<Ring> ring, const ReaderOptions& options)
+      : file_(file), timeline_(options.timeline), ring_(std::move(ring)), queue_(options) {
+    lanes_.resize(static_cast<size_t>(options.depth));
     for (size_t i = lanes_.size(); i-- > 0;) free_lanes_.push_back(i);
     submitter_ = std::thread([this] { run(); });
-    for (int i = 0; i < std::min(depth, kReporters); ++i) {
+    for (int i = 0; i < std::min(options.depth, kReporters); ++i) {
       reporters_.emplace_back([this] { report(); });
     }
   }
@@ -184,11 +184,11 @@ class UringReader final : public AsyncReader {
 
  private:
   struct InFlight {
-    ReadRequest request;
+    ReadQueue::Piece piece;
     int64_t begin_ns = 0;
   };
   struct Arrival {
-    ReadRequest request;
+    ReadQueue::Piece piece;
     int64_t result = 0;  // bytes, or -errno
   };
 
@@ -216,28 +216,28 @@ class UringReader final : public AsyncReader {
     const std::lock_guard lock(mutex_);
     if (stopping_) return free_lanes_.size() < lanes_.size();
     while (!free_lanes_.empty()) {
-      const std::optional<ReadRequest> request = queue_.next();
-      if (!request) break;
+      std::optional<ReadQueue::Piece> piece = queue_.next();
+      if (!piece) break;
       const size_t lane = free_lanes_.back();
       free_lanes_.pop_back();
-      lanes_[lane] = {*request, timeline_ == nullptr ? 0 : timeline_->now()};
-      ring_->add_read(file_.descriptor(), *request, lane);
+      ring_->add_read(file_.descriptor(), piece->part, lane);
+      lanes_[lane] = {*std::move(piece), timeline_ == nullptr ? 0 : timeline_->now()};
     }
     waiting_ = true;
     return true;
   }
 
   void arrived(size_t index, int result) {
-    const InFlight& lane = lanes_[index];
+    InFlight& lane = lanes_[index];
     if (timeline_ != nullptr) {
-      timeline_->add({lane_of(lane.request.priority), "read", static_cast<int32_t>(index), -1,
+      timeline_->add({lane_of(lane.piece.part.priority), "read", static_cast<int32_t>(index), -1,
                       lane.begin_ns, timeline_->now()});
     }
     {
       const std::lock_guard lock(mutex_);
-      queue_.finished(lane.request);
+      queue_.finished(lane.piece);
       free_lanes_.push_back(index);
-      arrivals_.push_back({lane.request, result});
+      arrivals_.push_back({std::move(lane.piece), result});
     }
     arrival_.notify_one();
   }
@@ -247,11 +247,16 @@ class UringReader final : public AsyncReader {
     while (true) {
       arrival_.wait(lock, [this] { return stopping_ || !arrivals_.empty(); });
       if (stopping_) return;
-      const Arrival arrival = arrivals_.front();
+      const Arrival arrival = std::move(arrivals_.front());
       arrivals_.pop_front();
       lock.unlock();
-      const ReadRequest& request = arrival.request;
-      completion_(request.tag, file_.finish_read(request.offset, request.into, arrival.result));
+      const ReadRequest& part = arrival.piece.part;
+      const Status status = file_.finish_read(part.offset, part.into, arrival.result);
+      lock.lock();
+      const std::optional<Status> whole = ReadQueue::settle(arrival.piece, status);
+      if (!whole) continue;
+      lock.unlock();
+      completion_(part.tag, *whole);
       lock.lock();
     }
   }
@@ -276,17 +281,17 @@ class UringReader final : public AsyncReader {
 
 bool built_with_io_uring() { return true; }
 
-Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file, int depth,
-                                                       Timeline* timeline) {
-  ADAPMOE_CHECK(depth > 0);
+Result<std::unique_ptr<AsyncReader>> make_uring_reader(const File& file,
+                                                       const ReaderOptions& options) {
+  ADAPMOE_CHECK(options.depth > 0);
   if (!file.direct()) {
     return unavailable(str_cat("io_uring is for O_DIRECT only, and ", file.path(),
                                " is read through the page cache"));
   }
-  auto ring = Ring::open(depth);
+  auto ring = Ring::open(options.depth);
   if (!ring.ok()) return ring.status();
   return std::unique_ptr<AsyncReader>(
-      std::make_unique<UringReader>(file, std::move(ring).value(), depth, timeline));
+      std::make_unique<UringReader>(file, std::move(ring).value(), options));
 }
 
 }  // namespace adapmoe

@@ -97,8 +97,8 @@ class Hold {
 class CacheRig {
  public:
   CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
-           const std::string& verify, const std::string& reader, int readers, int32_t capacity,
-           bool evict_tiles, bool direct_io)
+           const std::string& verify, const std::string& reader, int readers, int64_t request_bytes,
+           int32_t capacity, bool evict_tiles, bool direct_io)
       : pack_(value_or_throw(Pack::open(pack, direct_io))),
         arena_(value_or_throw(Arena::reserve(std::max(frames, capacity) * tile_bytes()))),
         region_(arena_.carve(std::max(frames, capacity) * tile_bytes())) {
@@ -108,7 +108,8 @@ class CacheRig {
       fake_ = fake.get();
       made = std::move(fake);
     } else {
-      ChosenReader chosen = value_or_throw(make_reader(reader, pack_.expert_file(), readers));
+      ChosenReader chosen = value_or_throw(make_reader(
+          reader, pack_.expert_file(), {.depth = readers, .request_bytes = request_bytes}));
       reader_name_ = chosen.name;
       made = std::move(chosen.reader);
     }
@@ -209,10 +210,11 @@ void export_residency(nb::module_& m) {
       .def("release", &Hold::release);
   nb::class_<CacheRig>(m, "CacheRig")
       .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&,
-                    const std::string&, int, int32_t, bool, bool>(),
+                    const std::string&, int, int64_t, int32_t, bool, bool>(),
            nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
            nb::arg("verify") = "always", nb::arg("reader") = "fake", nb::arg("readers") = 2,
-           nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false)
+           nb::arg("request_bytes") = int64_t{0}, nb::arg("capacity") = 0,
+           nb::arg("evict_tiles") = false, nb::arg("direct_io") = false)
       .def_prop_ro("reader_name", &CacheRig::reader_name)
       .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"),
            nb::arg("most") = int64_t{0})

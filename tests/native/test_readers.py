@@ -39,6 +39,47 @@ def test_readers_bring_the_right_bytes(small_pack, reader, policy, frames):
     assert (hits > 300) if frames == 36 else (hits < 300)
 
 
+@pytest.fixture(scope="module")
+def large_tiles(tmp_path_factory):
+    """(folder, data) of a pack with tiles of six pages."""
+    folder = tmp_path_factory.mktemp("large") / "tiles.adapmoe"
+    data = write_small_pack(folder, 2, 4, 3, hidden=112)
+    assert data.shape[-1] == 6 * 4096
+    return folder, data
+
+
+@pytest.mark.parametrize("request_bytes", [4096, 16384, 1 << 20])
+@pytest.mark.parametrize("readers", [1, 3, 16])
+def test_pieces_make_the_whole(large_tiles, reader, readers, request_bytes):
+    folder, data = large_tiles
+    rig = make_rig(folder, 5, reader, readers=readers, request_bytes=request_bytes)
+    rng = np.random.default_rng(readers)
+    for step in range(100):
+        layer, expert = step % 2, int(rng.integers(4))
+        rig.hint(1 - layer, expert, current=layer)
+        hold = rig.acquire(layer, expert)
+        for tile in range(3):
+            np.testing.assert_array_equal(hold.tile(tile), data[layer, expert, tile])
+        hold.release()
+        rig.cancel_hints(1 - layer, [])
+    assert rig.stats()[1] < 100  # it did read
+
+
+def test_the_end_of_a_file_within_a_tile_is_told_once(tmp_path, reader):
+    folder = tmp_path / "short.adapmoe"
+    write_small_pack(folder, 2, 4, 3, hidden=112)
+    file = folder / "experts.safetensors"
+    rig = make_rig(folder, 5, reader, readers=4, request_bytes=4096)
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 3 * 4096)  # half of the last tile
+    for _ in range(2):  # and again, once the failed tiles are given up
+        hold = rig.acquire(1, 3)
+        assert hold.tile(1).size == 6 * 4096
+        with pytest.raises(_testing.StatusError, match=r"kReadError: .*the file ends there"):
+            hold.tile(2)
+        hold.release()
+
+
 @pytest.mark.parametrize("readers", [1, 2, 16])
 def test_hints_are_read_taken_back_and_taken_up(small_pack, reader, readers):
     rig = make_rig(small_pack.path, 36, reader, readers=readers)

@@ -25,8 +25,8 @@ struct Faults {
 class FaultyReader final : public AsyncReader {
  public:
   // The file outlives the reader.
-  FaultyReader(const File& file, const std::string& reader, int readers, const Faults& faults,
-               uint64_t seed);
+  FaultyReader(const File& file, const std::string& reader, const ReaderOptions& options,
+               const Faults& faults, uint64_t seed);
 
   void set_completion(Completion completion) override;
   void submit(const ReadRequest& request) override;

@@ -38,9 +38,11 @@ class ResidencyRound {
       faults_ = {.slow = 0.005, .fail = 0.01, .damage = verify ? 0.01 : 0.0};
       cancel_ = 0.5;
     }
+    const ReaderOptions options{.depth = random_.between(1, 4),
+                                .request_bytes = random_.chance(0.5) ? kPageBytes : 0};
     auto reader =
         std::make_unique<FaultyReader>(pack.expert_file(), random_.chance(0.5) ? "auto" : "pread",
-                                       random_.between(1, 4), faults_, random_.seed());
+                                       options, faults_, random_.seed());
     reader_ = reader.get();
     frames_ = random_frames();
     auto policy = make_eviction_policy(random_.chance(0.5) ? "farthest-layer" : "lru", layers_);
