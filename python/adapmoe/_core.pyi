@@ -154,6 +154,21 @@ def io_uring_problem(path: str) -> str:
     """Why this file cannot be read through io_uring here, "" where it can. Raises PackError where
     there is no such file."""
 
+class ReadProbe:
+    """Times bursts of reads from one file, opened with O_DIRECT where that works. The memory that
+    they go to is made at once. Raises PackError, ValueError."""
+
+    def __init__(self, path: str, reader: str, bytes: int) -> None: ...
+    @property
+    def direct(self) -> bool: ...  # the page cache is bypassed
+    @property
+    def reader(self) -> str: ...  # the one in use
+    def seconds(
+        self, readers: int, request_bytes: int, offset: int, tile_bytes: int, tiles: int
+    ) -> float:
+        """From submitting the reads of `tiles` tiles to the arrival of the last. Raises ReadError,
+        and ValueError for a burst larger than the memory."""
+
 def pack_matrix(
     weights: NDArray[np.float32] | NDArray[np.uint16],
     dtype: str,
