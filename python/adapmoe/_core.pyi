@@ -86,6 +86,7 @@ class Session:
         reader: str = "auto",  # auto | io_uring | pread
         readers: int = 4,  # reads at the same time
         request_bytes: int = 0,  # of one read at most, a multiple of 4096; 0: a whole tile
+        register_buffers: bool = False,  # with io_uring, as far as RLIMIT_MEMLOCK allows
         direct_io: bool = True,
         verify: str = "always",  # always | first | never: CRC32C of tiles as they are read
         gating: str = "off",  # off | sensitivity | residency
@@ -137,6 +138,10 @@ class Session:
     def backend(self) -> str: ...  # e.g. "cpu/avx2"
     @property
     def reader(self) -> str: ...  # the one in use: "io_uring" or "pread"
+    @property
+    def registration(self) -> tuple[bool, int, str]:
+        """What is registered with io_uring now: the file, so many frames; and why not more, ""
+        where nothing is missing."""
     @property
     def notes(
         self,

@@ -81,6 +81,9 @@ class LLM(TextLevel):
             on this disk, 4 before that. `LLM.reading` says what is in use, and why.
         request_bytes: of one read at most, a multiple of 4096; 0: a whole tile of an expert; None:
             as for `readers`.
+        register_buffers: with io_uring, pin the memory that tiles are read into when it is first
+            used, as far as RLIMIT_MEMLOCK allows, and register it and the file with the kernel.
+            `set_memory` still gives memory back. `LLM.registration` says what is registered.
         direct_io: bypass the page cache where the file system allows it.
         warm_restart: read the experts that were resident at the last close in the background, and
             remember them at this close, in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
@@ -125,6 +128,7 @@ class LLM(TextLevel):
         reader: str = "auto",
         readers: int | None = None,
         request_bytes: int | None = None,
+        register_buffers: bool = False,
         direct_io: bool = True,
         warm_restart: bool = True,
         timeline: bool = False,
@@ -136,7 +140,7 @@ class LLM(TextLevel):
         gate = choose_gating(pack, gating, gating_threshold, sensitivity)
         check_allocation(pack, allocation)
         foreseen = choose_first_layer(pack, prefetch, first_layer)
-        self.reading = read_settings(pack, reader, readers, request_bytes)
+        self.reading = read_settings(pack, reader, readers, request_bytes, register_buffers)
         session = _open_session(
             str(path),
             memory_bytes=parse_memory(memory),
@@ -154,7 +158,6 @@ class LLM(TextLevel):
             prefetch_trials=prefetch_trials,
             first_layer_gate=foreseen.gate,
             first_layer_embedding=foreseen.embedding,
-            reader=reader,
             **self.reading.options(),
             direct_io=direct_io,
             verify=verify,

@@ -173,16 +173,20 @@ Status Session::Parts::make_residency() {
   auto policy = make_eviction_policy(config.policy, c.num_hidden_layers);
   if (!policy.ok()) return policy.status();
   if (config.timeline) timeline = std::make_unique<Timeline>();
-  auto chosen = make_reader(
-      config.reader, pack->expert_file(),
-      {.depth = config.readers, .request_bytes = config.request_bytes, .timeline = timeline.get()});
+  const std::span<std::byte> region = arena->carve(split.frames_total * split.tile_bytes);
+  auto chosen = make_reader(config.reader, pack->expert_file(),
+                            {.depth = config.readers,
+                             .request_bytes = config.request_bytes,
+                             .timeline = timeline.get(),
+                             .frames = {region, split.tile_bytes},
+                             .register_frames = config.register_buffers});
   if (!chosen.ok()) return chosen.status();
   reader = chosen.value().name;
   if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
   experts = std::make_unique<ExpertCache>(
       *pack,
-      FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
-                static_cast<int32_t>(split.frames), backend->pins_memory()),
+      FramePool(region, split.tile_bytes, static_cast<int32_t>(split.frames),
+                backend->pins_memory()),
       std::move(chosen.value().reader), std::move(policy).value(),
       ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
   make_prefetcher();

@@ -24,6 +24,19 @@ struct ReadRequest {
   uint64_t tag = 0;  // given back with the completion
 };
 
+// Equal frames that requests go to, one after the other from the beginning of `memory`.
+struct FrameRegion {
+  std::span<std::byte> memory;
+  int64_t frame_bytes = 0;
+};
+
+// What a reader has registered with the kernel.
+struct Registration {
+  bool file = false;
+  int64_t frames = 0;   // now; they are pinned
+  std::string problem;  // why it is not everything that was asked for; empty: nothing is missing
+};
+
 class AsyncReader {
  public:
   // Called once per request, on a thread of the reader; several may call at once.
@@ -42,6 +55,12 @@ class AsyncReader {
   virtual bool cancel(uint64_t /*tag*/) { return false; }
   // Makes it a demand read; of one that has begun, what has not.
   virtual bool promote(uint64_t /*tag*/) { return false; }
+
+  // Lets go of a frame whose memory is about to be given back. REQUIRES: no read into it is queued
+  // or under way. Thread-safe.
+  virtual void forget(std::span<std::byte> /*frame*/) {}
+  // Thread-safe.
+  virtual Registration registration() const { return {}; }
 };
 
 inline Lane lane_of(ReadPriority priority) {
@@ -52,6 +71,8 @@ struct ReaderOptions {
   int depth = 4;                 // reads at the same time
   int64_t request_bytes = 0;     // of one read at most, a multiple of 4 KiB; 0: any
   Timeline* timeline = nullptr;  // records every read; may be null
+  FrameRegion frames = {};       // all requests go there, a frame each; empty: anywhere
+  bool register_frames = false;  // with io_uring: the file, and frames as far as permitted
 };
 
 // In all three the file outlives the reader.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Takes the place of uring_reader.cc in a build without liburing.
+// Takes the place of uring_reader.cc and what it stands on in a build without liburing.
 #include "runtime/io/async_reader.h"
 
 namespace adapmoe {

@@ -15,7 +15,10 @@ namespace {
 class PreadReader final : public AsyncReader {
  public:
   PreadReader(const File& file, const ReaderOptions& options)
-      : file_(file), timeline_(options.timeline), queue_(options) {
+      : file_(file),
+        timeline_(options.timeline),
+        asked_to_register_(options.register_frames),
+        queue_(options) {
     for (int i = 0; i < options.depth; ++i) {
       threads_.emplace_back([this, i] { run(i); });
     }
@@ -60,6 +63,10 @@ class PreadReader final : public AsyncReader {
     return true;
   }
 
+  Registration registration() const override {
+    return {.problem = asked_to_register_ ? "only io_uring registers, and pread is used" : ""};
+  }
+
  private:
   void run(int thread) {
     std::unique_lock lock(mutex_);
@@ -86,6 +93,7 @@ class PreadReader final : public AsyncReader {
 
   const File& file_;
   Timeline* const timeline_;
+  const bool asked_to_register_;
   Completion completion_;
   std::mutex mutex_;
   std::condition_variable wake_;

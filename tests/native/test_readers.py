@@ -3,6 +3,7 @@
 
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +79,58 @@ def test_the_end_of_a_file_within_a_tile_is_told_once(tmp_path, reader):
         with pytest.raises(_testing.StatusError, match=r"kReadError: .*the file ends there"):
             hold.tile(2)
         hold.release()
+
+
+def pinned_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmPin:"))
+    return int(line.split()[1]) * 1024
+
+
+def registered_rig(folder, frames, **options):
+    rig = make_rig(folder, frames, "io_uring", registered=True, **options)
+    if "kernel" in rig.registration[2]:
+        pytest.skip(rig.registration[2])
+    return rig
+
+
+@pytest.mark.parametrize("request_bytes", [0, 16384])
+def test_registered_frames_bring_the_right_bytes(large_tiles, request_bytes):
+    folder, data = large_tiles
+    before = pinned_bytes()
+    rig = registered_rig(folder, 12, request_bytes=request_bytes, capacity=18)
+    assert rig.registration == (True, 0, "")
+    tile = data.shape[-1]
+    used = set()
+    rng = np.random.default_rng(2)
+
+    def work(rig, steps):
+        for step in range(steps):
+            layer, expert = step % 2, int(rng.integers(4))
+            hold = rig.acquire(layer, expert)
+            for t in range(3):
+                np.testing.assert_array_equal(hold.tile(t), data[layer, expert, t])
+            hold.release()
+            used.add((layer, expert))
+
+    work(rig, 60)
+    assert rig.registration == (True, 12, "")
+    assert pinned_bytes() - before == 12 * tile
+    rig.resize(4)  # memory of parked frames is let go, and so really given back
+    assert rig.registration == (True, 4, "")
+    assert pinned_bytes() - before == 4 * tile
+    work(rig, 30)
+    rig.resize(18)  # parked frames have new memory: reading into the old pages would show
+    work(rig, 60)
+    assert rig.registration == (True, 18, "")
+    assert len(used) == 8
+    del rig
+    assert pinned_bytes() == before
+
+
+def test_pread_says_that_it_registers_nothing(small_pack):
+    rig = make_rig(small_pack.path, 4, "pread", registered=True)
+    assert rig.registration == (False, 0, "only io_uring registers, and pread is used")
 
 
 @pytest.mark.parametrize("readers", [1, 2, 16])

@@ -126,7 +126,7 @@ def test_what_was_found_is_used_from_then_on(pack):
     assert read_settings(pack) == ReadSettings(4, 0, "default")
     assert remember(pack, FOUND) == FOUND.speeds[1]
     for reader in ("auto", "io_uring"):
-        assert read_settings(pack, reader) == ReadSettings(16, 2 << 20, "probed")
+        assert read_settings(pack, reader) == ReadSettings(16, 2 << 20, "probed", reader)
     assert read_settings(pack, "pread").source == "default"
     assert len(json.loads(record_of(pack).read_text())["speeds"]) == 2
 

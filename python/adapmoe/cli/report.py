@@ -25,7 +25,7 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
             "peak_rss_bytes": peak_rss_bytes(),
             "backend": llm.backend,
             "reader": llm.reader,
-            "reading": llm.reading.as_dict(),
+            "reading": {**llm.reading.as_dict(), **_registered(llm)},
             "energy_source": llm.power.source,
             "memory": split_as_dict(llm.memory_split),
         },
@@ -35,10 +35,24 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
     return report
 
 
+def _registered(llm: LLM) -> dict[str, Any]:
+    file, tiles, problem = llm.registration
+    return {
+        "registered_file": file,
+        "registered_tiles": tiles,
+        "registration_problem": problem,
+    }
+
+
 def _reading(stats: dict[str, Any]) -> str:
     found = stats["reading"]
     size = f" of {format_bytes(found['request_bytes'])}" if found["request_bytes"] else ""
-    return f"{stats['reader']}, {found['readers']} reads{size} at a time ({found['source']})"
+    text = f"{stats['reader']}, {found['readers']} reads{size} at a time ({found['source']})"
+    if found["register_buffers"]:
+        text += f"; {found['registered_tiles']} tiles' memory registered"
+    if found["registration_problem"]:
+        text += f", {found['registration_problem']}"
+    return text
 
 
 def print_statistics(report: dict[str, Any]) -> None:

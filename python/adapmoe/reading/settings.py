@@ -4,7 +4,7 @@
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,32 @@ class ReadSettings:
     Attributes:
         readers: reads at the same time.
         request_bytes: of one read at most; 0: a whole tile.
+        reader: as asked for.
+        register_buffers: likewise.
         source: "given" by the caller, "probed" on this disk, or the "default".
     """
 
     readers: int = DEFAULT_READERS
     request_bytes: int = 0
     source: str = "default"
+    reader: str = "auto"
+    register_buffers: bool = False
 
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """As arguments of a session."""
-        return {"readers": self.readers, "request_bytes": self.request_bytes}
+        return {name: value for name, value in asdict(self).items() if name != "source"}
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+        """Ready for JSON; `reader` is left to who knows which one is in use."""
+        return {name: value for name, value in asdict(self).items() if name != "reader"}
 
 
 def read_settings(
-    pack: Path, reader: str = "auto", readers: int | None = None, request_bytes: int | None = None
+    pack: Path,
+    reader: str = "auto",
+    readers: int | None = None,
+    request_bytes: int | None = None,
+    register_buffers: bool = False,
 ) -> ReadSettings:
     """What to open `pack` with; quick, nothing is measured.
 
@@ -53,11 +61,14 @@ def read_settings(
         reader: as for LLM; what was probed with another one does not count.
         readers, request_bytes: as given by the caller, None where not. One alone takes the default
             of the other.
+        register_buffers: as for LLM.
     """
     if readers is not None or request_bytes is not None:
         count = DEFAULT_READERS if readers is None else readers
-        return ReadSettings(count, request_bytes or 0, "given")
-    return _probed(pack, reader) or ReadSettings()
+        found = ReadSettings(count, request_bytes or 0, "given")
+    else:
+        found = _probed(pack, reader) or ReadSettings()
+    return replace(found, reader=reader, register_buffers=register_buffers)
 
 
 def settle(
