@@ -32,6 +32,8 @@ class FaultyReader final : public AsyncReader {
   void submit(const ReadRequest& request) override;
   bool cancel(uint64_t tag) override;
   bool promote(uint64_t tag) override { return reader_->promote(tag); }
+  void forget(std::span<std::byte> frame) override { reader_->forget(frame); }
+  Registration registration() const override { return reader_->registration(); }
 
   // No read fails or is damaged from now on, those under way included; delays stay.
   void calm();

@@ -24,7 +24,7 @@ apt-get "${apt[@]}" download "libpython$version-dev" >/dev/null 2>&1 || {
   exit 1
 }
 for package in "libpython$version" "libpython${version}t64" "libpython$version-minimal" \
-  "libpython$version-stdlib" libexpat1 zlib1g; do
+  "libpython$version-stdlib" libexpat1 libffi8 zlib1g; do
   apt-get "${apt[@]}" download "$package" >/dev/null 2>&1 || true # to run it; names differ
 done
 for package in *.deb; do dpkg-deb -x "$package" "$work/tree"; done
