@@ -9,6 +9,7 @@ void export_stats(nanobind::module_& m);
 void export_session(nanobind::module_& m);
 void export_replay(nanobind::module_& m);
 void export_pack_reader(nanobind::module_& m);
+void export_read_probe(nanobind::module_& m);
 void export_pack_writer(nanobind::module_& m);
 
 }  // namespace adapmoe
@@ -21,5 +22,6 @@ NB_MODULE(_core, m) {
   adapmoe::export_session(m);
   adapmoe::export_replay(m);
   adapmoe::export_pack_reader(m);
+  adapmoe::export_read_probe(m);
   adapmoe::export_pack_writer(m);
 }

@@ -143,6 +143,7 @@ const ModelConfig& Session::model() const { return parts_->pack->config(); }
 const SessionConfig& Session::config() const { return parts_->config; }
 std::string Session::backend() const { return std::string(parts_->backend->name()); }
 std::string Session::reader() const { return parts_->reader; }
+Registration Session::registration() const { return parts_->experts->registration(); }
 const std::vector<std::string>& Session::notes() const { return parts_->notes; }
 
 StepStats Session::totals() const {

@@ -110,6 +110,7 @@ class Session {
   const SessionConfig& config() const;
   std::string backend() const;
   std::string reader() const;  // the one in use: "io_uring" or "pread"
+  Registration registration() const;
   // Facts the user should see, one line each.
   const std::vector<std::string>& notes() const;
   StepStats totals() const;

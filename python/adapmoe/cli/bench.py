@@ -27,6 +27,7 @@ from adapmoe.cli.options import (
     PolicyOption,
     PrefetchOption,
     ReaderOption,
+    ReadersOption,
     ThreadsOption,
     TimelineOption,
 )
@@ -62,7 +63,15 @@ def bench(
     prefetch: PrefetchOption = 1,
     gating: GatingOption = "off",
     reader: ReaderOption = "auto",
-    readers: Annotated[int, typer.Option(min=1, help="Reads at the same time.")] = 4,
+    readers: ReadersOption = None,
+    request_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --readers.",
+            show_default=False,
+        ),
+    ] = None,
     verify: Annotated[
         str, typer.Option(help="Check the CRC of tiles: always, first or never.")
     ] = "always",
@@ -99,6 +108,7 @@ def bench(
             "gating": gating,
             "reader": reader,
             "readers": readers,
+            "request_bytes": request_bytes,
             "verify": verify,
         }
         content = None if text is None else text.read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from adapmoe.cli.options import (
     PolicyOption,
     PrefetchOption,
     ReaderOption,
+    ReadersOption,
     ThreadsOption,
     TimelineOption,
     TraceOption,
@@ -88,6 +89,7 @@ def run(
     kernels: KernelsOption = "auto",
     kv_dtype: KvDtypeOption = "f16",
     reader: ReaderOption = "auto",
+    readers: ReadersOption = None,
     trace: TraceOption = None,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
@@ -120,7 +122,7 @@ def run(
         )
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )._replace(timeline=timeline is not None, reader=reader)
+        )._replace(timeline=bool(timeline), reader=reader, readers=readers)
         llm = open_llm(pack, options, ExpertOptions(gating, prefetch, allocation, evict))
     with llm, recording(llm, trace), llm.generate(text, params, stream=True) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
@@ -128,8 +130,7 @@ def run(
         if timeline is not None:
             write_chrome_trace(timeline, llm.timeline())
     _print_report(report, as_json=as_json)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(INTERRUPTED if interrupted else 0)
 
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
