@@ -42,6 +42,18 @@ TextOption = Annotated[
         show_default=False,
     ),
 ]
+RequestBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --readers.",
+        show_default=False,
+    ),
+]
+ProfileOption = Annotated[
+    bool,
+    typer.Option("--profile", help="Also show where the time of a token goes, part by part."),
+]
 
 
 def bench(
@@ -64,21 +76,11 @@ def bench(
     gating: GatingOption = "off",
     reader: ReaderOption = "auto",
     readers: ReadersOption = None,
-    request_bytes: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --readers.",
-            show_default=False,
-        ),
-    ] = None,
+    request_bytes: RequestBytesOption = None,
     verify: Annotated[
         str, typer.Option(help="Check the CRC of tiles: always, first or never.")
     ] = "always",
-    profile: Annotated[
-        bool,
-        typer.Option("--profile", help="Also show where the time of a token goes, part by part."),
-    ] = False,
+    profile: ProfileOption = False,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
 ) -> None:
