@@ -24,6 +24,7 @@ PAIRING_OPTIONS ?=
 BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
+ARM_PYTHON := build/aarch64/python
 FUZZERS := manifest_fuzz safetensors_fuzz
 
 BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/cuda.cmake runtime/tools/CMakeLists.txt
@@ -32,7 +33,8 @@ CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 gpu-kernels gpu-tests clean cuda-tools
+.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 aarch64-wheel gpu-kernels \
+  gpu-tests clean cuda-tools
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -57,8 +59,10 @@ test:
 bench: $(STAMPS)/bench-tools $(WIDE_PACK)/calibration.json $(PAIRED_PACK)/calibration.json
 	for share in 50% 25%; do \
 	  $(BIN)/adapmoe bench $(WIDE_PACK) --experts-resident $$share --text tests/text/evaluation.txt \
-	    $(BENCH_OPTIONS) --ablation || exit 1; \
+	    $(BENCH_OPTIONS) --ablation --profile || exit 1; \
 	done
+	$(BIN)/adapmoe bench $(PAIRED_PACK) --experts-resident 100% --text tests/text/evaluation.txt \
+	  $(BENCH_OPTIONS) --profile
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.pairing $(PAIRED_PACK) $(PAIRING_OPTIONS)
 
 venv: $(STAMPS)/test
@@ -106,13 +110,27 @@ fuzz: $(STAMPS)/build-tools
 	  grep stat::number_of_executed_units "$$log"; \
 	done
 
-# The core and its tools for 64-bit Arm; under emulation they must give this machine's bits.
+# The core and its tools for 64-bit Arm; under emulation they must give this machine's bits. And the
+# wheel, where headers of a Python for Arm are there.
 aarch64: $(STAMPS)/test
 	@tests/support/check_aarch64.sh
 	$(CONFIGURE) -B build/aarch64 --toolchain tests/support/aarch64.cmake \
 	  -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON
 	$(BIN)/cmake --build build/aarch64
-	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py
+	@if headers="$$(tests/support/arm_python.sh $(BIN)/python $(ARM_PYTHON) 2>&1)"; then \
+	  $(MAKE) aarch64-wheel ARM_HEADERS="$$headers"; \
+	else rm -rf build/aarch64/wheel; echo "aarch64: no wheel, $$headers"; fi
+	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py tests/integration/test_aarch64_wheel.py
+
+# For Pythons of the version of .venv's, on systems with a C library no older than the compiler's.
+aarch64-wheel: $(STAMPS)/test
+	rm -rf build/aarch64/wheel
+	_PYTHON_HOST_PLATFORM=linux-aarch64 \
+	  SETUPTOOLS_EXT_SUFFIX=".$$($(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')-aarch64-linux-gnu.so" \
+	  $(PIP) wheel -q . --no-build-isolation --no-deps -w build/aarch64/wheel \
+	  -C build-dir=build/aarch64/extension -C cmake.args=--toolchain=tests/support/aarch64.cmake \
+	  -C cmake.define.Python_INCLUDE_DIR=$(ARM_HEADERS) -C cmake.define.ADAPMOE_WERROR=ON \
+	  -C cmake.define.ADAPMOE_CUDA=OFF
 
 # The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them
 # for every GPU that a build serves.

@@ -89,6 +89,8 @@ class Session:
         policy: str = "next-use",  # next-use | farthest-layer | lru | lfru | least-stale
         reader: str = "auto",  # auto | io_uring | pread
         readers: int = 4,  # reads at the same time
+        request_bytes: int = 0,  # of one read at most, a multiple of 4096; 0: a whole tile
+        register_buffers: bool = False,  # with io_uring, as far as RLIMIT_MEMLOCK allows
         direct_io: bool = True,
         verify: str = "always",  # always | first | never: CRC32C of tiles as they are read
         gating: str = "off",  # off | sensitivity | residency
@@ -143,6 +145,10 @@ class Session:
     @property
     def reader(self) -> str: ...  # the one in use: "io_uring" or "pread"
     @property
+    def registration(self) -> tuple[bool, int, str]:
+        """What is registered with io_uring now: the file, so many frames; and why not more, ""
+        where nothing is missing."""
+    @property
     def notes(
         self,
     ) -> list[str]: ...  # one line each: O_DIRECT refused, fallbacks, below one cycle
@@ -164,6 +170,21 @@ def build_info() -> dict[str, _Any]:
 def io_uring_problem(path: str) -> str:
     """Why this file cannot be read through io_uring here, "" where it can. Raises PackError where
     there is no such file."""
+
+class ReadProbe:
+    """Times bursts of reads from one file, opened with O_DIRECT where that works. The memory that
+    they go to is made at once. Raises PackError, ValueError."""
+
+    def __init__(self, path: str, reader: str, bytes: int) -> None: ...
+    @property
+    def direct(self) -> bool: ...  # the page cache is bypassed
+    @property
+    def reader(self) -> str: ...  # the one in use
+    def seconds(
+        self, readers: int, request_bytes: int, offset: int, tile_bytes: int, tiles: int
+    ) -> float:
+        """From submitting the reads of `tiles` tiles to the arrival of the last. Raises ReadError,
+        and ValueError for a burst larger than the memory."""
 
 def pack_matrix(
     weights: NDArray[np.float32] | NDArray[np.uint16],
@@ -199,10 +220,12 @@ def replay_trace(
     capacity: int,
     policy: str,
     floors: _Seq[int] = (),
+    count_from: int = 0,
 ) -> tuple[int, int]:
     """Run recorded routing through an eviction policy with room for `capacity` experts. Returns
-    (visits, hits). policy "belady": the optimum. ValueError: a visit outside the counts, capacity
-    below 1, or not one floor per layer."""
+    (visits, hits). policy "belady": the optimum, of which passes before `count_from` are not
+    counted. ValueError: a visit outside the counts, capacity below 1, not one floor per layer, or
+    count_from with another policy."""
 
 def allocate_layers(
     prefetch_accuracy: _Seq[float], single_ratio: _Seq[float], experts: int, total: int

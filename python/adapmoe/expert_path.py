@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe.doctor.cuda_driver import DriverError, ask_driver
-from adapmoe.warm_restart import cache_directory
+from adapmoe.user_cache import cache_directory
 
 _log = logging.getLogger("adapmoe")
 

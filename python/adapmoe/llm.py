@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adapmoe.calibrated import allocate, check_allocation, choose_first_layer, choose_gating
 from adapmoe.expert_path import choose_expert_path, device_probe
 from adapmoe.pack_files import check_small_files
+from adapmoe.reading.settings import read_settings
 from adapmoe.stats import describe_split
 from adapmoe.text_level import TextLevel
 from adapmoe.tokenizer import Tokenizer
@@ -82,12 +83,22 @@ class LLM(TextLevel):
         prefill_chunk: most prompt tokens per step.
         reader: "io_uring" or "pread" (threads), or "auto": io_uring where it may be used. All give
             the same bits; `LLM.reader` is the one in use.
-        readers: reads at the same time.
+        readers: reads at the same time; None: what `adapmoe plan`, `bench` or `doctor` found best
+            on this disk, 4 before that. `LLM.reading` says what is in use, and why.
+        request_bytes: of one read at most, a multiple of 4096; 0: a whole tile of an expert; None:
+            as for `readers`.
+        register_buffers: with io_uring, pin the memory that tiles are read into when it is first
+            used, as far as RLIMIT_MEMLOCK allows, and register it and the file with the kernel.
+            `set_memory` still gives memory back. `LLM.registration` says what is registered.
         direct_io: bypass the page cache where the file system allows it.
         warm_restart: read the experts that were resident at the last close in the background, and
             remember them at this close, in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
         timeline: record who was busy when, for `timeline()`.
         verbose: print the memory split to stderr.
+
+    Attributes:
+        reading: how many reads at the same time, of what size, and where that comes from: "given",
+            "probed" or "default".
 
     Raises:
         PackError: not a pack, damaged, or of an unknown version.
@@ -123,7 +134,9 @@ class LLM(TextLevel):
         sensitivity: ItemSequence[float] = (),
         prefill_chunk: int = 128,
         reader: str = "auto",
-        readers: int = 4,
+        readers: int | None = None,
+        request_bytes: int | None = None,
+        register_buffers: bool = False,
         direct_io: bool = True,
         warm_restart: bool = True,
         timeline: bool = False,
@@ -134,6 +147,7 @@ class LLM(TextLevel):
         pack = Path(path)
         gate = choose_gating(pack, gating, gating_threshold, sensitivity)
         check_allocation(pack, allocation)
+        self.reading = read_settings(pack, reader, readers, request_bytes, register_buffers)
         session = _open_session(
             str(path),
             memory_bytes=parse_memory(memory),
@@ -151,8 +165,7 @@ class LLM(TextLevel):
             evict=evict,
             prefetch_depth=prefetch,
             prefetch_trials=prefetch_trials,
-            reader=reader,
-            readers=readers,
+            **self.reading.options(),
             direct_io=direct_io,
             verify=verify,
             timeline=timeline,
@@ -163,9 +176,7 @@ class LLM(TextLevel):
         super().__init__(path, session, prefill_chunk, _read_tokenizer(pack))
         self._allocation, self._gating = allocation, gating
         self._allocate()
-        self._warm_restart = WarmRestart(self._path) if warm_restart else None
-        if self._warm_restart is not None:
-            self._warm_restart.restore(session)
+        self._warm_restart = WarmRestart.of(self._path, session) if warm_restart else None
         self._say_what_was_opened(verbose)
 
     def set_memory(self, memory: int | str) -> "_core.MemorySplit":

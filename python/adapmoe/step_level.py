@@ -161,6 +161,11 @@ class StepLevel:
         """What reads experts: "io_uring", or "pread" from a pool of threads."""
         return self._session.reader
 
+    @property
+    def registration(self) -> tuple[bool, int, str]:
+        """What io_uring has registered: the file, memory of so many tiles; why not more, or ""."""
+        return self._session.registration
+
     def close(self) -> None:
         """Close all sequences and give all memory back, after a step that is running.
 

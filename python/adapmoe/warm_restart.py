@@ -7,13 +7,12 @@ costs a few reads and never an error.
 
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapmoe.errors import PackError
 from adapmoe.geometry import manifest_sha256
+from adapmoe.user_cache import cache_directory, write_cached
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -34,6 +33,13 @@ class WarmRestart:
             self._sha256 = manifest_sha256(pack)
         except PackError:
             self._sha256 = ""
+
+    @classmethod
+    def of(cls, pack: Path, session: "_core.Session") -> "WarmRestart":
+        """For a pack that has just been opened: what was saved is being read."""
+        warm = cls(pack)
+        warm.restore(session)
+        return warm
 
     @property
     def path(self) -> Path:
@@ -78,24 +84,4 @@ class WarmRestart:
 
     def _write(self, experts: list[tuple[int, int]]) -> None:
         content = {"version": _VERSION, "manifest_sha256": self._sha256, "experts": experts}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self._sha256[:16])
-        partial = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                json.dump(content, file)
-            partial.replace(self.path)  # no fsync: after a power cut an old or empty one will do
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/adapmoe`, or `~/.cache/adapmoe`.
-
-    Raises:
-        RuntimeError: there is no home directory.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification says that relative paths are to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "adapmoe"
+        write_cached(self.path, content)

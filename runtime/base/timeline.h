@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Spans of work for a picture of who was busy when. Off costs one pointer test. Thread-safe.
+// Spans of work for a picture of who was busy when, and for a profile, which adds up kCompute and
+// kStall: in those lanes spans never overlap. Off costs one pointer test. Thread-safe.
 #pragma once
 #include <chrono>
 #include <cstdint>

@@ -27,7 +27,7 @@ nb::dict build_info() {
 std::string io_uring_problem(const std::string& path) {
   const File file = value_or_raise(File::open(path, /*direct=*/true));
   const nb::gil_scoped_release release;
-  const auto reader = make_uring_reader(file, /*depth=*/1);
+  const auto reader = make_uring_reader(file, ReaderOptions{.depth = 1});
   return reader.ok() ? "" : reader.status().message();
 }
 

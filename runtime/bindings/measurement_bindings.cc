@@ -121,7 +121,7 @@ std::vector<std::pair<int64_t, int64_t>> prediction_scores(const PySession& self
 std::pair<int64_t, int64_t> replay_trace(const std::vector<Visit>& visits, int64_t num_layers,
                                          int64_t num_experts, int64_t capacity,
                                          const std::string& policy,
-                                         const std::vector<int64_t>& floors) {
+                                         const std::vector<int64_t>& floors, int64_t count_from) {
   std::vector<TraceVisit> checked;
   for (const auto& [pass, layer, experts] : visits) {
     const bool inside = std::all_of(experts.begin(), experts.end(),
@@ -132,12 +132,15 @@ std::pair<int64_t, int64_t> replay_trace(const std::vector<Visit>& visits, int64
     checked.push_back({pass, layer, experts});
   }
   if (capacity < 1) throw nb::value_error("capacity: expected room for 1 expert or more");
+  if (count_from != 0 && policy != "belady") {
+    throw nb::value_error("count_from: only for \"belady\"");
+  }
   if (!floors.empty() && static_cast<int64_t>(floors.size()) != num_layers) {
     throw nb::value_error("floors: expected one per layer");
   }
   ReplayResult result;
   if (policy == "belady") {
-    result = replay_belady(checked, num_layers, num_experts, capacity);
+    result = replay_belady(checked, num_layers, num_experts, capacity, count_from);
   } else {
     const auto made = value_or_raise(make_eviction_policy(policy, num_layers));
     result = replay(checked, num_layers, num_experts, capacity, *made, floors);
@@ -182,11 +185,11 @@ void export_measurements(nb::class_<PySession>& session, nb::class_<PySequence>&
 }
 
 void export_replay(nb::module_& m) {
-  m.def(
-      "replay_trace", &replay_trace, nb::arg("visits"), nb::arg("num_layers"),
-      nb::arg("num_experts"), nb::arg("capacity"), nb::arg("policy"),
-      nb::arg("floors") = std::vector<int64_t>(),
-      "Run recorded routing through an eviction policy; (visits, hits). \"belady\": the optimum.");
+  m.def("replay_trace", &replay_trace, nb::arg("visits"), nb::arg("num_layers"),
+        nb::arg("num_experts"), nb::arg("capacity"), nb::arg("policy"),
+        nb::arg("floors") = std::vector<int64_t>(), nb::arg("count_from") = 0,
+        "Run recorded routing through an eviction policy; (visits, hits). \"belady\": the optimum, "
+        "counted from the pass `count_from` on.");
   m.def("allocate_layers", &allocate, nb::arg("prefetch_accuracy"), nb::arg("single_ratio"),
         nb::arg("experts"), nb::arg("total"),
         "AdapMoE's dynamic programme: experts per layer, [] when total is below one per layer.");

@@ -10,6 +10,7 @@ void export_session(nanobind::module_& m);
 void export_expert_paths(nanobind::module_& m);
 void export_replay(nanobind::module_& m);
 void export_pack_reader(nanobind::module_& m);
+void export_read_probe(nanobind::module_& m);
 void export_pack_writer(nanobind::module_& m);
 
 }  // namespace adapmoe
@@ -23,5 +24,6 @@ NB_MODULE(_core, m) {
   adapmoe::export_expert_paths(m);
   adapmoe::export_replay(m);
   adapmoe::export_pack_reader(m);
+  adapmoe::export_read_probe(m);
   adapmoe::export_pack_writer(m);
 }

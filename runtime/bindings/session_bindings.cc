@@ -86,12 +86,12 @@ MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
 void open(PySession* self, const std::string& path, int64_t memory_bytes, double expert_fraction,
           int threads, int64_t max_context, int64_t max_sequences, const std::string& kv_dtype,
           int64_t prefill_chunk, const std::string& backend, const std::string& kernels,
-          const std::string& policy, const std::string& reader, int readers, bool direct_io,
-          const std::string& verify, const std::string& gating, float gating_threshold,
-          std::vector<float> sensitivity, const std::string& evict,
-          std::vector<int64_t> layer_floors, int prefetch_depth, bool prefetch_trials,
-          std::vector<float> first_layer_gate, bool first_layer_embedding, bool timeline,
-          const std::string& experts, bool exact) {
+          const std::string& policy, const std::string& reader, int readers, int64_t request_bytes,
+          bool register_buffers, bool direct_io, const std::string& verify,
+          const std::string& gating, float gating_threshold, std::vector<float> sensitivity,
+          const std::string& evict, std::vector<int64_t> layer_floors, int prefetch_depth,
+          bool prefetch_trials, std::vector<float> first_layer_gate, bool first_layer_embedding,
+          bool timeline, const std::string& experts, bool exact) {
   SessionConfig c;
   c.memory_bytes = memory_bytes;
   c.expert_fraction = expert_fraction;
@@ -107,6 +107,8 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.policy = policy;
   c.reader = reader;
   c.readers = readers;
+  c.request_bytes = request_bytes;
+  c.register_buffers = register_buffers;
   c.direct_io = direct_io;
   c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
   c.gating = gating_config(gating, gating_threshold, std::move(sensitivity));
@@ -173,6 +175,7 @@ void export_session(nb::module_& m) {
            nb::arg("max_sequences") = 1, nb::arg("kv_dtype") = "f16",
            nb::arg("prefill_chunk") = 128, nb::arg("backend") = "auto", nb::arg("kernels") = "auto",
            nb::arg("policy") = "next-use", nb::arg("reader") = "auto", nb::arg("readers") = 4,
+           nb::arg("request_bytes") = int64_t{0}, nb::arg("register_buffers") = false,
            nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
            nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>(),
            nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),
@@ -202,6 +205,11 @@ void export_session(nb::module_& m) {
                    [](const PySession& s) { return s.shared->get()->config().max_sequences; })
       .def_prop_ro("backend", [](const PySession& s) { return s.shared->get()->backend(); })
       .def_prop_ro("reader", [](const PySession& s) { return s.shared->get()->reader(); })
+      .def_prop_ro("registration",
+                   [](const PySession& s) {
+                     const Registration r = s.shared->get()->registration();
+                     return nb::make_tuple(r.file, r.frames, r.problem);
+                   })
       .def_prop_ro("notes", [](const PySession& s) { return s.shared->get()->notes(); })
       .def(
           "close", [](const PySession& s) { s.shared->session.reset(); },

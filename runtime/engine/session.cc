@@ -149,6 +149,7 @@ const ModelConfig& Session::model() const { return parts_->pack->config(); }
 const SessionConfig& Session::config() const { return parts_->config; }
 std::string Session::backend() const { return std::string(parts_->backend->name()); }
 std::string Session::reader() const { return parts_->reader; }
+Registration Session::registration() const { return parts_->experts->registration(); }
 
 std::vector<std::string> Session::notes() const {
   const std::lock_guard lock(facts_mutex_);

@@ -113,6 +113,7 @@ class Session {
   const SessionConfig& config() const;
   std::string backend() const;
   std::string reader() const;  // the one in use: "io_uring" or "pread"
+  Registration registration() const;
   // Facts the user should see, one line each; steps may add to them.
   std::vector<std::string> notes() const;
   StepStats totals() const;

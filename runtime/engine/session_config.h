@@ -24,8 +24,10 @@ struct SessionConfig {
   std::string experts = "auto";  // see choose_expert_path()
   bool exact = true;             // only paths that give the bits of the CPU
   std::string policy = "next-use";
-  std::string reader = "auto";  // auto | io_uring | pread
-  int readers = 4;              // reads at the same time
+  std::string reader = "auto";    // auto | io_uring | pread
+  int readers = 4;                // reads at the same time
+  int64_t request_bytes = 0;      // of one read at most, a multiple of 4 KiB; 0: a whole tile
+  bool register_buffers = false;  // with io_uring, as far as RLIMIT_MEMLOCK allows
   bool direct_io = true;
   VerifyTiles verify = VerifyTiles::kAlways;
   bool evict_tiles = true;  // only as many tiles as needed; false: whole experts

@@ -14,6 +14,7 @@ namespace adapmoe {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
+constexpr int64_t kLargestRequest = int64_t{1} << 30;
 constexpr double kAutoShare = 0.8;  // of the available memory
 
 int usable_cores() {
@@ -71,6 +72,11 @@ Status Session::Parts::check_config() {
   ADAPMOE_RETURN_IF_ERROR(in_range("memory_bytes", config.memory_bytes, 0, INT64_MAX));
   ADAPMOE_RETURN_IF_ERROR(in_range("threads", config.threads, 1, 1024));
   ADAPMOE_RETURN_IF_ERROR(in_range("readers", config.readers, 1, 256));
+  ADAPMOE_RETURN_IF_ERROR(in_range("request_bytes", config.request_bytes, 0, kLargestRequest));
+  if (config.request_bytes % kPageBytes != 0) {
+    return invalid_argument(
+        str_cat("request_bytes=", config.request_bytes, ": expected a multiple of ", kPageBytes));
+  }
   ADAPMOE_RETURN_IF_ERROR(
       in_range("max_context", config.max_context, 1, c.max_position_embeddings));
   ADAPMOE_RETURN_IF_ERROR(in_range("max_sequences", config.max_sequences, 1, 4096));
@@ -201,7 +207,13 @@ Status Session::Parts::make_residency() {
   auto policy = make_eviction_policy(config.policy, c.num_hidden_layers);
   if (!policy.ok()) return policy.status();
   if (config.timeline) timeline = std::make_unique<Timeline>();
-  auto chosen = make_reader(config.reader, pack->expert_file(), config.readers, timeline.get());
+  const std::span<std::byte> region = arena->carve(split.frames_total * split.tile_bytes);
+  auto chosen = make_reader(config.reader, pack->expert_file(),
+                            {.depth = config.readers,
+                             .request_bytes = config.request_bytes,
+                             .timeline = timeline.get(),
+                             .frames = read_into(region),
+                             .register_frames = config.register_buffers});
   if (!chosen.ok()) return chosen.status();
   reader = chosen.value().name;
   if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
@@ -214,8 +226,8 @@ Status Session::Parts::make_residency() {
   }
   experts = std::make_unique<ExpertCache>(
       *pack,
-      FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
-                static_cast<int32_t>(split.frames), backend->pins_memory()),
+      FramePool(region, split.tile_bytes, static_cast<int32_t>(split.frames),
+                backend->pins_memory()),
       staged(std::move(chosen.value().reader)), std::move(policy).value(), std::move(residency));
   ADAPMOE_RETURN_IF_ERROR(make_prefetcher());
   decoder = std::make_unique<Decoder>(

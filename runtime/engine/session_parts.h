@@ -75,6 +75,7 @@ struct Session::Parts {
   int64_t staging_bytes() const;
   Status check_host_memory(int64_t available);
   Status make_staging();
+  FrameRegion read_into(std::span<std::byte> frames) const;
   std::unique_ptr<AsyncReader> staged(std::unique_ptr<AsyncReader> reads);
   Result<const float*> on_host(const Matrix& router);
 };

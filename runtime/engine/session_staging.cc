@@ -56,6 +56,13 @@ Status Session::Parts::make_staging() {
   return {};
 }
 
+// Where tiles are read into: their frames, or the staging places, which lie side by side.
+FrameRegion Session::Parts::read_into(std::span<std::byte> frames) const {
+  if (staging.empty()) return {frames, split.tile_bytes};
+  const auto bytes = staging.size() * static_cast<size_t>(split.tile_bytes);
+  return {{staging.front().data(), bytes}, split.tile_bytes};
+}
+
 std::unique_ptr<AsyncReader> Session::Parts::staged(std::unique_ptr<AsyncReader> reads) {
   if (staging.empty()) return reads;
   return std::make_unique<StagedReader>(std::move(reads), staging);

@@ -14,9 +14,12 @@ namespace {
 
 class PreadReader final : public AsyncReader {
  public:
-  PreadReader(const File& file, int threads, Timeline* timeline)
-      : file_(file), timeline_(timeline), queue_(threads) {
-    for (int i = 0; i < threads; ++i) {
+  PreadReader(const File& file, const ReaderOptions& options)
+      : file_(file),
+        timeline_(options.timeline),
+        asked_to_register_(options.register_frames),
+        queue_(options) {
+    for (int i = 0; i < options.depth; ++i) {
       threads_.emplace_back([this, i] { run(i); });
     }
   }
@@ -60,28 +63,37 @@ class PreadReader final : public AsyncReader {
     return true;
   }
 
+  Registration registration() const override {
+    return {.problem = asked_to_register_ ? "only io_uring registers, and pread is used" : ""};
+  }
+
  private:
   void run(int thread) {
     std::unique_lock lock(mutex_);
     while (true) {
       wake_.wait(lock, [this] { return stopping_ || queue_.has_next(); });
       if (stopping_) return;
-      const ReadRequest request = *queue_.next();
+      const ReadQueue::Piece piece = *queue_.next();
       lock.unlock();
       const Status status = [&] {
-        const SpanTimer span(timeline_, lane_of(request.priority), "read", thread);
-        return file_.read_at(request.offset, request.into);
+        const SpanTimer span(timeline_, lane_of(piece.part.priority), "read", thread);
+        return file_.read_at(piece.part.offset, piece.part.into);
       }();
-      completion_(request.tag, status, request.into);
       lock.lock();
-      queue_.finished(request);
+      if (const auto whole = ReadQueue::settle(piece, status)) {
+        lock.unlock();
+        completion_(piece.part.tag, *whole, piece.job->request.into);
+        lock.lock();
+      }
+      queue_.finished(piece);
       // A lane for prefetch may have become free while the other threads sleep.
-      if (request.priority == ReadPriority::kPrefetch && queue_.has_next()) wake_.notify_one();
+      if (piece.part.priority == ReadPriority::kPrefetch && queue_.has_next()) wake_.notify_one();
     }
   }
 
   const File& file_;
   Timeline* const timeline_;
+  const bool asked_to_register_;
   Completion completion_;
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -92,8 +104,8 @@ class PreadReader final : public AsyncReader {
 
 }  // namespace
 
-std::unique_ptr<AsyncReader> make_pread_reader(const File& file, int threads, Timeline* timeline) {
-  return std::make_unique<PreadReader>(file, threads, timeline);
+std::unique_ptr<AsyncReader> make_pread_reader(const File& file, const ReaderOptions& options) {
+  return std::make_unique<PreadReader>(file, options);
 }
 
 }  // namespace adapmoe

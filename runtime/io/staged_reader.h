@@ -27,6 +27,7 @@ class StagedReader final : public AsyncReader {
   void submit(const ReadRequest& request) override;
   bool cancel(uint64_t tag) override;
   bool promote(uint64_t tag) override;
+  Registration registration() const override { return reader_->registration(); }
 
  private:
   struct Begun {

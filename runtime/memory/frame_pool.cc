@@ -22,9 +22,11 @@ FrameIndex FramePool::take() {
   return frame;
 }
 
-void FramePool::shrink(int32_t in_use) {
+void FramePool::shrink(int32_t in_use,
+                       const std::function<void(std::span<std::byte>)>& before_parking) {
   while (in_use_ > in_use && !free_.empty()) {
     const FrameIndex frame = take();
+    if (before_parking) before_parking({data(frame), static_cast<size_t>(frame_bytes_)});
     if (!pinned_) {
       (void)madvise(data(frame), static_cast<size_t>(frame_bytes_), MADV_DONTNEED);
     }

@@ -5,6 +5,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -30,8 +31,9 @@ class FramePool {
   void give_back(FrameIndex frame) { free_.push_back(frame); }
 
   // Parks free frames and gives their memory back to the system unless it is pinned, until `in_use`
-  // are left in use or no frame is free.
-  void shrink(int32_t in_use);
+  // are left in use or no frame is free. `before_parking` is told of each of them first.
+  void shrink(int32_t in_use,
+              const std::function<void(std::span<std::byte>)>& before_parking = nullptr);
   // Brings parked frames back. REQUIRES: in_use frames fit the region.
   void grow(int32_t in_use);
 

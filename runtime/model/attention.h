@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/backend/backend.h"
+#include "runtime/base/timeline.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/weights.h"
 #include "runtime/model/workspace.h"
@@ -23,9 +24,10 @@ struct TokenRow {
 // The rows' places in the KV caches.
 void append_kv_rows(std::span<const TokenRow> rows, int64_t layer, std::vector<KVRow>& kv);
 
-// hidden += Attention(norm(hidden)); rows of one sequence stand in ascending position.
+// hidden += Attention(norm(hidden)); rows of one sequence stand in ascending position. A null
+// timeline records nothing.
 void attention_layer(const ModelConfig& config, Backend& backend, const Workspace& work,
-                     const LayerWeights& weights, const float* rope_inv_freq, int64_t layer,
-                     std::span<const TokenRow> rows);
+                     const LayerWeights& weights, const float* rope_inv_freq, int32_t layer,
+                     std::span<const TokenRow> rows, Timeline* timeline);
 
 }  // namespace adapmoe

@@ -20,7 +20,10 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   std::vector<int32_t> ids;
   ids.reserve(rows.size());
   for (const TokenRow& row : rows) ids.push_back(row.token);
-  m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
+  {
+    const SpanTimer span(m_.timeline, Lane::kCompute, "embedding");
+    m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
+  }
   if (logit_rows.size() == rows.size() && can_be_resident(m_, n, step)) {
     if (const auto every = m_.experts.hold_every()) {
       ADAPMOE_RETURN_IF_ERROR(resident_step(m_, weights_, rows, *every, logits, step));
@@ -32,12 +35,8 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
     if (step.interrupt && step.interrupt()) return cancelled("interrupted between layers");
     const LayerWeights& w = weights_.layers[layer];
-    {
-      const SpanTimer span(m_.timeline, Lane::kCompute, "attention", 0,
-                           static_cast<int32_t>(layer));
-      attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
-                      static_cast<int64_t>(layer), rows);
-    }
+    attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
+                    static_cast<int32_t>(layer), rows, m_.timeline);
     const int64_t stalled = layer == 0 ? m_.experts.stats().stall_ns : 0;
     ADAPMOE_RETURN_IF_ERROR(moe_layer(m_, w, static_cast<int32_t>(layer), n, step));
     if (layer == 0) step.first_layer_stall_ns += m_.experts.stats().stall_ns - stalled;
@@ -54,6 +53,7 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
 // Before its attention: reads of layer 0's experts begin while it is computed.
 Status Decoder::foresee_first_layer(int64_t rows) {
   if (m_.prefetch == nullptr) return {};
+  const SpanTimer span(m_.timeline, Lane::kCompute, "look_ahead");
   const Rows normed = m_.work.normed.first(rows);
   m_.backend.rms_norm(weights_.layers[0].post_attention_layernorm, m_.work.hidden.first(rows),
                       normed);
@@ -64,22 +64,26 @@ Status Decoder::foresee_first_layer(int64_t rows) {
 }
 
 Status Decoder::head(std::span<const int32_t> rows, float* logits, const Step& step) {
-  const SpanTimer span(m_.timeline, Lane::kCompute, "head");
   const auto n = static_cast<int64_t>(rows.size());
   for (int64_t i = 0; i < n; ++i) {
     m_.backend.copy(m_.work.hidden.row(rows[static_cast<size_t>(i)]), m_.work.projected.row(i),
                     m_.work.hidden.stride * static_cast<int64_t>(sizeof(float)));
   }
-  m_.backend.rms_norm(weights_.norm, m_.work.projected.first(n), m_.work.normed.first(n));
-  m_.backend.fetch(m_.work.normed.first(n));
-  ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
+  {
+    const SpanTimer span(m_.timeline, Lane::kCompute, "norm");
+    m_.backend.rms_norm(weights_.norm, m_.work.projected.first(n), m_.work.normed.first(n));
+    m_.backend.fetch(m_.work.normed.first(n));
+    ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
+  }
   if (step.capture != nullptr) {
     Capture::append(step.capture->final_hidden, m_.work.normed.first(n), m_.config.hidden_size);
   }
   if (m_.prefetch != nullptr) {  // the first layer of the next token, while the caller samples
+    const SpanTimer span(m_.timeline, Lane::kCompute, "look_ahead");
     const Rows last = m_.work.normed.first(n);
     m_.prefetch->look_ahead({Activations::kLastHidden, -1, last.data, n, last.stride});
   }
+  const SpanTimer span(m_.timeline, Lane::kCompute, "head");
   const LinearOp op{&weights_.lm_head, m_.work.logits};
   m_.backend.linear(m_.work.normed.first(n), std::span(&op, 1));
   m_.backend.fetch(m_.work.logits.first(n));

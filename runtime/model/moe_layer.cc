@@ -11,25 +11,31 @@
 namespace adapmoe {
 namespace {
 
-RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows, RoutingCounts& counts) {
-  std::vector<RoutingDecision> decisions;
-  const ResidencyView view =
-      m.gating.mode == GatingMode::kResidency ? m.experts.view(layer) : ResidencyView();
-  for (int64_t i = 0; i < rows; ++i) {
-    const std::span<const float> logits(m.work.router_logits.row(i),
-                                        static_cast<size_t>(m.config.num_local_experts));
-    decisions.push_back(route(logits, layer, m.config.router, m.gating, view));
-  }
-  RoutingPlan plan = plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
-  counts.add(decisions, plan);
-  return plan;
-}
-
 // What the host reads of this layer.
 void fetch_rows(const MoeContext& m, int64_t rows, const Step& step) {
   m.backend.fetch(m.work.router_logits.first(rows));
   if (m.prefetch != nullptr || step.capture != nullptr) m.backend.fetch(m.work.normed.first(rows));
   if (step.capture != nullptr) m.backend.fetch(m.work.hidden.first(rows));
+}
+
+Result<RoutingPlan> route_rows(const MoeContext& m, const LayerWeights& weights, int32_t layer,
+                               Rows normed, Step& step) {
+  const SpanTimer span(m.timeline, Lane::kCompute, "router", 0, layer);
+  const LinearOp router{&weights.router, m.work.router_logits};
+  m.backend.linear(normed, std::span(&router, 1));
+  fetch_rows(m, normed.rows, step);
+  ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
+  std::vector<RoutingDecision> decisions;
+  const ResidencyView view =
+      m.gating.mode == GatingMode::kResidency ? m.experts.view(layer) : ResidencyView();
+  for (int64_t i = 0; i < normed.rows; ++i) {
+    const std::span<const float> logits(m.work.router_logits.row(i),
+                                        static_cast<size_t>(m.config.num_local_experts));
+    decisions.push_back(route(logits, layer, m.config.router, m.gating, view));
+  }
+  RoutingPlan plan = plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
+  step.counts.add(decisions, plan);
+  return plan;
 }
 
 void record(const MoeContext& m, const RoutingPlan& plan, int32_t layer, int64_t rows,
@@ -66,10 +72,17 @@ Status run_residents(const MoeContext& m, const RoutingPlan& plan,
     ops.push_back(expert_op(plan, residents[i].id().expert, 0, tiles[i]));
   }
   if (ops.empty()) return {};
-  const SpanTimer span(m.timeline, Lane::kCompute, "resident experts", 0, residents[0].id().layer);
-  m.backend.gate_up_proj(ops);
-  m.backend.down_proj(ops, m.work.expert_out);
+  const int32_t layer = residents[0].id().layer;
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "gate_up", 0, layer);
+    m.backend.gate_up_proj(ops);
+  }
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "down", 0, layer);
+    m.backend.down_proj(ops, m.work.expert_out);
+  }
   Status beside = meanwhile();
+  const SpanTimer span(m.timeline, Lane::kCompute, "down", 0, layer);  // what a device still does
   ADAPMOE_RETURN_IF_ERROR(m.backend.wait());  // before the tiles are released
   return beside;
 }
@@ -84,9 +97,12 @@ Status run_streamed(const MoeContext& m, const RoutingPlan& plan, const ExpertHa
       return data.status();
     }
     const std::byte* tile = data.value();
-    const SpanTimer span(m.timeline, Lane::kCompute, "streamed tile", 0, handle.id().layer);
     const ExpertOp op = expert_op(plan, handle.id().expert, t, std::span(&tile, 1));
-    m.backend.gate_up_proj(std::span(&op, 1));
+    {
+      const SpanTimer span(m.timeline, Lane::kCompute, "gate_up, streamed", 0, handle.id().layer);
+      m.backend.gate_up_proj(std::span(&op, 1));
+    }
+    const SpanTimer span(m.timeline, Lane::kCompute, "down, streamed", 0, handle.id().layer);
     m.backend.down_proj(std::span(&op, 1), m.work.expert_out);
   }
   return m.backend.wait();  // before the tiles are released
@@ -137,12 +153,13 @@ Status run_first(const MoeContext& m, const RoutingPlan& plan, ExpertStream& str
 Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer, int64_t rows,
                  Step& step) {
   const Rows normed = m.work.normed.first(rows);
-  m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
-  const LinearOp router{&weights.router, m.work.router_logits};
-  m.backend.linear(normed, std::span(&router, 1));
-  fetch_rows(m, rows, step);
-  ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
-  const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "norm", 0, layer);
+    m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
+  }
+  auto planned = route_rows(m, weights, layer, normed, step);
+  if (!planned.ok()) return planned.status();
+  const RoutingPlan& plan = planned.value();
   record(m, plan, layer, rows, step);
 
   m.experts.cancel_hints(layer, plan.experts);  // of the prefetcher, or of a long prompt
@@ -150,6 +167,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   auto stream = ExpertStream::begin(m.experts, layer, plan.experts, step.interrupt);
   if (!stream.ok()) return stream.status();
   if (m.prefetch != nullptr) {
+    const SpanTimer span(m.timeline, Lane::kCompute, "look_ahead", 0, layer);
     m.prefetch->look_ahead({Activations::kMoeInput, layer, normed.data, rows, normed.stride});
   }
   const bool is_last = layer + 1 == m.config.num_hidden_layers;
@@ -159,7 +177,10 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   };
 
   read_ahead();
-  m.backend.begin_experts(normed);
+  {
+    const SpanTimer span(m.timeline, Lane::kCompute, "gate_up", 0, layer);
+    m.backend.begin_experts(normed);
+  }
   ADAPMOE_RETURN_IF_ERROR(run_first(m, plan, stream.value(), normed, step));
   while (true) {
     read_ahead();
@@ -168,6 +189,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
     if (!expert.value().has_value()) break;
     ADAPMOE_RETURN_IF_ERROR(run_streamed(m, plan, *expert.value(), step.interrupt));
   }
+  const SpanTimer span(m.timeline, Lane::kCompute, "combine", 0, layer);
   m.backend.combine({plan.outputs, plan.weights, m.work.expert_out, m.work.hidden.first(rows)});
   return {};
 }

@@ -22,7 +22,8 @@ void queue_layer(const MoeContext& m, const DenseWeights& weights, int64_t layer
   const LayerWeights& w = weights.layers[static_cast<size_t>(layer)];
   const Rows hidden = m.work.hidden.first(n);
   const Rows normed = m.work.normed.first(n);
-  attention_layer(m.config, m.backend, m.work, w, weights.rope_inv_freq, layer, rows);
+  attention_layer(m.config, m.backend, m.work, w, weights.rope_inv_freq,
+                  static_cast<int32_t>(layer), rows, nullptr);  // the step is one span
   m.backend.rms_norm(w.post_attention_layernorm, hidden, normed);
   const LinearOp router{&w.router, m.work.router_logits};
   m.backend.linear(normed, std::span(&router, 1));

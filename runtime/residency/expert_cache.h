@@ -103,6 +103,7 @@ class ExpertCache {
   Status resize(int32_t frames);
 
   ResidencyStats stats() const;
+  Registration registration() const { return reader_->registration(); }
 
  private:
   friend class ExpertHandle;  // release() and tile() are its two ends

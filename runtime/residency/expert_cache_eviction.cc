@@ -53,12 +53,13 @@ Status ExpertCache::give_way_locked(const Reach& reach, int32_t layer, int64_t f
 Status ExpertCache::resize(int32_t frames) {
   std::unique_lock lock(mutex_);
   const auto last_layer = static_cast<int32_t>(pack_.config().num_hidden_layers - 1);
-  frames_.shrink(frames);
+  const auto forget = [this](std::span<std::byte> frame) { reader_->forget(frame); };
+  frames_.shrink(frames, forget);
   while (frames_.in_use() > frames) {
     const Reach reach = reach_locked(entries_.size());
     ADAPMOE_RETURN_IF_ERROR(
         give_way_locked(reach, last_layer, frames_.in_use() - frames, lock, Interrupt()));
-    frames_.shrink(frames);
+    frames_.shrink(frames, forget);
   }
   frames_.grow(frames);
   return {};

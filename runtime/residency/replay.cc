@@ -88,12 +88,14 @@ ReplayResult replay(std::span<const TraceVisit> trace, int64_t num_layers, int64
 }
 
 ReplayResult replay_belady(std::span<const TraceVisit> trace, int64_t num_layers,
-                           int64_t num_experts, int64_t capacity) {
+                           int64_t num_experts, int64_t capacity, int64_t count_from) {
   const auto total = static_cast<size_t>(num_layers * num_experts);
   constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
   // One access per expert and visit; next[i]: the access to the same expert after access i.
   std::vector<size_t> accesses;
+  size_t first_counted = 0;
   for (const TraceVisit& visit : trace) {
+    if (visit.pass < count_from) first_counted += visit.experts.size();
     for (const int32_t expert : visit.experts) {
       accesses.push_back(static_cast<size_t>(visit.layer * num_experts + expert));
     }
@@ -109,9 +111,10 @@ ReplayResult replay_belady(std::span<const TraceVisit> trace, int64_t num_layers
   std::vector<size_t> residents;
   for (size_t i = 0; i < accesses.size(); ++i) {
     const size_t expert = accesses[i];
-    ++result.visits;
+    const bool counted = i >= first_counted;
+    result.visits += counted ? 1 : 0;
     if (next_use[expert] >= 0) {
-      ++result.hits;
+      result.hits += counted ? 1 : 0;
       next_use[expert] = next[i];
       continue;
     }

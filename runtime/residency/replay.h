@@ -30,8 +30,9 @@ ReplayResult replay(std::span<const TraceVisit> trace, int64_t num_layers, int64
                     std::span<const int64_t> floors);
 
 // The same with the future known: evicts the expert needed again last (Belady 1966), and passes by
-// an expert that would be needed again later than everything resident.
+// an expert that would be needed again later than everything resident. Passes before `count_from`
+// are replayed, but not counted.
 ReplayResult replay_belady(std::span<const TraceVisit> trace, int64_t num_layers,
-                           int64_t num_experts, int64_t capacity);
+                           int64_t num_experts, int64_t capacity, int64_t count_from = 0);
 
 }  // namespace adapmoe

@@ -16,6 +16,7 @@ namespace {
 
 // Some rows share one pass over a block and some do not, in any table.
 constexpr int64_t kRowCounts[] = {1, 3, 4, 7, 18};
+constexpr int64_t kBlocks = 3;           // the same of blocks
 constexpr float kUnwritten = -12345.5F;  // fills what a kernel must leave alone
 
 class Output {
@@ -55,22 +56,22 @@ std::vector<std::byte> run_quantize(const KernelTable& table) {
   return out.take();
 }
 
-// The output rows of one block: 16 values each, and some around them that stay unwritten.
+// The output rows of some blocks: 16 values for each, and others around them that stay unwritten.
 struct BlockRows {
-  static constexpr int64_t kStride = kBlockRows + 4;
+  static constexpr int64_t kStride = kBlocks * kBlockRows + 4;
   std::vector<float> y;
 
   BlockRows(Random& random, int64_t rows) : y(static_cast<size_t>(rows * kStride), kUnwritten) {
     for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t lane = 0; lane < kBlockRows; ++lane) {
+      for (int64_t lane = 0; lane < kBlocks * kBlockRows; ++lane) {
         y[static_cast<size_t>(i * kStride + lane)] = draw(random, Spread::kPlain);
       }
     }
   }
 };
 
-// Runs `kernel` for several numbers of rows, with and without an index, from zero and from y.
-// `args` has everything but the rows; act holds `activations` rows.
+// Runs `kernel` for several numbers of rows and blocks, with and without an index, from zero and
+// from y. `args` has everything else; act holds `activations` rows.
 void run_rows(void (*kernel)(const BlockArgs&), BlockArgs args, int64_t activations, Random& random,
               Output& out) {
   for (const int64_t rows : kRowCounts) {
@@ -83,6 +84,7 @@ void run_rows(void (*kernel)(const BlockArgs&), BlockArgs args, int64_t activati
       args.y = result.y.data();
       args.y_stride = BlockRows::kStride;
       args.accumulate = accumulate;
+      args.blocks = rows == 1 || accumulate ? kBlocks : 1;
       kernel(args);
       out.add(result.y);
     }
@@ -92,9 +94,9 @@ void run_rows(void (*kernel)(const BlockArgs&), BlockArgs args, int64_t activati
 enum class Quants : uint8_t { kAny, kLeast, kMost };
 
 // A block of 16 rows whose scales are any positive half, the subnormal ones included.
-std::vector<std::byte> quantized_block(Random& random, const PackedShape& shape, Quants quants) {
+void fill_block(Random& random, const PackedShape& shape, Quants quants,
+                std::span<std::byte> block) {
   const bool int4 = shape.dtype == DType::kInt4;
-  std::vector<std::byte> block(static_cast<size_t>(shape.block_bytes()));
   auto* scales = reinterpret_cast<uint16_t*>(block.data());
   for (int64_t i = 0; i < shape.groups() * kBlockRows; ++i) {
     scales[i] = static_cast<uint16_t>(random.between(1, 0x7bff));
@@ -105,7 +107,6 @@ std::vector<std::byte> quantized_block(Random& random, const PackedShape& shape,
     if (quants == Quants::kMost) value = int4 ? 255 : 127;
     block[i] = static_cast<std::byte>(value & 255);
   }
-  return block;
 }
 
 template <DType kType>
@@ -117,7 +118,11 @@ std::vector<std::byte> run_quantized(const KernelTable& table) {
     for (const Quants quants : {Quants::kAny, Quants::kLeast, Quants::kMost}) {
       const int64_t groups = random.between(1, 3);
       const PackedShape shape{kType, kBlockRows, groups * group, group};
-      const std::vector<std::byte> block = quantized_block(random, shape, quants);
+      const auto block_bytes = static_cast<size_t>(shape.block_bytes());
+      std::vector<std::byte> blocks(kBlocks * block_bytes);
+      for (size_t b = 0; b < kBlocks; ++b) {
+        fill_block(random, shape, quants, std::span(blocks).subspan(b * block_bytes, block_bytes));
+      }
       std::vector<int8_t> q(static_cast<size_t>(kActivations * shape.cols));
       std::vector<float> scale(static_cast<size_t>(kActivations * groups));
       std::vector<int32_t> sum(scale.size());
@@ -131,7 +136,7 @@ std::vector<std::byte> run_quantized(const KernelTable& table) {
         }
       }
       BlockArgs args;
-      args.block = block.data();
+      args.block = blocks.data();
       args.cols = shape.cols;
       args.group_size = group;
       args.scale_bytes = shape.scale_bytes();
@@ -170,10 +175,10 @@ std::vector<std::byte> run_float(const KernelTable& table) {
   Random random(3);
   for (const Spread spread : {Spread::kPlain, Spread::kWide, Spread::kSubnormal, Spread::kZero}) {
     const int64_t cols = 16 * random.between(1, 5);
-    const std::vector<T> block = draw_as<T>(random, spread, cols * kBlockRows);
+    const std::vector<T> blocks = draw_as<T>(random, spread, kBlocks * cols * kBlockRows);
     const std::vector<float> x = draw(random, spread, kActivations * cols);
     BlockArgs args;
-    args.block = reinterpret_cast<const std::byte*>(block.data());
+    args.block = reinterpret_cast<const std::byte*>(blocks.data());
     args.cols = cols;
     args.group_size = kBlockRows;
     args.act.x = x.data();

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from benchmarks import timed_run
+from benchmarks.belady import belady_bytes, next_pass
 
 from adapmoe import LLM
+from adapmoe.geometry import read_manifest
 
 
 class OurEngine:
@@ -23,9 +25,8 @@ class OurEngine:
             warm_restart=False,
             **job["settings"],
         )
+        self._llm.record_trace(True)
         self._sequence = self._llm.new_sequence()
-        if job["task"] == "agreement":
-            self._llm.record_trace(True)
 
     def prefill(self, ids: list[int]) -> np.ndarray:
         return self._sequence.prefill(ids)
@@ -37,7 +38,7 @@ class OurEngine:
         self._sequence.reset()
 
     def begin(self) -> None:
-        self._before = self._llm.stats
+        self._before, self._first_pass = self._llm.stats, next_pass(self._llm.trace())
 
     def routing(self) -> np.ndarray:
         visits = self._llm.trace()
@@ -48,13 +49,19 @@ class OurEngine:
     def facts(self) -> dict[str, Any]:
         split, before, after = self._llm.memory_split, self._before, self._llm.stats
         visits = after.experts_used - before.experts_used
-        return {
+        facts: dict[str, Any] = {
+            "tokens": after.tokens - before.tokens,
             "backend": self._llm.backend,
             "memory_bytes": split.memory_bytes,
             "experts_resident": split.frames / split.frames_total,
             "hit_rate": (after.expert_hits - before.expert_hits) / visits,
             "stall_share": (after.stall_s - before.stall_s) / (after.wall_s - before.wall_s),
         }
+        if split.frames < split.frames_total:
+            manifest = read_manifest(self._llm.path)
+            trace = self._llm.trace()
+            facts["belady_bytes"] = belady_bytes(trace, manifest, split.frames, self._first_pass)
+        return facts
 
 
 if __name__ == "__main__":

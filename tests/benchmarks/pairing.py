@@ -33,7 +33,7 @@ from adapmoe.tokenizer import Tokenizer
 
 _PREFILL_WARM_UP = 128
 _QUIET_LOAD = 0.5
-_TABLE_COLUMNS = 150  # of a file or a pipe
+_TABLE_COLUMNS = 200  # of a file or a pipe
 
 
 def say(text: str) -> None:

@@ -39,6 +39,8 @@ def _side(row: Row, name: str, pairs: list[Pair], weight_bytes: int) -> dict[str
         for figure in (*figures, "hit_rate", "stall_share", "largest_usage")
         if figure in reports[0]
     }
+    if "belady_bytes" in reports[0]:
+        summary |= _belady(row, reports)
     if row.task == "decode":
         nll = statistics.fmean(report["nll"] for report in reports)
         summary["perplexity"] = math.exp(nll)
@@ -51,6 +53,18 @@ def _side(row: Row, name: str, pairs: list[Pair], weight_bytes: int) -> dict[str
     return summary
 
 
+def _belady(row: Row, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """What Belady's optimum would have read, and how many times that was read."""
+    whole = row.task == "first_token"
+    best = [report["belady_bytes"] / (1 if whole else report["tokens"]) for report in reports]
+    figure = "bytes_to_first_token" if whole else "bytes_per_token"
+    summary = {f"belady_{figure}": _spread(best)}
+    if all(best):
+        ratios = [report[figure] / least for report, least in zip(reports, best, strict=True)]
+        summary["read_over_belady"] = _spread(ratios)
+    return summary
+
+
 def _spread(values: list[float]) -> dict[str, float]:
     return vars(Spread.of(values))
 
@@ -58,8 +72,10 @@ def _spread(values: list[float]) -> dict[str, float]:
 def table_of(results: dict[str, Any]) -> Table:
     """Every row that was measured, now or before."""
     table = Table(title="paired with llama.cpp: median (least - most)")
-    for column in ("row", "side", "tokens/s or s", "ratio", "MB read", "of the bound", "ppl"):
-        table.add_column(column, justify="left" if column in ("row", "side") else "right")
+    for column in ("row", "side"):
+        table.add_column(column)
+    for column in ("tokens/s or s", "ratio", "MB read", "Belady's MB", "of the bound", "ppl"):
+        table.add_column(column, justify="right")
     table.add_column("bar")
     for name, row in ROWS.items():
         if name in results["rows"]:
@@ -71,12 +87,14 @@ def _add_row(table: Table, row: Row, summary: dict[str, Any]) -> None:
     for number, (name, side) in enumerate(summary["sides"].items()):
         speed = side.get("tokens_per_s") or side["first_token_s"]
         read = side.get("bytes_per_token") or side.get("bytes_to_first_token")
+        best = side.get("belady_bytes_per_token") or side.get("belady_bytes_to_first_token")
         table.add_row(
             "" if number else row.name,
             name,
             _text(speed) + (" s" if row.task == "first_token" else ""),
             _text(summary["ratios"][name]) + "x" if number else "",
             _text(read, 1e6),
+            _text(best, 1e6) if best else "",
             _text(side["fraction_of_bound"]) if "fraction_of_bound" in side else "",
             f"{side['perplexity']:.3f}" if "perplexity" in side else "",
             "" if number else row.bar,

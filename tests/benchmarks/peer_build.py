@@ -12,7 +12,25 @@ import sys
 from pathlib import Path
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
-CMAKE = "-DGGML_NATIVE=ON -DGGML_CUDA=OFF -DGGML_BLAS=OFF -DLLAVA_BUILD=OFF"
+_COMMON = "-DGGML_CUDA=OFF -DGGML_BLAS=OFF -DLLAVA_BUILD=OFF"
+# llama.cpp's AMX products crash at the first token (its issue 20824): there, all but AMX.
+_WITHOUT_AMX = (
+    "-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON "
+    "-DGGML_AVX512_BF16=ON -DGGML_AVX_VNNI=ON"
+)
+
+
+def cmake_arguments(cpu_flags: list[str]) -> str:
+    """For a CPU with these flags of /proc/cpuinfo: everything that it can do and that works."""
+    return f"{_WITHOUT_AMX if 'amx_int8' in cpu_flags else '-DGGML_NATIVE=ON'} {_COMMON}"
+
+
+def _cpu_flags() -> list[str]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split() for line in lines if line.startswith("flags")), [])
+
+
+CMAKE = cmake_arguments(_cpu_flags())
 
 
 def cache_folder() -> Path:

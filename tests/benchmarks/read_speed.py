@@ -19,6 +19,9 @@ from statistics import median
 
 from adapmoe import _testing
 
+REGISTERED = " registered"  # buffers and file
+READERS = ("pread", "io_uring", "io_uring" + REGISTERED)
+
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -53,17 +56,20 @@ def measure(args, experts, ids, reader, readers):
     rig = _testing.CacheRig(
         str(args.pack),
         frames=2 * experts["tiles"],
-        reader=reader,
+        reader=reader.removesuffix(REGISTERED),
         readers=readers,
+        registered=reader.endswith(REGISTERED),
         verify=args.verify,
         direct_io=True,
     )
-    if rig.reader_name != reader:
+    if rig.reader_name != reader.removesuffix(REGISTERED):
         raise SystemExit(f"{reader} cannot be used here")
     read(rig, ids[:2], experts["tiles"] - 1)  # touches the frames
     before, begin = cpu_s(), time.perf_counter()
     read(rig, ids[2:], experts["tiles"] - 1)
     wall = time.perf_counter() - begin
+    if rig.registration[2]:
+        raise SystemExit(rig.registration[2])
     total = experts["expert_bytes"] * (len(ids) - 2)
     return total / wall, (cpu_s() - before) / total * 1e9
 
@@ -74,7 +80,7 @@ def main():
     experts, config = manifest["experts"], manifest["config"]
     sizes = config["num_hidden_layers"], config["num_local_experts"]
     everything = list(product(*map(range, sizes)))
-    settings = list(product(("pread", "io_uring"), map(int, args.readers.split(","))))
+    settings = list(product(READERS, map(int, args.readers.split(","))))
     results = {setting: [] for setting in settings}
     rng = random.Random(1)
     for number in range(args.rounds):
@@ -85,7 +91,7 @@ def main():
     for (reader, readers), runs in results.items():
         speeds, costs = zip(*runs, strict=True)
         print(
-            f"{reader:8} {readers:2}: median {median(speeds) / 1e9:.2f} GB/s "
+            f"{reader:19} {readers:2}: median {median(speeds) / 1e9:.2f} GB/s "
             f"({min(speeds) / 1e9:.2f} to {max(speeds) / 1e9:.2f}), "
             f"{median(costs):.3f} s of CPU per GB"
         )

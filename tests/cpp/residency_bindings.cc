@@ -120,8 +120,8 @@ class HoldOfAll {
 class CacheRig {
  public:
   CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
-           const std::string& verify, const std::string& reader, int readers, int32_t capacity,
-           bool evict_tiles, bool direct_io, int staging)
+           const std::string& verify, const std::string& reader, int readers, int64_t request_bytes,
+           bool registered, int32_t capacity, bool evict_tiles, bool direct_io, int staging)
       : pack_(value_or_throw(Pack::open(pack, direct_io))),
         arena_(
             value_or_throw(Arena::reserve((std::max(frames, capacity) + staging) * tile_bytes()))),
@@ -132,7 +132,11 @@ class CacheRig {
       fake_ = fake.get();
       made = std::move(fake);
     } else {
-      ChosenReader chosen = value_or_throw(make_reader(reader, pack_.expert_file(), readers));
+      ChosenReader chosen = value_or_throw(make_reader(reader, pack_.expert_file(),
+                                                       {.depth = readers,
+                                                        .request_bytes = request_bytes,
+                                                        .frames = {region_, tile_bytes()},
+                                                        .register_frames = registered}));
       reader_name_ = chosen.name;
       made = std::move(chosen.reader);
     }
@@ -258,9 +262,10 @@ void export_residency(nb::module_& m) {
       .def("release", &HoldOfAll::release);
   nb::class_<CacheRig>(m, "CacheRig")
       .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&,
-                    const std::string&, int, int32_t, bool, bool, int>(),
+                    const std::string&, int, int64_t, bool, int32_t, bool, bool, int>(),
            nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
            nb::arg("verify") = "always", nb::arg("reader") = "fake", nb::arg("readers") = 2,
+           nb::arg("request_bytes") = int64_t{0}, nb::arg("registered") = false,
            nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false,
            nb::arg("staging") = 0)
       .def_prop_ro("reader_name", &CacheRig::reader_name)
@@ -279,6 +284,11 @@ void export_residency(nb::module_& m) {
       .def("fail", [](CacheRig& rig, size_t at,
                       const std::string& why) { rig.reader().fail(at, read_error(why)); })
       .def("refuse_landing", &CacheRig::refuse_landing)
+      .def_prop_ro("registration",
+                   [](CacheRig& rig) {
+                     const Registration r = rig.cache().registration();
+                     return std::tuple(r.file, r.frames, r.problem);
+                   })
       .def("stats", &CacheRig::stats);
   nb::class_<StreamRig>(m, "StreamRig")
       .def(nb::init<CacheRig&, int32_t, const std::vector<int32_t>&>(), nb::keep_alive<1, 2>())

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`adapmoe bench` on the trained model: what it prints, not how fast it is."""
 
+import itertools
 import json
 
 import pytest
 from typer.testing import CliRunner
 
+from adapmoe import LLM, _core
+from adapmoe.bench.profile import OTHER, PARTS, PYTHON
 from adapmoe.cli.main import app
 from adapmoe.timeline import LANES
 
@@ -52,6 +55,45 @@ def test_tables_and_timeline(pack, tmp_path):
     lanes = {event.get("cat") for event in json.loads(trace.read_text())["traceEvents"]}
     # Whether anything stalls or is read ahead depends on time.
     assert {"compute", "demand"} <= lanes <= {*LANES, None}
+
+
+def test_a_profile_adds_up_and_knows_what_was_read(pack):
+    report = json.loads(bench(pack, "--profile", "--json"))
+    manifest = json.loads(_core.inspect_pack(pack))
+    experts = 16 * manifest["experts"]["expert_bytes"]
+    assert list(report["profile"]) == ["prefill", "decode"]
+    for tokens, phase in zip((8, 4), report["profile"].values(), strict=True):
+        assert phase["tokens"] == tokens
+        assert set(phase["parts"]) == {*PARTS, PYTHON, OTHER}
+        seconds = {name: part["seconds"] for name, part in phase["parts"].items()}
+        assert sum(seconds.values()) == pytest.approx(phase["seconds_per_token"])
+        # Spans do not overlap, so nothing is counted twice; all but waiting surely took time.
+        assert all(s > 0 for name, s in seconds.items() if name != "waiting for reads")
+        assert phase["disk_bytes_per_token"] > 0
+    parts = report["profile"]["decode"]["parts"]
+    read = sum(parts[name]["memory_bytes"] for name in ("gate and up", "down"))
+    assert 0.9 * experts < read <= experts
+
+
+def test_every_span_of_a_step_belongs_to_a_part_and_to_one_only(pack):
+    with LLM(pack, expert_fraction=0.5, timeline=True, warm_restart=False) as llm:
+        with llm.new_sequence() as sequence:
+            sequence.prefill([1, 2, 3])
+            sequence.decode(4)
+        spans = [span for span in llm.timeline() if span[0] in ("compute", "stall")]
+    names = {span[1] for span in spans}
+    known = {name for part in PARTS.values() for name in part}
+    assert names <= known
+    # Whether a tile streams or a step waits depends on time.
+    assert known - names <= {"stall", "gate_up", "down", "gate_up, streamed", "down, streamed"}
+    in_order = sorted(spans, key=lambda span: span[4])
+    assert all(one[5] <= two[4] for one, two in itertools.pairwise(in_order))  # never overlap
+
+
+def test_a_profile_prints_a_table(pack):
+    printed = bench(pack, "--profile")
+    for word in ("decode: where a token's time goes", *PARTS, PYTHON, OTHER, "is bound by"):
+        assert word in printed
 
 
 @pytest.mark.parametrize("wrong", [["--tokens", "0"], ["--policy", "best"], ["--verify", "maybe"]])

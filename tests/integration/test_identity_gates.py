@@ -71,9 +71,13 @@ def test_g4_pread_equals_io_uring(pack, prefetch):
             pytest.skip("; ".join(llm._session.notes))
     threads, stats = trace_of(pack, **options, reader="pread")
     assert stats.expert_hits < stats.experts_used  # it did stream
-    for readers in (1, 4, 16):
-        ring, _ = trace_of(pack, **options, reader="io_uring", readers=readers)
+    for readers, request_bytes in ((1, 0), (4, 0), (16, 0), (4, 4096), (16, 1 << 15)):
+        ring, _ = trace_of(
+            pack, **options, reader="io_uring", readers=readers, request_bytes=request_bytes
+        )
         assert np.array_equal(threads, ring)
+    pieces, _ = trace_of(pack, **options, reader="pread", readers=3, request_bytes=4096)
+    assert np.array_equal(threads, pieces)
 
 
 def test_g5_one_thread_equals_many(pack):

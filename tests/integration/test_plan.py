@@ -43,7 +43,8 @@ def test_json(pack, text):
     rates = [p["hit_rate"] for p in found["curve"]]
     assert rates == sorted(rates)
     assert rates[-1] == 1.0
-    assert set(found["recommended"]) == {"memory", "policy", "prefetch", "threads", "readers"}
+    reading = {"readers", "request_bytes"}
+    assert set(found["recommended"]) == {"memory", "policy", "prefetch", "threads"} | reading
     assert len(found["check"]) == 3
     for row in found["check"]:
         assert row["predicted_tokens_per_s"] > 0

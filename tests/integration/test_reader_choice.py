@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adapmoe import LLM
+from adapmoe import LLM, SamplingParams
+from adapmoe.geometry import read_manifest
 
 FORBID = Path(__file__).resolve().parents[1] / "support" / "forbid_io_uring.py"
 
@@ -37,6 +38,53 @@ def test_the_page_cache_is_for_pread(pack_factory):
     assert reader == "pread"
     assert len(notes) == 1
     assert "reading with pread" in notes[0]
+
+
+def in_subprocess(script, *words):
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, words)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def plain(pack_factory):
+    """The pack, and what it says without anything registered."""
+    with LLM(pack_factory(), max_context=64, reader="io_uring") as llm:
+        if llm.reader != "io_uring":
+            pytest.skip("io_uring cannot be used here")
+        assert llm.registration == (False, 0, "")
+        return pack_factory(), llm.generate("The", SamplingParams(max_tokens=2)).text
+
+
+def test_registering_changes_no_token(plain):
+    pack, text = plain
+    with LLM(pack, max_context=64, reader="io_uring", register_buffers=True) as llm:
+        assert llm.generate("The", SamplingParams(max_tokens=2)).text == text
+        file, tiles, problem = llm.registration
+    assert file
+    assert tiles > 0 or problem
+
+
+def test_a_kernel_that_refuses_to_register(plain):
+    pack, text = plain
+    seen = in_subprocess(FORBID, pack, "io_uring", "--registering")
+    assert (seen["reader"], seen["text"]) == ("io_uring", text)
+    file, tiles, problem = seen["registration"]
+    assert (file, tiles) == (False, 0)
+    assert "Operation not permitted" in problem
+
+
+def test_no_more_is_registered_than_may_be_locked(plain):
+    pack, text = plain
+    tile = read_manifest(pack)["experts"]["tile_bytes"]
+    seen = in_subprocess(FORBID.with_name("limit_memlock.py"), pack, 5 * tile)
+    assert (seen["reader"], seen["text"]) == ("io_uring", text)
+    file, tiles, problem = seen["registration"]
+    assert file
+    assert tiles <= 5
+    assert "Cannot allocate memory; RLIMIT_MEMLOCK is" in problem
 
 
 @pytest.mark.parametrize("reader", ["io_uring", "auto"])

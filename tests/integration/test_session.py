@@ -104,6 +104,8 @@ def test_closed_session_is_refused_everywhere(session):
         ("prefill_chunk", 0),
         ("reader", "mmap"),
         ("readers", 0),
+        ("request_bytes", -4096),
+        ("request_bytes", 100),
         ("expert_fraction", 1.5),
         ("kv_dtype", "f8"),
         ("policy", "random"),

@@ -12,7 +12,8 @@ import pytest
 
 from adapmoe import LLM, SamplingParams
 from adapmoe.geometry import manifest_sha256
-from adapmoe.warm_restart import WarmRestart, cache_directory
+from adapmoe.user_cache import cache_directory
+from adapmoe.warm_restart import WarmRestart
 
 PROMPT = "The function returns"
 OPTIONS = {"expert_fraction": 0.5, "max_context": 128}

@@ -34,7 +34,7 @@ VENDOR_HEADERS = {
         "tests/cuda_emulation/",
     ),
     r"NvInfer.*|NvOnnx.*": ("runtime/backend/tensorrt/",),
-    r"liburing.*": ("runtime/io/uring_reader.cc",),
+    r"liburing.*": ("runtime/io/uring_ring.cc",),
     r"nanobind/.*|Python\.h": ("runtime/bindings/", "tests/cpp/"),
     r"nlohmann/.*": ("runtime/store/",),
     r"\w*intrin\.h|arm_\w+\.h": (

@@ -3,6 +3,7 @@
 
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,99 @@ def test_readers_bring_the_right_bytes(small_pack, reader, policy, frames):
     visits, hits, _, _ = rig.stats()
     assert visits == 400
     assert (hits > 300) if frames == 36 else (hits < 300)
+
+
+@pytest.fixture(scope="module")
+def large_tiles(tmp_path_factory):
+    """(folder, data) of a pack with tiles of six pages."""
+    folder = tmp_path_factory.mktemp("large") / "tiles.adapmoe"
+    data = write_small_pack(folder, 2, 4, 3, hidden=112)
+    assert data.shape[-1] == 6 * 4096
+    return folder, data
+
+
+@pytest.mark.parametrize("request_bytes", [4096, 16384, 1 << 20])
+@pytest.mark.parametrize("readers", [1, 3, 16])
+def test_pieces_make_the_whole(large_tiles, reader, readers, request_bytes):
+    folder, data = large_tiles
+    rig = make_rig(folder, 5, reader, readers=readers, request_bytes=request_bytes)
+    rng = np.random.default_rng(readers)
+    for step in range(100):
+        layer, expert = step % 2, int(rng.integers(4))
+        rig.hint(1 - layer, expert, current=layer)
+        hold = rig.acquire(layer, expert)
+        for tile in range(3):
+            np.testing.assert_array_equal(hold.tile(tile), data[layer, expert, tile])
+        hold.release()
+        rig.cancel_hints(1 - layer, [])
+    assert rig.stats()[1] < 100  # it did read
+
+
+def test_the_end_of_a_file_within_a_tile_is_told_once(tmp_path, reader):
+    folder = tmp_path / "short.adapmoe"
+    write_small_pack(folder, 2, 4, 3, hidden=112)
+    file = folder / "experts.safetensors"
+    rig = make_rig(folder, 5, reader, readers=4, request_bytes=4096)
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 3 * 4096)  # half of the last tile
+    for _ in range(2):  # and again, once the failed tiles are given up
+        hold = rig.acquire(1, 3)
+        assert hold.tile(1).size == 6 * 4096
+        with pytest.raises(_testing.StatusError, match=r"kReadError: .*the file ends there"):
+            hold.tile(2)
+        hold.release()
+
+
+def pinned_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmPin:"))
+    return int(line.split()[1]) * 1024
+
+
+def registered_rig(folder, frames, **options):
+    rig = make_rig(folder, frames, "io_uring", registered=True, **options)
+    if "kernel" in rig.registration[2]:
+        pytest.skip(rig.registration[2])
+    return rig
+
+
+@pytest.mark.parametrize("request_bytes", [0, 16384])
+def test_registered_frames_bring_the_right_bytes(large_tiles, request_bytes):
+    folder, data = large_tiles
+    before = pinned_bytes()
+    rig = registered_rig(folder, 12, request_bytes=request_bytes, capacity=18)
+    assert rig.registration == (True, 0, "")
+    tile = data.shape[-1]
+    used = set()
+    rng = np.random.default_rng(2)
+
+    def work(rig, steps):
+        for step in range(steps):
+            layer, expert = step % 2, int(rng.integers(4))
+            hold = rig.acquire(layer, expert)
+            for t in range(3):
+                np.testing.assert_array_equal(hold.tile(t), data[layer, expert, t])
+            hold.release()
+            used.add((layer, expert))
+
+    work(rig, 60)
+    assert rig.registration == (True, 12, "")
+    assert pinned_bytes() - before == 12 * tile
+    rig.resize(4)  # memory of parked frames is let go, and so really given back
+    assert rig.registration == (True, 4, "")
+    assert pinned_bytes() - before == 4 * tile
+    work(rig, 30)
+    rig.resize(18)  # parked frames have new memory: reading into the old pages would show
+    work(rig, 60)
+    assert rig.registration == (True, 18, "")
+    assert len(used) == 8
+    del rig
+    assert pinned_bytes() == before
+
+
+def test_pread_says_that_it_registers_nothing(small_pack):
+    rig = make_rig(small_pack.path, 4, "pread", registered=True)
+    assert rig.registration == (False, 0, "only io_uring registers, and pread is used")
 
 
 @pytest.mark.parametrize("readers", [1, 2, 16])

@@ -70,6 +70,26 @@ def test_no_policy_beats_belady_and_enough_room_never_evicts(policy, trace, capa
     assert everything == (visits, visits - len(distinct))
 
 
+def test_belady_counts_from_a_pass_on_and_knows_what_was_before():
+    trace = [(p, 0, [e]) for p, e in enumerate((0, 1, 0, 2, 1, 0))]
+
+    def counted(first):
+        return _core.replay_trace(trace, LAYERS, EXPERTS, 2, "belady", count_from=first)
+
+    # 0 and 1 are kept, and 2 is passed by.
+    assert [counted(first) for first in range(7)] == [
+        (6, 3),
+        (5, 3),
+        (4, 3),
+        (3, 2),
+        (2, 2),
+        (1, 1),
+        (0, 0),
+    ]
+    with pytest.raises(ValueError, match="count_from"):
+        _core.replay_trace(trace, LAYERS, EXPERTS, 2, "lru", count_from=1)
+
+
 def test_bad_traces_are_refused():
     for trace in ([(0, LAYERS, [0])], [(0, 0, [EXPERTS])], [(0, -1, [0])]):
         with pytest.raises(ValueError, match="outside"):

@@ -22,6 +22,7 @@ SETTINGS = {
     "evict": "tile",
     "allocation": "global",
     "verify": "always",
+    "register_buffers": False,
     "gating": "off",
 }
 

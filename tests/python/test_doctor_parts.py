@@ -176,6 +176,25 @@ def test_why_io_uring_is_refused(tmp_path, reason, files, words):
     assert words in ring.remedy
 
 
+@pytest.mark.parametrize(
+    ("limit", "capabilities", "words"),
+    [
+        ("8388608", "0000000000000000", "at most 8.00 MiB (ulimit -l)"),
+        ("unlimited", "0000000000000000", "no limit"),
+        ("8388608", "000001ffffffffff", "no limit"),
+        (None, "0000000000000000", "unknown"),
+    ],
+)
+def test_how_much_may_be_registered(tmp_path, limit, capabilities, words):
+    files = {"proc/self/status": f"CapEff:\t{capabilities}\nSeccomp:\t0\n"}
+    if limit is not None:
+        files["proc/self/limits"] = f"Max locked memory         {limit}    {limit}    bytes\n"
+    machine = Machine.at(build(tmp_path, files))
+    _, ring = examine_disk_access(machine, "/x", Trial(True, ""))
+    assert ring.status == "ok"
+    assert words in ring.seen
+
+
 def test_reading_is_tried_and_leaves_nothing(tmp_path):
     trial = try_reading(tmp_path)
     assert trial.direct in (True, False)

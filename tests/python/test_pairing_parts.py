@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from benchmarks.agreement import compare
+from benchmarks.belady import belady_bytes, next_pass
 from benchmarks.bounds import weight_bytes_per_token
 from benchmarks.cgroup import (
     V1,
@@ -18,6 +19,7 @@ from benchmarks.cgroup import (
     drop_from_page_cache,
     memory_cgroup,
 )
+from benchmarks.our_run import OurEngine
 from benchmarks.pairing_summary import summarize, table_of
 from benchmarks.rows import ROWS
 from benchmarks.timed_run import decode, negative_log_likelihood
@@ -47,6 +49,56 @@ def test_ratios_are_paired_and_the_bound_is_the_slower_of_memory_and_disk():
     with console.capture() as printed:
         console.print(table_of({"rows": {"decode-50": {"summary": summary}}}))
     assert "2 (1.5 - 4)x" in printed.get()
+
+
+def test_bytes_read_stand_beside_belady_s():
+    best = [{"belady_bytes": 10, "tokens": 10}, {"belady_bytes": 20, "tokens": 10}]
+    pairs = [
+        {"bounds": BOUNDS, "ours": run_of(2.0, 3.0) | facts, "llama.cpp": run_of(1.0, 4.0)}
+        for facts in best
+    ]
+    summary = summarize(ROWS["decode-50"], pairs, weight_bytes=20)
+    ours = summary["sides"]["ours"]
+    assert ours["belady_bytes_per_token"] == {"median": 1.5, "least": 1.0, "most": 2.0}
+    assert ours["read_over_belady"] == {"median": 2.25, "least": 1.5, "most": 3.0}
+    assert not any("belady" in figure for figure in summary["sides"]["llama.cpp"])
+
+
+def test_the_first_token_s_bytes_are_compared_as_a_whole():
+    ours = {"first_token_s": 1.0, "open_s": 0.5, "bytes_to_first_token": 60}
+    pair = {"bounds": BOUNDS, "ours": ours | {"belady_bytes": 40, "tokens": 16}, "llama.cpp": ours}
+    found = summarize(ROWS["first-token-50"], [pair], weight_bytes=20)["sides"]["ours"]
+    assert found["belady_bytes_to_first_token"]["median"] == 40
+    assert found["read_over_belady"]["median"] == 1.5
+
+
+def test_belady_works_tile_by_tile():
+    manifest = {
+        "config": {"num_hidden_layers": 1, "num_local_experts": 4},
+        "experts": {"tiles": 2, "tile_bytes": 100},
+    }
+    visits = [(0, 0, [0]), (1, 0, [1]), (2, 0, [0]), (3, 0, [1])]
+    # Three of four tiles stay: one expert, and half of the other.
+    assert belady_bytes(visits, manifest, frames=3, count_from=0) == 500
+    assert belady_bytes(visits, manifest, frames=3, count_from=2) == 100
+    assert belady_bytes(visits, manifest, frames=4, count_from=2) == 0
+    assert next_pass(visits) == 4
+    assert next_pass([]) == 0
+
+
+def test_a_limited_run_reads_no_less_than_belady(pack_factory):
+    def run(fraction):
+        job = {"task": "decode", "threads": 1, "context": 64, "pack": str(pack)}
+        engine = OurEngine(job | {"settings": {"expert_fraction": fraction}})
+        decode(engine, {"ids": list(range(1, 40)), "prompt": 8, "warm_up": 4})
+        read = engine._llm.stats.bytes_read - engine._before.bytes_read  # also where in memory
+        return engine.facts() | {"read": read}
+
+    pack = pack_factory(tile_width=64)
+    limited = run(0.5)
+    assert limited["tokens"] == 26
+    assert 0 < limited["belady_bytes"] <= limited["read"]
+    assert "belady_bytes" not in run(1.0)
 
 
 def test_agreement_counts_whole_decisions():

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from adapmoe.geometry import PackGeometry
 from adapmoe.planning.check import budgets_to_check
-from adapmoe.planning.disk_probe import DiskSpeed, fewest_readers
 from adapmoe.planning.layer_time import LayerTime, Measured, split_compute
 from adapmoe.planning.measure import Measurements, fastest_part, slowest_part
 from adapmoe.planning.plan import make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics
+from adapmoe.reading.disk_probe import DiskProbe, DiskSpeed
 
 GEOMETRY = PackGeometry("ab" * 32, 8, 8, 2, 1 << 20, 20 << 20)
 TIME = LayerTime(num_layers=8, top_k=2, tiles=4, dense_s=1.0, expert_s=0.5, read_s=2.0)
@@ -68,11 +68,6 @@ def test_parts_are_quarters():
     assert slowest_part(np.array([2.0])) == 2.0
 
 
-def test_more_readers_must_be_worth_it():
-    speeds = [DiskSpeed(n, v, True) for n, v in ((1, 1e9), (2, 1.95e9), (4, 2e9), (8, 1.9e9))]
-    assert fewest_readers(speeds).readers == 2
-
-
 def test_drawn_routing_has_the_statistics_it_was_drawn_from():
     rng = np.random.default_rng(1)
     frequency = rng.dirichlet(np.full(8, 4.0), 8) * 2
@@ -94,9 +89,9 @@ def measurements(experts_that_fit):
         frames=4 * experts_that_fit,
         frames_total=256,
     )
-    disk = DiskSpeed(2, 1e9, True)
+    probe = DiskProbe("pread", 1 << 20, [DiskSpeed(2, 1e9, True)])
     times = (TIME, replace(TIME, read_s=3.0), replace(TIME, read_s=1.0))
-    return Measurements(GEOMETRY, split, 4, [disk], disk, 1e10, 32 << 20, times)
+    return Measurements(GEOMETRY, split, 4, probe, 1e10, 32 << 20, times)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@
 
 namespace adapmoe::stress {
 
-FaultyReader::FaultyReader(const File& file, const std::string& reader, int readers,
-                           const Faults& faults, uint64_t seed)
+FaultyReader::FaultyReader(const File& file, const std::string& reader,
+                           const ReaderOptions& options, const Faults& faults, uint64_t seed)
     : random_(seed),
       faults_(faults),
-      reader_(std::move(make_reader(reader, file, readers).value().reader)) {}
+      reader_(std::move(make_reader(reader, file, options).value().reader)) {}
 
 void FaultyReader::set_completion(Completion completion) {
   completion_ = std::move(completion);

@@ -25,13 +25,15 @@ struct Faults {
 class FaultyReader final : public AsyncReader {
  public:
   // The file outlives the reader.
-  FaultyReader(const File& file, const std::string& reader, int readers, const Faults& faults,
-               uint64_t seed);
+  FaultyReader(const File& file, const std::string& reader, const ReaderOptions& options,
+               const Faults& faults, uint64_t seed);
 
   void set_completion(Completion completion) override;
   void submit(const ReadRequest& request) override;
   bool cancel(uint64_t tag) override;
   bool promote(uint64_t tag) override { return reader_->promote(tag); }
+  void forget(std::span<std::byte> frame) override { reader_->forget(frame); }
+  Registration registration() const override { return reader_->registration(); }
 
   // No read fails or is damaged from now on, those under way included; delays stay.
   void calm();

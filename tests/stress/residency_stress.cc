@@ -40,20 +40,25 @@ class ResidencyRound {
       faults_ = {.slow = 0.005, .fail = 0.01, .damage = verify ? 0.01 : 0.0};
       cancel_ = 0.5;
     }
+    const int64_t bytes = pack.experts().tile_bytes;
+    const std::span<std::byte> region = arena_.carve(total_frames_ * bytes);
+    const ReaderOptions options{.depth = random_.between(1, 4),
+                                .request_bytes = random_.chance(0.5) ? kPageBytes : 0,
+                                .frames = {region, bytes},
+                                .register_frames = random_.chance(0.3)};
     auto reader =
         std::make_unique<FaultyReader>(pack.expert_file(), random_.chance(0.5) ? "auto" : "pread",
-                                       random_.between(1, 4), faults_, random_.seed());
+                                       options, faults_, random_.seed());
     reader_ = reader.get();
     frames_ = random_frames();
     auto policy = make_eviction_policy(random_.chance(0.5) ? "farthest-layer" : "lru", layers_);
-    const int64_t bytes = pack.experts().tile_bytes;
     ExpertCacheConfig config{.verify = verify ? VerifyTiles::kAlways : VerifyTiles::kFirst,
                              .evict_tiles = random_.chance(0.7)};
     std::unique_ptr<AsyncReader> reads = std::move(reader);
     if (random_.chance(0.4)) reads = staged(std::move(reads), config);
-    cache_ = std::make_unique<ExpertCache>(
-        pack, FramePool(arena_.carve(total_frames_ * bytes), bytes, frames_), std::move(reads),
-        value_or_stop(std::move(policy), round), std::move(config));
+    cache_ =
+        std::make_unique<ExpertCache>(pack, FramePool(region, bytes, frames_), std::move(reads),
+                                      value_or_stop(std::move(policy), round), std::move(config));
     interrupt_ = [this] { return cancelling_ = random_.chance(cancel_); };
   }
 

@@ -20,6 +20,7 @@ class FakeSession:
     vocab_size = VOCAB_SIZE
     backend = "fake/none"
     reader = "pread"
+    registration = (False, 0, "")
 
     def __init__(self, path, *, script=None, interrupt_after=None, step_s=0.0, notes=(), **options):
         self.path = path

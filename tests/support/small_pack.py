@@ -45,10 +45,16 @@ def _header(tensors: dict) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write_small_pack(folder: Path, layers: int, experts: int, tiles: int) -> np.ndarray:
-    """Write the pack; returns what every tile holds, uint8 [layers, experts, tiles, TILE_BYTES]."""
-    data = np.random.default_rng(6).integers(0, 256, (layers, experts, tiles, TILE_BYTES), np.uint8)
-    expert_bytes = tiles * TILE_BYTES
+def write_small_pack(
+    folder: Path, layers: int, experts: int, tiles: int, hidden: int = HIDDEN
+) -> np.ndarray:
+    """Write the pack; returns what every tile holds, uint8 [layers, experts, tiles, tile_bytes].
+
+    A `hidden` size larger than 16 (a multiple of it) makes the tiles larger than TILE_BYTES.
+    """
+    tile_bytes = -(-3 * 4 * TILE_WIDTH * hidden // 4096) * 4096
+    data = np.random.default_rng(6).integers(0, 256, (layers, experts, tiles, tile_bytes), np.uint8)
+    expert_bytes = tiles * tile_bytes
     tensors, begin = {}, 0
     for layer in range(layers):
         for expert in range(experts):
@@ -64,7 +70,7 @@ def write_small_pack(folder: Path, layers: int, experts: int, tiles: int) -> np.
     (folder / "dense.safetensors").write_bytes(_header({}))
     checksums = [
         "".join(f"{crc32c(tile.tobytes()):08x}" for tile in record)
-        for record in data.reshape(-1, tiles, TILE_BYTES)
+        for record in data.reshape(-1, tiles, tile_bytes)
     ]
     quantization = {"dtype": "f32", "group_size": 16}
     manifest = {
@@ -74,6 +80,7 @@ def write_small_pack(folder: Path, layers: int, experts: int, tiles: int) -> np.
         "architecture": "mixtral",
         "config": CONFIG
         | {
+            "hidden_size": hidden,
             "intermediate_size": tiles * TILE_WIDTH,
             "num_hidden_layers": layers,
             "num_local_experts": experts,
@@ -86,7 +93,7 @@ def write_small_pack(folder: Path, layers: int, experts: int, tiles: int) -> np.
             "data_offset": len(header),
             "tiles": tiles,
             "tile_width": TILE_WIDTH,
-            "tile_bytes": TILE_BYTES,
+            "tile_bytes": tile_bytes,
             "expert_bytes": expert_bytes,
             "crc32c": checksums,
         },

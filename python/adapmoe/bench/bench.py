@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe import _core
+from adapmoe.bench.profile import PhaseProfile
+from adapmoe.bench.profiled_run import profile
 from adapmoe.bench.rounds import Round, open_variant, run_rounds
 from adapmoe.bench.summary import Spread, VariantSummary, summarize, summarize_bound
 from adapmoe.bench.variants import BASE, Settings, ablation_of
@@ -15,6 +17,7 @@ from adapmoe.bench.workload import Workload, make_workload
 from adapmoe.calibration.sidecar import FILE, read_calibration
 from adapmoe.planning.memory_probe import measure_memory
 from adapmoe.planning.sample_text import SAMPLE_TEXT
+from adapmoe.reading.settings import ReadSettings, settle
 from adapmoe.timeline import write_chrome_trace
 from adapmoe.tokenizer import Tokenizer
 
@@ -24,7 +27,7 @@ class BenchResult:
     """What `adapmoe bench` prints.
 
     Attributes:
-        settings: of the base, arguments of LLM.
+        settings: of the base, arguments of LLM; reading: where those of reading come from.
         memory_bytes_per_s: read by all cores together.
         all_resident, direct: see Bound.
         bound: seconds of computing per token, bytes per second of the disk.
@@ -33,6 +36,7 @@ class BenchResult:
 
     pack: str
     settings: Settings
+    reading: ReadSettings
     workload: Workload
     repeat: int
     memory_bytes_per_s: float
@@ -53,6 +57,7 @@ class BenchResult:
         variants = {name: summary.as_dict() for name, summary in self.variants.items()}
         return {
             **plain,
+            "reading": self.reading.as_dict(),
             "workload": self.workload.as_dict(),
             "bound": bound,
             "variants": variants,
@@ -73,15 +78,25 @@ class Bench:
     ) -> None:
         """Check the pack and cut the text, or a text of the package, into tokens.
 
+        Where `readers` and `request_bytes` are None and the disk was not probed before, it is now.
+
         Raises:
             PackError: not a pack, or it has no tokenizer.
             CalibrationError: the pack has the calibration of another one.
+            ReadError: the experts cannot be read.
             ValueError: sizes that make no workload.
         """
         manifest = json.loads(_core.inspect_pack(str(pack)))
         self._pack = pack
-        self._settings = settings
         self._experts = manifest["experts"]
+        self._reading = settle(
+            pack,
+            self._experts,
+            settings["reader"],
+            settings["readers"],
+            settings["request_bytes"],
+        )
+        self._settings = settings | self._reading.options()
         self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
         ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
         self._workload = make_workload(
@@ -124,6 +139,7 @@ class Bench:
         return BenchResult(
             pack=str(self._pack),
             settings=self._settings,
+            reading=self._reading,
             workload=self._workload,
             repeat=len(rounds),
             memory_bytes_per_s=memory,
@@ -132,6 +148,11 @@ class Bench:
             bound=summarize_bound(rounds),
             variants=summarize(rounds),
         )
+
+    def profile(self) -> dict[str, PhaseProfile]:
+        """Run the base once more, its time taken part by part; see `profiled_run`."""
+        with open_variant(self._pack, self._settings, self._workload, timeline=True) as llm:
+            return profile(llm, self._workload)
 
     def write_timeline(self, path: Path) -> None:
         """Run the base once more and write who was busy when. Raises OSError."""

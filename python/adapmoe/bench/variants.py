@@ -15,6 +15,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "evict": ("tile", "expert"),
     "allocation": ("global", "uniform"),
     "verify": ("always", "never"),
+    "register_buffers": (False, True),
 }
 _CALIBRATED: dict[str, tuple[Any, ...]] = {
     "first_layer": ("hidden", "both"),

@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 
 from adapmoe.bench.bench import Bench, BenchResult
+from adapmoe.bench.profile import PhaseProfile
 from adapmoe.bench.variants import Settings
+from adapmoe.cli.bench_profile_table import print_profile
 from adapmoe.cli.bench_tables import print_tables
 from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import (
@@ -28,6 +30,7 @@ from adapmoe.cli.options import (
     PolicyOption,
     PrefetchOption,
     ReaderOption,
+    ReadersOption,
     ThreadsOption,
     TimelineOption,
 )
@@ -41,6 +44,18 @@ TextOption = Annotated[
         help="The tokens to feed, UTF-8. Default: a text of the package.",
         show_default=False,
     ),
+]
+RequestBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --readers.",
+        show_default=False,
+    ),
+]
+ProfileOption = Annotated[
+    bool,
+    typer.Option("--profile", help="Also show where the time of a token goes, part by part."),
 ]
 
 
@@ -66,10 +81,12 @@ def bench(
     experts: ExpertPathOption = "auto",
     exact: ExactOption = True,
     reader: ReaderOption = "auto",
-    readers: Annotated[int, typer.Option(min=1, help="Reads at the same time.")] = 4,
+    readers: ReadersOption = None,
+    request_bytes: RequestBytesOption = None,
     verify: Annotated[
         str, typer.Option(help="Check the CRC of tiles: always, first or never.")
     ] = "always",
+    profile: ProfileOption = False,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,6 +97,8 @@ def bench(
     Examples:
 
       adapmoe bench mixtral.adapmoe --memory 12GiB
+
+      adapmoe bench mixtral.adapmoe --experts-resident 100% --profile --repeat 1
 
       adapmoe bench mixtral.adapmoe --experts-resident 25% --ablation --json
     """
@@ -100,17 +119,37 @@ def bench(
             "exact": exact,
             "reader": reader,
             "readers": readers,
+            "request_bytes": request_bytes,
             "verify": verify,
         }
         content = None if text is None else text.read_text(encoding="utf-8")
         run = Bench(pack, settings, content, prompt_tokens, warmup, tokens)
         result = _run(run, repeat, ablation=ablation)
+        phases = run.profile() if profile else {}
         if timeline is not None:
             run.write_timeline(timeline)
+    _print(result, phases, as_json=as_json)
+
+
+def _print(result: BenchResult, phases: dict[str, PhaseProfile], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result.as_dict()))
+        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases)))
     else:
         print_tables(result)
+        for name, phase in phases.items():
+            print_profile(name, phase, *_bandwidths(result))
+
+
+def _bandwidths(result: BenchResult) -> tuple[float, float]:
+    """Of memory and of the disk, bytes per second."""
+    return result.memory_bytes_per_s, result.bound["disk_bytes_per_s"].median
+
+
+def _profile_report(result: BenchResult, phases: dict[str, PhaseProfile]) -> dict[str, Any]:
+    if not phases:
+        return {}
+    bandwidths = _bandwidths(result)
+    return {"profile": {name: phase.as_dict(*bandwidths) for name, phase in phases.items()}}
 
 
 def _run(run: Bench, repeat: int, *, ablation: bool) -> BenchResult:

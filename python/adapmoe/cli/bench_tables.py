@@ -13,11 +13,15 @@ from adapmoe.units import format_bytes
 _FILE_WIDTH = 132  # where there is no terminal
 
 
+def table_console() -> Console:
+    """Of stdout, wide enough for the tables where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
+
+
 def print_tables(result: BenchResult) -> None:
     """Print to stdout."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
+    console = table_console()
     base = result.variants[BASE]
     console.print(_base_table(result, base))
     if len(result.variants) > 1:

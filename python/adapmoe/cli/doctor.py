@@ -34,7 +34,8 @@ def doctor(
     """Look at this machine: driver, memory, disk, clocks, and what this build has.
 
     Ends with 0, or with 1 if there is a problem: something cannot run. Notes and warnings do not
-    count. Needs no root, and changes nothing.
+    count. Needs no root, and changes nothing; how many reads at the same time are best for PACK is
+    remembered for later openings.
 
     Examples:
 

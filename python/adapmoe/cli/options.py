@@ -85,6 +85,15 @@ ReaderOption = Annotated[
         help="io_uring, pread, or auto: io_uring where it works. All give the same tokens."
     ),
 ]
+ReadersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Reads at the same time. Default: what plan, bench or doctor found best on this disk, "
+        "else 4.",
+        show_default=False,
+    ),
+]
 TraceOption = Annotated[
     Path | None,
     typer.Option(
@@ -119,6 +128,7 @@ class LLMOptions(NamedTuple):
     prefill_chunk: int = 128
     timeline: bool = False
     reader: str = "auto"
+    readers: int | None = None
 
 
 class ExpertOptions(NamedTuple):
@@ -156,6 +166,7 @@ def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) ->
         prefill_chunk=options.prefill_chunk,
         timeline=options.timeline,
         reader=options.reader,
+        readers=options.readers,
         **experts._asdict(),
         verbose=True,
     )

@@ -20,6 +20,7 @@ from adapmoe.planning.measure import Measurements, measure
 from adapmoe.planning.plan import Plan, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics, sample_from_text
 from adapmoe.planning.sample_text import SAMPLE_TEXT
+from adapmoe.reading.settings import remember
 from adapmoe.sequence import as_token_ids
 from adapmoe.trace import Trace
 
@@ -47,7 +48,8 @@ def plan(
     """Predict speed and hit rate for every budget, and recommend settings.
 
     Measures the disk, memory and a short decode on this machine. Where experts are needed comes
-    from the pack's calibration if it has one, else from routing the text.
+    from the pack's calibration if it has one, else from routing the text. How many reads at the
+    same time are best is remembered for later openings.
 
     Examples:
 
@@ -65,6 +67,7 @@ def plan(
                 measured = measure(
                     llm, ids, seconds=seconds, on_phase=lambda name: status.update(f"{name} ...")
                 )
+                remember(pack, measured.probe)
                 trace, source = _routing(llm, measured, facts, ids, seconds)
             found = make_plan(measured, trace, source, facts.next_layer if facts else None)
     checks = _check(pack, found, unseen, seconds, console) if check else []
@@ -112,6 +115,7 @@ def _check(
             max_context=_MOST_TOKENS,
             policy=best["policy"],
             readers=best["readers"],
+            request_bytes=best["request_bytes"],
         ) as llm,
     ):
         return check_plan(llm, found, ids, seconds=seconds)

@@ -25,6 +25,7 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
             "peak_rss_bytes": peak_rss_bytes(),
             "backend": llm.backend,
             "reader": llm.reader,
+            "reading": {**llm.reading.as_dict(), **_registered(llm)},
             "energy_source": llm.power.source,
             "memory": split_as_dict(llm.memory_split),
         },
@@ -32,6 +33,26 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
     if result.logprobs is not None:
         report["logprobs"] = [token.as_dict() for token in result.logprobs]
     return report
+
+
+def _registered(llm: LLM) -> dict[str, Any]:
+    file, tiles, problem = llm.registration
+    return {
+        "registered_file": file,
+        "registered_tiles": tiles,
+        "registration_problem": problem,
+    }
+
+
+def _reading(stats: dict[str, Any]) -> str:
+    found = stats["reading"]
+    size = f" of {format_bytes(found['request_bytes'])}" if found["request_bytes"] else ""
+    text = f"{stats['reader']}, {found['readers']} reads{size} at a time ({found['source']})"
+    if found["register_buffers"]:
+        text += f"; {found['registered_tiles']} tiles' memory registered"
+    if found["registration_problem"]:
+        text += f", {found['registration_problem']}"
+    return text
 
 
 def print_statistics(report: dict[str, Any]) -> None:
@@ -47,7 +68,7 @@ def print_statistics(report: dict[str, Any]) -> None:
         "generated": f"{report['generated_tokens']} tokens, {decode_speed:.1f} per second",
         "ended by": report["finish_reason"] or "interrupt",
         "experts used": f"{stats['experts_used']}, {stats['hit_rate']:.1%} found resident",
-        "read from the pack": f"{format_bytes(stats['bytes_read'])}, by {stats['reader']}",
+        "read from the pack": f"{format_bytes(stats['bytes_read'])}, by {_reading(stats)}",
         "waited for experts": f"{stats['stall_s']:.3f} s",
         "computed": f"{stats['compute_s']:.3f} s",
         "peak memory": format_bytes(stats["peak_rss_bytes"]),

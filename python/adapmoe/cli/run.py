@@ -28,6 +28,7 @@ from adapmoe.cli.options import (
     PolicyOption,
     PrefetchOption,
     ReaderOption,
+    ReadersOption,
     ThreadsOption,
     TimelineOption,
     TraceOption,
@@ -95,6 +96,7 @@ def run(
     exact: ExactOption = True,
     kv_dtype: KvDtypeOption = "f16",
     reader: ReaderOption = "auto",
+    readers: ReadersOption = None,
     trace: TraceOption = None,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
@@ -127,12 +129,9 @@ def run(
         )
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )._replace(timeline=timeline is not None, reader=reader)
-        llm = open_llm(
-            pack,
-            options,
-            ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact),
-        )
+        )._replace(timeline=timeline is not None, reader=reader, readers=readers)
+        of_experts = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
+        llm = open_llm(pack, options, of_experts)
     _generate(llm, text, params, trace, timeline, as_json=as_json)
 
 
@@ -152,8 +151,7 @@ def _generate(
         if timeline is not None:
             write_chrome_trace(timeline, llm.timeline())
     _print_report(report, as_json=as_json)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(INTERRUPTED if interrupted else 0)
 
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How experts are read here, tried in the pack's own folder: O_DIRECT and io_uring."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from adapmoe.doctor.machine import Machine
 from adapmoe.doctor.mounts import mount_of
 from adapmoe.doctor.read_probe import probe_file, reads_direct
 from adapmoe.errors import PackError
+from adapmoe.units import format_bytes
 
 _WHY_DIRECT = (
     "without it the page cache keeps a second copy of what is read, in memory that experts need"
 )
 _WHY_RING = "one thread keeps many reads in flight; without it a pool of threads reads"
+_CAP_IPC_LOCK = 14
 _SECCOMP = "2"  # filter, in /proc/self/status
 
 
@@ -64,7 +67,7 @@ def _direct(machine: Machine, folder: str, trial: Trial) -> Finding:
 
 def _ring(machine: Machine, trial: Trial) -> Finding:
     if trial.ring == "":
-        return Finding("io_uring", "ok", "works", _WHY_RING)
+        return Finding("io_uring", "ok", f"works; {_lockable(machine)}", _WHY_RING)
     disabled = machine.tree.number("proc/sys/kernel/io_uring_disabled")
     if trial.ring is None:
         if not disabled:
@@ -74,6 +77,19 @@ def _ring(machine: Machine, trial: Trial) -> Finding:
     else:
         seen = trial.ring
     return Finding("io_uring", "note", seen, _WHY_RING, _ring_remedy(machine, disabled, seen))
+
+
+def _lockable(machine: Machine) -> str:
+    """How much memory register_buffers may pin."""
+    limits = re.search(
+        r"^Max locked memory +(\S+)", machine.tree.text("proc/self/limits") or "", re.M
+    )
+    held = machine.tree.fields("proc/self/status").get("CapEff", "0")
+    if int(held, 16) >> _CAP_IPC_LOCK & 1 or (limits and limits[1] == "unlimited"):
+        return "registered buffers: no limit"
+    if limits is None or not limits[1].isdigit():
+        return "registered buffers: limit unknown"
+    return f"registered buffers: at most {format_bytes(int(limits[1]))} (ulimit -l)"
 
 
 def _ring_remedy(machine: Machine, disabled: int | None, seen: str) -> str:

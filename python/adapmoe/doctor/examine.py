@@ -17,6 +17,7 @@ from adapmoe.doctor.jetpack import examine_jetpack
 from adapmoe.doctor.machine import Machine
 from adapmoe.doctor.nvme import examine_nvme
 from adapmoe.doctor.power_mode import examine_power_mode
+from adapmoe.doctor.read_depth import examine_depths, try_depths
 from adapmoe.doctor.swap import examine_swap
 from adapmoe.doctor.tensorrt import examine_tensorrt
 
@@ -24,12 +25,14 @@ from adapmoe.doctor.tensorrt import examine_tensorrt
 def examine(pack: Path | None = None) -> list[Finding]:
     """Look at this machine. Needs no root, and never raises because something is missing.
 
+    What it finds out about the queue depth for `pack` is remembered.
+
     Args:
         pack: read there; None: in the current folder.
     """
     folder = (pack or Path()).resolve()
     findings = examine_machine(Machine(), load_core(), str(folder), try_reading(folder))
-    return findings if pack is None else [*findings, _examine_pack(pack)]
+    return findings if pack is None else [*findings, *_examine_pack(pack)]
 
 
 def examine_machine(machine: Machine, core: Core, folder: str, trial: Trial) -> list[Finding]:
@@ -62,9 +65,10 @@ def examine_machine(machine: Machine, core: Core, folder: str, trial: Trial) -> 
     ]
 
 
-def _examine_pack(pack: Path) -> Finding:
+def _examine_pack(pack: Path) -> list[Finding]:
     why = "a pack that cannot be opened cannot run"
     problem = pack_problem(pack)
     if not problem:
-        return Finding("pack", "ok", f"{pack}: manifest and file sizes are right", why)
-    return Finding("pack", "problem", problem, why, "copy or export it again")
+        right = Finding("pack", "ok", f"{pack}: manifest and file sizes are right", why)
+        return [right, examine_depths(pack, try_depths(pack))]
+    return [Finding("pack", "problem", problem, why, "copy or export it again")]

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe.errors import ReadError
 from adapmoe.geometry import PackGeometry, read_manifest
 from adapmoe.planning.decode_probe import DecodeTimes, time_decode
-from adapmoe.planning.disk_probe import DiskSpeed, fewest_readers, measure_disk
 from adapmoe.planning.layer_time import LayerTime, Measured, split_compute
 from adapmoe.planning.memory_probe import measure_memory
+from adapmoe.reading.disk_probe import DiskProbe, DiskSpeed, measure_disk
 
 if TYPE_CHECKING:
     from adapmoe._core import MemorySplit
@@ -33,7 +34,7 @@ class Measurements:
     Attributes:
         split: of the ceiling that was asked for.
         tiles: per expert.
-        disks: for several numbers of readers; disk: the one to use.
+        probe: reading with several queue depths and sizes of a read.
         memory_bytes_per_s: read by all cores together.
         token_bytes: weights that one token reads, experts included.
         times: expected, slow and fast.
@@ -42,17 +43,23 @@ class Measurements:
     geometry: PackGeometry
     split: "MemorySplit"
     tiles: int
-    disks: list[DiskSpeed]
-    disk: DiskSpeed
+    probe: DiskProbe
     memory_bytes_per_s: float
     token_bytes: int
     times: tuple[LayerTime, LayerTime, LayerTime]
+
+    @property
+    def disk(self) -> DiskSpeed:
+        """The setting to read with."""
+        best = self.probe.best
+        assert best is not None  # measure() raises otherwise
+        return best
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON. Seconds and bytes."""
         expected = self.times[0]
         return {
-            "disk": [vars(speed) for speed in self.disks],
+            "disk": [vars(speed) for speed in self.probe.speeds],
             "memory_bytes_per_s": self.memory_bytes_per_s,
             "token_bytes": self.token_bytes,
             "compute_s_per_token": expected.token_s(1.0),
@@ -78,11 +85,19 @@ def measure(
         ids: int32 `[n]`, text to decode; at least 64 tokens.
         seconds: about how long all of it may take.
         on_phase: called with what is measured next.
+
+    Raises:
+        ReadError: the disk cannot be read, or not fast enough to be measured in the time.
     """
     manifest, split = read_manifest(llm.path), llm.memory_split
     geometry, tiles = PackGeometry.of(llm), manifest["experts"]["tiles"]
     on_phase("disk")
-    disks = measure_disk(llm.path, manifest, seconds=0.3 * seconds)
+    probe = measure_disk(llm.path, manifest["experts"], reader=llm.reader, seconds=0.3 * seconds)
+    if probe.best is None:
+        raise ReadError(
+            f"{llm.path}: the disk is too slow to be measured in {0.6 * seconds:.1f} s; "
+            "plan with more --seconds"
+        )
     on_phase("memory")
     memory_speed = measure_memory(seconds=0.1 * seconds)
     decodes = _decodes(llm, ids, 0.2 * seconds, on_phase)
@@ -95,8 +110,7 @@ def measure(
         geometry,
         split,
         tiles,
-        disks,
-        fewest_readers(disks),
+        probe,
         memory_speed,
         dense + geometry.cycle * geometry.expert_bytes,
         (times[0], times[1], times[2]),

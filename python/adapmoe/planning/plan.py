@@ -139,7 +139,8 @@ def _recommend(
         "policy": policy,
         "prefetch": depth,
         "threads": len(os.sched_getaffinity(0)),
-        "readers": max(disk.readers, 2),
+        "readers": disk.readers,
+        "request_bytes": disk.request_bytes,
     }
     reasons = {
         "memory": "all of it helps" if memory < everything else "everything fits into this",
@@ -147,8 +148,8 @@ def _recommend(
         f"where the optimum has {at_memory.belady_hit_rate:.1%}",
         "prefetch": why,
         "threads": "one per core that this process may use",
-        "readers": f"{disk.bytes_per_s / 1e9:.2f} GB/s with {disk.readers}; more readers gain "
-        "less than 10%",
+        "readers": f"{disk.bytes_per_s / 1e9:.2f} GB/s; no other number reads clearly faster",
+        "request_bytes": "of one read at most" if disk.request_bytes else "tiles are read whole",
     }
     return recommended, reasons
 

@@ -50,7 +50,7 @@ int64_t CpuBackend::grain(int64_t items) const {
   return std::max<int64_t>(1, items / (int64_t{8} * pool_.threads()));
 }
 
-void CpuBackend::run_block(DType dtype, const BlockArgs& args) const {
+void CpuBackend::run_blocks(DType dtype, const BlockArgs& args) const {
   switch (dtype) {
     case DType::kInt4: return kernels_.block_int4(args);
     case DType::kInt8: return kernels_.block_int8(args);
@@ -112,15 +112,16 @@ void CpuBackend::linear(Rows x, std::span<const LinearOp> ops) {
       const PackedShape& s = op.w->shape;
       const int64_t from = std::max(begin, first);
       const int64_t to = std::min(end, first + s.blocks());
-      for (int64_t b = from; b < to; ++b) {
-        run_block(s.dtype, {.block = op.w->data + (b - first) * s.block_bytes(),
-                            .cols = s.cols_padded(),
-                            .group_size = s.group_size,
-                            .scale_bytes = s.scale_bytes(),
-                            .act = act,
-                            .rows = x.rows,
-                            .y = op.y.data + (b - first) * kBlockRows,
-                            .y_stride = op.y.stride});
+      if (from < to) {
+        run_blocks(s.dtype, {.block = op.w->data + (from - first) * s.block_bytes(),
+                             .blocks = to - from,
+                             .cols = s.cols_padded(),
+                             .group_size = s.group_size,
+                             .scale_bytes = s.scale_bytes(),
+                             .act = act,
+                             .rows = x.rows,
+                             .y = op.y.data + (from - first) * kBlockRows,
+                             .y_stride = op.y.stride});
       }
       first += s.blocks();
     }

@@ -48,7 +48,7 @@ class CpuBackend final : public Backend {
   static constexpr int64_t kRowsAtOnce = 4;
   // A grain that gives every thread several chunks to balance with.
   int64_t grain(int64_t items) const;
-  void run_block(DType dtype, const BlockArgs& args) const;
+  void run_blocks(DType dtype, const BlockArgs& args) const;
   void quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into);
   void store_kv_row(const AttentionOp& op, int64_t row);
   void attend_head(const AttentionOp& op, int64_t row, int64_t kv_head, float* scratch);

@@ -7,6 +7,11 @@
 #include "runtime/base/check.h"
 
 namespace adapmoe {
+namespace {
+
+constexpr int64_t kBlocksAtOnce = 2;  // of down_proj; more of them would crowd y out of the cache
+
+}  // namespace
 
 void CpuBackend::begin_experts(Rows x) {
   const PackedShape& w = shape_.tile.gate_proj;
@@ -27,23 +32,22 @@ void CpuBackend::gate_up_group(const ExpertOp& op, int64_t tile, int64_t group, 
   const int64_t width = w.group_size;
   float* gate = scratch;
   float* up = gate + rows * width;
-  for (int64_t b = 0; b < width / kBlockRows; ++b) {
-    const std::byte* block =
-        op.tiles[static_cast<size_t>(tile)] + (group * width / kBlockRows + b) * w.block_bytes();
-    BlockArgs args{.block = block,
-                   .cols = w.cols_padded(),
-                   .group_size = w.group_size,
-                   .scale_bytes = w.scale_bytes(),
-                   .act = scratch_.expert_input.view(0, 0),
-                   .index = op.rows.data(),
-                   .rows = rows,
-                   .y = gate + b * kBlockRows,
-                   .y_stride = width};
-    run_block(w.dtype, args);
-    args.block = block + shape_.tile.up_offset();
-    args.y = up + b * kBlockRows;
-    run_block(w.dtype, args);
-  }
+  const int64_t blocks = width / kBlockRows;
+  const std::byte* block = op.tiles[static_cast<size_t>(tile)] + group * blocks * w.block_bytes();
+  BlockArgs args{.block = block,
+                 .blocks = blocks,
+                 .cols = w.cols_padded(),
+                 .group_size = w.group_size,
+                 .scale_bytes = w.scale_bytes(),
+                 .act = scratch_.expert_input.view(0, 0),
+                 .index = op.rows.data(),
+                 .rows = rows,
+                 .y = gate,
+                 .y_stride = width};
+  run_blocks(w.dtype, args);
+  args.block = block + shape_.tile.up_offset();
+  args.y = up;
+  run_blocks(w.dtype, args);
   ActBuffer& act = scratch_.expert_act;
   const int64_t col = (op.first_tile + tile) * w.rows + group * width;
   for (int64_t i = 0; i < rows; ++i) {
@@ -77,22 +81,24 @@ void CpuBackend::gate_up_proj(std::span<const ExpertOp> ops) {
 void CpuBackend::down_proj(std::span<const ExpertOp> ops, Rows out) {
   const PackedShape& w = shape_.tile.down_proj;
   const int64_t blocks = w.blocks();
-  const int64_t items = static_cast<int64_t>(ops.size()) * blocks;
+  const int64_t chunks = (blocks + kBlocksAtOnce - 1) / kBlocksAtOnce;
+  const int64_t items = static_cast<int64_t>(ops.size()) * chunks;
   pool_.run(items, grain(items), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      const ExpertOp& op = ops[static_cast<size_t>(i / blocks)];
-      const int64_t b = i % blocks;
+      const ExpertOp& op = ops[static_cast<size_t>(i / chunks)];
+      const int64_t b = i % chunks * kBlocksAtOnce;
       int64_t tile = op.first_tile;
       for (const std::byte* data : op.tiles) {  // ascending: the accumulator is carried in y
-        run_block(w.dtype, {.block = data + shape_.tile.down_offset() + b * w.block_bytes(),
-                            .cols = w.cols_padded(),
-                            .group_size = w.group_size,
-                            .scale_bytes = w.scale_bytes(),
-                            .act = scratch_.expert_act.view(op.first_output, tile * w.cols),
-                            .rows = static_cast<int64_t>(op.rows.size()),
-                            .y = out.row(op.first_output) + b * kBlockRows,
-                            .y_stride = out.stride,
-                            .accumulate = tile > 0});
+        run_blocks(w.dtype, {.block = data + shape_.tile.down_offset() + b * w.block_bytes(),
+                             .blocks = std::min(kBlocksAtOnce, blocks - b),
+                             .cols = w.cols_padded(),
+                             .group_size = w.group_size,
+                             .scale_bytes = w.scale_bytes(),
+                             .act = scratch_.expert_act.view(op.first_output, tile * w.cols),
+                             .rows = static_cast<int64_t>(op.rows.size()),
+                             .y = out.row(op.first_output) + b * kBlockRows,
+                             .y_stride = out.stride,
+                             .accumulate = tile > 0});
         ++tile;
       }
     }

@@ -10,16 +10,17 @@
 
 namespace adapmoe {
 
-// 16 output rows of a packed matrix times some activation rows.
+// Consecutive blocks of 16 output rows of a packed matrix times some activation rows.
 struct BlockArgs {
-  const std::byte* block = nullptr;  // one block of a packed matrix (export/FORMAT.md)
-  int64_t cols = 0;                  // padded
+  const std::byte* block = nullptr;  // the first, of a packed matrix (export/FORMAT.md)
+  int64_t blocks = 1;
+  int64_t cols = 0;  // padded
   int64_t group_size = 0;
   int64_t scale_bytes = 0;  // of the block's scale section
   ActRows act;
   const int32_t* index = nullptr;  // activation row of output row i; null: i itself
   int64_t rows = 0;
-  float* y = nullptr;  // [rows][y_stride], 16 values written per row
+  float* y = nullptr;  // [rows][y_stride], 16 * blocks values written per row
   int64_t y_stride = 0;
   bool accumulate = false;  // continue the chain in y instead of starting at zero
 };

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "runtime/backend/cpu/kernel_table.h"
+#include "runtime/backend/cpu/products_generic.h"
 #include "runtime/base/canonical_math.h"
 
 namespace adapmoe {
@@ -33,87 +34,6 @@ struct Kernels {
       }
       sum[g] = total;
     }
-  }
-
-  // acc = fma(float(sum of the group), scale_w * scale_x, acc), groups ascending.
-  template <int R, bool kInt4>
-  static void quantized_rows(const BlockArgs& args, int64_t first) {
-    const auto* scales = reinterpret_cast<const uint16_t*>(args.block);
-    const auto* quants = reinterpret_cast<const uint8_t*>(args.block + args.scale_bytes);
-    const int64_t group_bytes = args.group_size * (kInt4 ? 8 : 16);
-    const int8_t* x[R];
-    const float* x_scale[R];
-    const int32_t* x_sum[R];
-    L acc[R];
-    for (int r = 0; r < R; ++r) {
-      const int64_t row = args.index != nullptr ? args.index[first + r] : first + r;
-      x[r] = args.act.q + row * args.act.q_stride;
-      x_scale[r] = args.act.scale + row * args.act.group_stride;
-      x_sum[r] = args.act.sum + row * args.act.group_stride;
-      acc[r] = start(args, first + r);
-    }
-    const int64_t groups = args.cols / args.group_size;
-    // The first pass fetches the next block as it goes: hardware does not look that far ahead.
-    const std::byte* next = args.block + args.scale_bytes + groups * group_bytes;
-    const int64_t share = first == 0 ? args.scale_bytes / groups + group_bytes : 0;
-    int64_t fetched = 0;
-    for (int64_t g = 0; g < groups; ++g) {
-      for (; fetched < (g + 1) * share; fetched += 64) __builtin_prefetch(next + fetched, 0, 2);
-      typename L::Ints sums[R];
-      int32_t group_sum[R];
-      for (int r = 0; r < R; ++r) group_sum[r] = x_sum[r][g];
-      if constexpr (kInt4) {
-        L::template dot_int4<R>(quants, args.group_size, x, group_sum, sums);
-      } else {
-        L::template dot_int8<R>(reinterpret_cast<const int8_t*>(quants), args.group_size, x,
-                                group_sum, sums);
-      }
-      const L w_scale = L::load(scales + 16 * g);
-      for (int r = 0; r < R; ++r) {
-        acc[r] = L::fma(L::to_float(sums[r]), L::mul(w_scale, L::set1(x_scale[r][g])), acc[r]);
-        x[r] += args.group_size;
-      }
-      quants += group_bytes;
-    }
-    for (int r = 0; r < R; ++r) acc[r].store(args.y + (first + r) * args.y_stride);
-  }
-
-  // acc = fma(w, x, acc), one per column, ascending. W is float or uint16_t (fp16).
-  template <int R, typename W>
-  static void float_rows(const BlockArgs& args, int64_t first) {
-    const auto* w = reinterpret_cast<const W*>(args.block);
-    const float* x[R];
-    L acc[R];
-    for (int r = 0; r < R; ++r) {
-      const int64_t row = args.index != nullptr ? args.index[first + r] : first + r;
-      x[r] = args.act.x + row * args.act.x_stride;
-      acc[r] = start(args, first + r);
-    }
-    for (int64_t k = 0; k < args.cols; ++k) {
-      const L weights = L::load(w + 16 * k);
-      for (int r = 0; r < R; ++r) acc[r] = L::fma(weights, L::set1(x[r][k]), acc[r]);
-    }
-    for (int r = 0; r < R; ++r) acc[r].store(args.y + (first + r) * args.y_stride);
-  }
-
-  static void block_int4(const BlockArgs& args) {
-    passes<L::kMaxRows>(args, 0, []<int R>(const BlockArgs& a, int64_t first) {
-      quantized_rows<R, true>(a, first);
-    });
-  }
-  static void block_int8(const BlockArgs& args) {
-    passes<L::kMaxRows>(args, 0, []<int R>(const BlockArgs& a, int64_t first) {
-      quantized_rows<R, false>(a, first);
-    });
-  }
-  static void block_f16(const BlockArgs& args) {
-    passes<L::kMaxRows>(args, 0, []<int R>(const BlockArgs& a, int64_t first) {
-      float_rows<R, uint16_t>(a, first);
-    });
-  }
-  static void block_f32(const BlockArgs& args) {
-    passes<L::kMaxRows>(
-        args, 0, []<int R>(const BlockArgs& a, int64_t first) { float_rows<R, float>(a, first); });
   }
 
   static void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* y) {
@@ -183,17 +103,6 @@ struct Kernels {
   }
 
  private:
-  // Rows from `first` on, R of them in one pass over the block, what is left in smaller passes.
-  template <int R, typename Pass>
-  static void passes(const BlockArgs& args, int64_t first, const Pass& pass) {
-    for (; first + R <= args.rows; first += R) pass.template operator()<R>(args, first);
-    if constexpr (R > 1) passes<R / 2>(args, first, pass);
-  }
-
-  static L start(const BlockArgs& args, int64_t row) {
-    return args.accumulate ? L::load(args.y + row * args.y_stride) : L::set1(0.0F);
-  }
-
   template <typename T>
   static void score_block(const AttendArgs& args, int64_t begin, int64_t low, int64_t high,
                           float* scores) {
@@ -294,12 +203,13 @@ struct Kernels {
 template <typename L>
 constexpr KernelTable make_kernel_table(const char* name) {
   using K = Kernels<L>;
+  using P = Products<L>;
   return {name,
           K::quantize,
-          K::block_int4,
-          K::block_int8,
-          K::block_f16,
-          K::block_f32,
+          P::template block_quantized<uint8_t>,
+          P::template block_quantized<int8_t>,
+          P::template block_float<uint16_t>,
+          P::template block_float<float>,
           K::rms_norm,
           K::swiglu,
           K::template attend<uint16_t>,

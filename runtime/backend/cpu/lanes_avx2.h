@@ -16,7 +16,8 @@ struct Avx2Lanes {
     __m256i a, b;
   };
 
-  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
+  static constexpr int kMaxRows = 4;    // activation rows that share one pass over a block
+  static constexpr int kMaxBlocks = 1;  // and blocks that share it
 
   static Avx2Lanes set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Avx2Lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -92,21 +93,23 @@ struct Avx2Lanes {
   }
 
   // A 32-column run accumulates in int16: 8 products of at most 15 * 127 * 2 stay below 2^15.
-  template <int R>
-  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
-                       Ints* sums) {
+  template <int R, int B>
+  static void dot_int4(const uint8_t* const (&w)[B], int64_t ahead, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&x_sum)[R], Ints (&sums)[R][B]) {
+    static_assert(B == kMaxBlocks);
     const __m256i low = _mm256_set1_epi8(15);
     const __m256i ones = _mm256_set1_epi16(1);
     for (int r = 0; r < R; ++r) {
-      sums[r].a = sums[r].b = _mm256_set1_epi32(-8 * x_sum[r]);
+      sums[r][0].a = sums[r][0].b = _mm256_set1_epi32(-8 * x_sum[r]);
     }
     for (int64_t run = 0; run < cols; run += 32) {
       __m256i words_a[R];
       __m256i words_b[R];
       for (int r = 0; r < R; ++r) words_a[r] = words_b[r] = _mm256_setzero_si256();
       for (int64_t c = run; c < run + 32; c += 8) {
-        const __m256i qa = load(w + c * 8);
-        const __m256i qb = load(w + c * 8 + 32);
+        __builtin_prefetch(w[0] + c * 8 + ahead, 0, 2);
+        const __m256i qa = load(w[0] + c * 8);
+        const __m256i qb = load(w[0] + c * 8 + 32);
         const __m256i low_a = _mm256_and_si256(qa, low);
         const __m256i low_b = _mm256_and_si256(qb, low);
         const __m256i high_a = _mm256_and_si256(_mm256_srli_epi16(qa, 4), low);
@@ -121,28 +124,30 @@ struct Avx2Lanes {
         }
       }
       for (int r = 0; r < R; ++r) {
-        sums[r].a = _mm256_add_epi32(sums[r].a, _mm256_madd_epi16(words_a[r], ones));
-        sums[r].b = _mm256_add_epi32(sums[r].b, _mm256_madd_epi16(words_b[r], ones));
+        sums[r][0].a = _mm256_add_epi32(sums[r][0].a, _mm256_madd_epi16(words_a[r], ones));
+        sums[r][0].b = _mm256_add_epi32(sums[r][0].b, _mm256_madd_epi16(words_b[r], ones));
       }
     }
   }
   // |w| * sign(x, w): unsigned times signed, two products of at most 127 * 127 fit int16.
-  template <int R>
-  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x,
-                       const int32_t* /*x_sum*/, Ints* sums) {
+  template <int R, int B>
+  static void dot_int8(const int8_t* const (&w)[B], int64_t ahead, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&)[R], Ints (&sums)[R][B]) {
+    static_assert(B == kMaxBlocks);
     const __m256i ones = _mm256_set1_epi16(1);
-    for (int r = 0; r < R; ++r) sums[r].a = sums[r].b = _mm256_setzero_si256();
+    for (int r = 0; r < R; ++r) sums[r][0].a = sums[r][0].b = _mm256_setzero_si256();
     for (int64_t c = 0; c < cols; c += 4) {
-      const __m256i wa = load(w + c * 16);
-      const __m256i wb = load(w + c * 16 + 32);
+      __builtin_prefetch(w[0] + c * 16 + ahead, 0, 2);
+      const __m256i wa = load(w[0] + c * 16);
+      const __m256i wb = load(w[0] + c * 16 + 32);
       const __m256i abs_a = _mm256_abs_epi8(wa);
       const __m256i abs_b = _mm256_abs_epi8(wb);
       for (int r = 0; r < R; ++r) {
         const __m256i xs = broadcast4(x[r] + c);
         const __m256i pa = _mm256_maddubs_epi16(abs_a, _mm256_sign_epi8(xs, wa));
         const __m256i pb = _mm256_maddubs_epi16(abs_b, _mm256_sign_epi8(xs, wb));
-        sums[r].a = _mm256_add_epi32(sums[r].a, _mm256_madd_epi16(pa, ones));
-        sums[r].b = _mm256_add_epi32(sums[r].b, _mm256_madd_epi16(pb, ones));
+        sums[r][0].a = _mm256_add_epi32(sums[r][0].a, _mm256_madd_epi16(pa, ones));
+        sums[r][0].b = _mm256_add_epi32(sums[r][0].b, _mm256_madd_epi16(pb, ones));
       }
     }
   }

@@ -12,6 +12,7 @@
 #pragma GCC diagnostic pop
 #endif
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -24,7 +25,8 @@ struct Avx512Lanes {
     __m512i v;
   };
 
-  static constexpr int kMaxRows = 8;  // activation rows that share one pass over a block
+  static constexpr int kMaxRows = 8;    // activation rows that share one pass over a block
+  static constexpr int kMaxBlocks = 2;  // and blocks that share it
 
   static Avx512Lanes set1(float x) { return {_mm512_set1_ps(x)}; }
   static Avx512Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -78,36 +80,62 @@ struct Avx512Lanes {
   }
 
   // VNNI multiplies unsigned by signed: nibbles are unsigned, their offset of 8 comes off at once.
-  template <int R>
-  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
-                       Ints* sums) {
+  template <int R, int B>
+  static void dot_int4(const uint8_t* const (&w)[B], int64_t ahead, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&x_sum)[R], Ints (&sums)[R][B]) {
     const __m512i low = _mm512_set1_epi8(15);
-    for (int r = 0; r < R; ++r) sums[r].v = _mm512_set1_epi32(-8 * x_sum[r]);
-    for (int64_t c = 0; c < cols; c += 8) {
-      const __m512i q = _mm512_loadu_si512(w + c * 8);
-      const __m512i q0 = _mm512_and_si512(q, low);
-      const __m512i q1 = _mm512_and_si512(_mm512_srli_epi16(q, 4), low);
-      for (int r = 0; r < R; ++r) {
-        sums[r].v = _mm512_dpbusd_epi32(sums[r].v, q0, broadcast4(x[r] + c));
-        sums[r].v = _mm512_dpbusd_epi32(sums[r].v, q1, broadcast4(x[r] + c + 4));
+    begin(-8, x_sum, sums);
+    each<B, 8>(cols, [&](int64_t c) {
+      __m512i q0[B];
+      __m512i q1[B];
+      for (int b = 0; b < B; ++b) {
+        const __m512i q = fetch(w[b] + c * 8, ahead);
+        q0[b] = _mm512_and_si512(q, low);
+        q1[b] = _mm512_and_si512(_mm512_srli_epi16(q, 4), low);
       }
-    }
+      for (int r = 0; r < R; ++r) add(q0, broadcast4(x[r] + c), sums[r]);
+      for (int r = 0; r < R; ++r) add(q1, broadcast4(x[r] + c + 4), sums[r]);
+    });
   }
   // A signed weight plus 128 is unsigned: its sign bit flipped.
-  template <int R>
-  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
-                       Ints* sums) {
+  template <int R, int B>
+  static void dot_int8(const int8_t* const (&w)[B], int64_t ahead, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&x_sum)[R], Ints (&sums)[R][B]) {
     const __m512i sign = _mm512_set1_epi8(-128);
-    for (int r = 0; r < R; ++r) sums[r].v = _mm512_set1_epi32(-128 * x_sum[r]);
-    for (int64_t c = 0; c < cols; c += 4) {
-      const __m512i q = _mm512_xor_si512(_mm512_loadu_si512(w + c * 16), sign);
-      for (int r = 0; r < R; ++r) {
-        sums[r].v = _mm512_dpbusd_epi32(sums[r].v, q, broadcast4(x[r] + c));
-      }
-    }
+    begin(-128, x_sum, sums);
+    each<B, 4>(cols, [&](int64_t c) {
+      __m512i q[B];
+      for (int b = 0; b < B; ++b) q[b] = _mm512_xor_si512(fetch(w[b] + c * 16, ahead), sign);
+      for (int r = 0; r < R; ++r) add(q, broadcast4(x[r] + c), sums[r]);
+    });
   }
 
  private:
+  // Unrolled where computing is the limit. Where memory is, fetches in bursts would cost a tenth.
+  template <int B, int kStep, typename Body>
+  static void each(int64_t cols, const Body& body) {
+    if constexpr (B == 1) {
+      for (int64_t c = 0; c < cols; c += kStep) body(c);
+    } else {
+#pragma GCC unroll 4
+      for (int64_t c = 0; c < cols; c += kStep) body(c);
+    }
+  }
+  static __m512i fetch(const void* p, int64_t ahead) {
+    __builtin_prefetch(static_cast<const std::byte*>(p) + ahead, 0, 2);
+    return _mm512_loadu_si512(p);
+  }
+  template <int R, int B>
+  static void begin(int32_t offset, const int32_t (&x_sum)[R], Ints (&sums)[R][B]) {
+    for (int r = 0; r < R; ++r) {
+      const __m512i all = _mm512_set1_epi32(offset * x_sum[r]);
+      for (int b = 0; b < B; ++b) sums[r][b].v = all;
+    }
+  }
+  template <int B>
+  static void add(const __m512i (&q)[B], __m512i x, Ints (&sums)[B]) {
+    for (int b = 0; b < B; ++b) sums[b].v = _mm512_dpbusd_epi32(sums[b].v, q[b], x);
+  }
   static __m512i broadcast4(const int8_t* p) {
     int32_t four = 0;
     std::memcpy(&four, p, 4);

@@ -15,7 +15,8 @@ struct NeonLanes {
     int32x4_t v[4];
   };
 
-  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
+  static constexpr int kMaxRows = 4;    // activation rows that share one pass over a block
+  static constexpr int kMaxBlocks = 1;  // and blocks that share it
 
   static NeonLanes set1(float x) {
     const float32x4_t all = vdupq_n_f32(x);
@@ -96,24 +97,27 @@ struct NeonLanes {
 
   // Nibbles stay unsigned: 0 to 15 is non-negative as int8 too. The 16 activations of a step stay
   // in one register, from which vdotq_laneq takes four at a time.
-  template <int R>
-  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
-                       Ints* sums) {
+  template <int R, int B>
+  static void dot_int4(const uint8_t* const (&w)[B], int64_t ahead, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&x_sum)[R], Ints (&sums)[R][B]) {
+    static_assert(B == kMaxBlocks);
     for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < 4; ++i) sums[r].v[i] = vdupq_n_s32(-8 * x_sum[r]);
+      for (int i = 0; i < 4; ++i) sums[r][0].v[i] = vdupq_n_s32(-8 * x_sum[r]);
     }
     for (int64_t c = 0; c < cols; c += 16) {
       int8x16_t xs[R];
       for (int r = 0; r < R; ++r) xs[r] = vld1q_s8(x[r] + c);
+      __builtin_prefetch(w[0] + c * 8 + ahead, 0, 2);
+      __builtin_prefetch(w[0] + c * 8 + 64 + ahead, 0, 2);
       for (int i = 0; i < 4; ++i) {
-        const uint8x16_t q0 = vld1q_u8(w + c * 8 + i * 16);
-        const uint8x16_t q1 = vld1q_u8(w + c * 8 + 64 + i * 16);
+        const uint8x16_t q0 = vld1q_u8(w[0] + c * 8 + i * 16);
+        const uint8x16_t q1 = vld1q_u8(w[0] + c * 8 + 64 + i * 16);
         const int8x16_t low0 = vreinterpretq_s8_u8(vandq_u8(q0, vdupq_n_u8(15)));
         const int8x16_t high0 = vreinterpretq_s8_u8(vshrq_n_u8(q0, 4));
         const int8x16_t low1 = vreinterpretq_s8_u8(vandq_u8(q1, vdupq_n_u8(15)));
         const int8x16_t high1 = vreinterpretq_s8_u8(vshrq_n_u8(q1, 4));
         for (int r = 0; r < R; ++r) {
-          int32x4_t& sum = sums[r].v[i];
+          int32x4_t& sum = sums[r][0].v[i];
           sum = vdotq_laneq_s32(sum, low0, xs[r], 0);
           sum = vdotq_laneq_s32(sum, high0, xs[r], 1);
           sum = vdotq_laneq_s32(sum, low1, xs[r], 2);
@@ -122,23 +126,25 @@ struct NeonLanes {
       }
     }
   }
-  template <int R>
-  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x,
-                       const int32_t* /*x_sum*/, Ints* sums) {
+  template <int R, int B>
+  static void dot_int8(const int8_t* const (&w)[B], int64_t ahead, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&)[R], Ints (&sums)[R][B]) {
+    static_assert(B == kMaxBlocks);
     for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < 4; ++i) sums[r].v[i] = vdupq_n_s32(0);
+      for (int i = 0; i < 4; ++i) sums[r][0].v[i] = vdupq_n_s32(0);
     }
     for (int64_t c = 0; c < cols; c += 16) {
       int8x16_t xs[R];
       for (int r = 0; r < R; ++r) xs[r] = vld1q_s8(x[r] + c);
       for (int i = 0; i < 4; ++i) {
-        const int8_t* p = w + c * 16 + i * 16;
+        const int8_t* p = w[0] + c * 16 + i * 16;
+        __builtin_prefetch(w[0] + c * 16 + i * 64 + ahead, 0, 2);
         const int8x16_t w0 = vld1q_s8(p);
         const int8x16_t w1 = vld1q_s8(p + 64);
         const int8x16_t w2 = vld1q_s8(p + 128);
         const int8x16_t w3 = vld1q_s8(p + 192);
         for (int r = 0; r < R; ++r) {
-          int32x4_t& sum = sums[r].v[i];
+          int32x4_t& sum = sums[r][0].v[i];
           sum = vdotq_laneq_s32(sum, w0, xs[r], 0);
           sum = vdotq_laneq_s32(sum, w1, xs[r], 1);
           sum = vdotq_laneq_s32(sum, w2, xs[r], 2);

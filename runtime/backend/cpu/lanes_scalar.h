@@ -16,7 +16,8 @@ struct ScalarLanes {
     int32_t v[16];
   };
 
-  static constexpr int kMaxRows = 4;  // activation rows that share one pass over a block
+  static constexpr int kMaxRows = 4;    // activation rows that share one pass over a block
+  static constexpr int kMaxBlocks = 1;  // and blocks that share it
 
   template <typename F>
   static ScalarLanes map(F f) {
@@ -96,33 +97,36 @@ struct ScalarLanes {
     return total;
   }
 
-  // sums[r] = sum over `cols` of (nibble - 8) * x[r], with `x_sum[r]` = sum of x[r].
-  template <int R>
-  static void dot_int4(const uint8_t* w, int64_t cols, const int8_t* const* x, const int32_t* x_sum,
-                       Ints* sums) {
+  // sums[r][b] = sum over `cols` of (nibble - 8) * x[r], with x_sum[r] = sum of x[r]; what lies
+  // `ahead` bytes further in w is fetched meanwhile.
+  template <int R, int B>
+  static void dot_int4(const uint8_t* const (&w)[B], int64_t /*ahead*/, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&x_sum)[R], Ints (&sums)[R][B]) {
+    static_assert(B == kMaxBlocks);
     for (int r = 0; r < R; ++r) {
       for (int64_t lane = 0; lane < 16; ++lane) {
         int32_t total = 0;
         for (int64_t c = 0; c < cols; c += 8) {
           for (int j = 0; j < 4; ++j) {
-            const uint8_t byte = w[c * 8 + lane * 4 + j];
+            const uint8_t byte = w[0][c * 8 + lane * 4 + j];
             total += (byte & 15) * x[r][c + j] + (byte >> 4) * x[r][c + 4 + j];
           }
         }
-        sums[r].v[lane] = total - 8 * x_sum[r];
+        sums[r][0].v[lane] = total - 8 * x_sum[r];
       }
     }
   }
-  template <int R>
-  static void dot_int8(const int8_t* w, int64_t cols, const int8_t* const* x,
-                       const int32_t* /*x_sum*/, Ints* sums) {
+  template <int R, int B>
+  static void dot_int8(const int8_t* const (&w)[B], int64_t /*ahead*/, int64_t cols,
+                       const int8_t* const (&x)[R], const int32_t (&)[R], Ints (&sums)[R][B]) {
+    static_assert(B == kMaxBlocks);
     for (int r = 0; r < R; ++r) {
       for (int64_t lane = 0; lane < 16; ++lane) {
         int32_t total = 0;
         for (int64_t c = 0; c < cols; c += 4) {
-          for (int j = 0; j < 4; ++j) total += w[c * 16 + lane * 4 + j] * x[r][c + j];
+          for (int j = 0; j < 4; ++j) total += w[0][c * 16 + lane * 4 + j] * x[r][c + j];
         }
-        sums[r].v[lane] = total;
+        sums[r][0].v[lane] = total;
       }
     }
   }
