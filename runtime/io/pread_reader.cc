@@ -70,7 +70,8 @@ class PreadReader final : public AsyncReader {
       lock.unlock();
       const Status status = [&] {
         const SpanTimer span(timeline_, lane_of(request.priority), "read", thread);
-        return file_.read_at(request.offset, request.into);
+        const File& file = request.file == nullptr ? file_ : *request.file;
+        return file.read_at(request.offset, request.into);
       }();
       completion_(request.tag, status);
       lock.lock();

@@ -221,7 +221,7 @@ class UringReader final : public AsyncReader {
       const size_t lane = free_lanes_.back();
       free_lanes_.pop_back();
       lanes_[lane] = {*request, timeline_ == nullptr ? 0 : timeline_->now()};
-      ring_->add_read(file_.descriptor(), *request, lane);
+      ring_->add_read(file_of(*request).descriptor(), *request, lane);
     }
     waiting_ = true;
     return true;
@@ -251,9 +251,14 @@ class UringReader final : public AsyncReader {
       arrivals_.pop_front();
       lock.unlock();
       const ReadRequest& request = arrival.request;
-      completion_(request.tag, file_.finish_read(request.offset, request.into, arrival.result));
+      completion_(request.tag,
+                  file_of(request).finish_read(request.offset, request.into, arrival.result));
       lock.lock();
     }
+  }
+
+  const File& file_of(const ReadRequest& request) const {
+    return request.file == nullptr ? file_ : *request.file;
   }
 
   const File& file_;
