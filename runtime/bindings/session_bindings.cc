@@ -90,7 +90,8 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
           const std::string& verify, const std::string& gating, float gating_threshold,
           std::vector<float> sensitivity, const std::string& evict,
           std::vector<int64_t> layer_floors, int prefetch_depth, bool prefetch_trials,
-          std::vector<float> first_layer_gate, bool first_layer_embedding, bool timeline) {
+          std::vector<float> first_layer_gate, bool first_layer_embedding, bool timeline,
+          const std::string& experts, bool exact) {
   SessionConfig c;
   c.memory_bytes = memory_bytes;
   c.expert_fraction = expert_fraction;
@@ -101,6 +102,8 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
   c.prefill_chunk = prefill_chunk;
   c.backend = backend;
   c.kernels = kernels;
+  c.experts = experts;
+  c.exact = exact;
   c.policy = policy;
   c.reader = reader;
   c.readers = readers;
@@ -175,7 +178,8 @@ void export_session(nb::module_& m) {
            nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),
            nb::arg("prefetch_depth") = 1, nb::arg("prefetch_trials") = true,
            nb::arg("first_layer_gate") = std::vector<float>(),
-           nb::arg("first_layer_embedding") = true, nb::arg("timeline") = false)
+           nb::arg("first_layer_embedding") = true, nb::arg("timeline") = false,
+           nb::arg("experts") = "auto", nb::arg("exact") = true)
       .def(
           "new_sequence",
           [](const PySession& s) {

@@ -80,10 +80,11 @@ Status Session::Parts::check_config() {
                                     c.hidden_size, "], got ", config.first_layer_gate.size(),
                                     " values"));
   }
+  ADAPMOE_RETURN_IF_ERROR(check_experts(config));
   return check_gating(config.gating, c);
 }
 
-Status Session::Parts::make_backend_and_split() {
+Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
@@ -98,6 +99,7 @@ Status Session::Parts::make_backend_and_split() {
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
+  if (config.experts == "tensorrt") ADAPMOE_RETURN_IF_ERROR(make_engines(pack_dir, shape));
 
   const int64_t kv_bytes =
       align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes);
@@ -109,9 +111,11 @@ Status Session::Parts::make_backend_and_split() {
   Workspace::layout(count, c, max_rows);
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
-           .scratch_bytes = align_up(count.used(), kPageBytes) + backend->scratch_bytes(),
-           .tile_bytes = e.tile_bytes,
-           .tiles_per_expert = e.tiles,
+           .scratch_bytes = align_up(count.used(), kPageBytes) +
+                            align_up(backend->scratch_bytes(), kPageBytes) + staging_bytes() +
+                            engines.shared_bytes,
+           .tile_bytes = tile_bytes(),
+           .tiles_per_expert = tiles(),
            .top_k = c.router.top_k,
            .num_layers = c.num_hidden_layers,
            .num_experts = c.num_hidden_layers * c.num_local_experts};
@@ -132,16 +136,16 @@ Status Session::Parts::make_backend_and_split() {
 
 Status Session::Parts::carve(const Interrupt& interrupt) {
   const ModelConfig& c = pack->config();
-  auto reserved =
-      Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes +
-                     split.frames_total * split.tile_bytes);  // set_memory() may use them all later
+  // What engines are made in lies outside the arena: frames, and scratch that they share.
+  const int64_t before_frames =
+      split.dense_bytes + split.kv_bytes + split.scratch_bytes - engines.shared_bytes;
+  const int64_t frame = plans ? 0 : split.tile_bytes;
+  auto reserved = Arena::reserve(before_frames + split.frames_total *
+                                                     frame);  // set_memory() may use them all later
   if (!reserved.ok()) return reserved.status();
   arena.emplace(std::move(reserved).value());
   frames_mapped = split.frames;
-  const int64_t before_frames =
-      align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes, kPageBytes);
-  ADAPMOE_RETURN_IF_ERROR(
-      backend->use_memory(arena->first(before_frames + split.frames * split.tile_bytes)));
+  ADAPMOE_RETURN_IF_ERROR(backend->use_memory(arena->first(before_frames + split.frames * frame)));
 
   auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes),
                                     config.verify != VerifyTiles::kNever, interrupt);
@@ -167,21 +171,27 @@ Status Session::Parts::make_residency() {
   auto policy = make_eviction_policy(config.policy, c.num_hidden_layers);
   if (!policy.ok()) return policy.status();
   if (config.timeline) timeline = std::make_unique<Timeline>();
-  auto chosen = make_reader(config.reader, pack->expert_file(), config.readers, timeline.get());
+  auto chosen = make_expert_reader();
   if (!chosen.ok()) return chosen.status();
-  reader = chosen.value().name;
-  if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
+  auto region =
+      plans ? engines.reserve(split.frames)
+            : Result<std::span<std::byte>>(arena->carve(split.frames_total * split.tile_bytes));
+  if (!region.ok()) return region.status();
   experts = std::make_unique<ExpertCache>(
       *pack,
-      FramePool(arena->carve(split.frames_total * split.tile_bytes), split.tile_bytes,
-                static_cast<int32_t>(split.frames), backend->pins_memory()),
-      std::move(chosen.value().reader), std::move(policy).value(),
-      ExpertCacheConfig{config.verify, config.evict_tiles, config.layer_floors, timeline.get()});
+      FramePool(region.value(), split.tile_bytes, static_cast<int32_t>(split.frames),
+                backend->pins_memory()),
+      std::move(chosen).value(), std::move(policy).value(),
+      ExpertCacheConfig{.verify = plans ? VerifyTiles::kNever : config.verify,
+                        .evict_tiles = config.evict_tiles,
+                        .layer_floors = config.layer_floors,
+                        .timeline = timeline.get(),
+                        .tiles = tiles(),
+                        .tile_read_bytes = plans ? plans->largest_bytes() : 0});
   make_prefetcher();
-  decoder =
-      std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
-                                           pack->experts().tiles, prefetcher.get(), timeline.get()},
-                                dense);
+  decoder = std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
+                                                 tiles(), prefetcher.get(), timeline.get()},
+                                      dense);
   return {};
 }
 
@@ -227,7 +237,7 @@ Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string&
   if (!pack.ok()) return pack.status();
   parts->pack.emplace(std::move(pack).value());
   ADAPMOE_RETURN_IF_ERROR(parts->check_config());
-  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split());
+  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split(pack_dir));
   ADAPMOE_RETURN_IF_ERROR(parts->carve(interrupt));
   if (parts->config.direct_io && !parts->pack->expert_file().direct()) {
     parts->notes.push_back(

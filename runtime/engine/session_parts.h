@@ -6,15 +6,18 @@
 #include <string>
 #include <vector>
 
+#include "runtime/backend/expert_engines.h"
 #include "runtime/engine/session.h"
 #include "runtime/memory/arena.h"
 #include "runtime/model/decoder.h"
 #include "runtime/model/kv_cache.h"
+#include "runtime/store/engine_store.h"
 
 namespace adapmoe {
 
 // Errors: kInvalidArgument naming the setting.
 Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model);
+Status check_experts(const SessionConfig& config);
 Status check_gating(const GatingConfig& gating, const ModelConfig& model);
 
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
@@ -29,11 +32,13 @@ struct Session::Parts {
   std::vector<std::string> notes;
   std::string reader;  // the one in use: "io_uring" or "pread"
   std::optional<Pack> pack;
+  std::optional<EngineStore> plans;  // empty: experts are the pack's records
   MemoryNeeds needs;
   MemorySplit split;
   int64_t frames_mapped = 0;  // that the backend was told of
   std::optional<Arena> arena;
   std::unique_ptr<Backend> backend;  // uses the arena until its end
+  ExpertEngines engines;             // of `backend`, where there are plans
   DenseWeights dense;
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;
@@ -52,9 +57,15 @@ struct Session::Parts {
 
  private:
   Status check_config();
-  Status make_backend_and_split();
+  Status make_backend_and_split(const std::string& pack_dir);
+  Status make_engines(const std::string& pack_dir, const BackendShape& shape);
   Status carve(const Interrupt& interrupt);
   Status make_residency();
+  Result<std::unique_ptr<AsyncReader>> make_expert_reader();
+  // Of an expert, and what they take.
+  int64_t tiles() const { return plans ? 1 : pack->experts().tiles; }
+  int64_t tile_bytes() const { return plans ? engines.frame_bytes : pack->experts().tile_bytes; }
+  int64_t staging_bytes() const;  // of plans that are read
   void make_prefetcher();
 };
 

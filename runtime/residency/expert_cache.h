@@ -34,6 +34,9 @@ struct ExpertCacheConfig {
   bool evict_tiles = true;                 // only as many tiles as needed; false: whole experts
   std::vector<int64_t> layer_floors = {};  // experts each layer should keep (soft); empty: none
   Timeline* timeline = nullptr;            // records stalls; may be null
+  // Where the reader brings other records than the pack's, and checks them itself.
+  int64_t tiles = 0;            // per expert; 0: the pack's
+  int64_t tile_read_bytes = 0;  // that a tile's read takes; 0: those of a frame
 };
 
 // Counted since the cache was made.

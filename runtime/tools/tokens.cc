@@ -5,9 +5,11 @@
 #include <charconv>
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/crc32c.h"
@@ -19,17 +21,21 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
-    "                      [--memory BYTES] [--kv f16|f32]\n"
+    "                      [--memory BYTES] [--kv f16|f32] [--experts NAME] [--exact yes|no]\n"
+    "                      [--logits FILE]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
     "Prints the decoded ids, and the CRC32C of all logits, the prompt's included.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
+    "  --experts NAME  how the GPU runs experts: auto, cuda or tensorrt (default auto)\n"
+    "  --exact yes|no  only what gives the same bits everywhere (default yes)\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
     "  --memory BYTES  memory ceiling (default: 80 % of what is available)\n"
+    "  --logits FILE   also write all logits there: float32 [tokens, vocab_size]\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
 
@@ -37,6 +43,7 @@ struct Options {
   std::string pack;
   std::vector<int32_t> ids;
   int64_t tokens = 16;
+  std::string logits;  // file; empty: none
   SessionConfig config;
 };
 
@@ -49,8 +56,18 @@ std::optional<T> parse_number(std::string_view text) {
 }
 
 Status set_option(std::string_view name, const std::string& value, Options& options) {
-  if (name == "--kernels" || name == "--backend") {
-    (name == "--kernels" ? options.config.kernels : options.config.backend) = value;
+  const std::pair<std::string_view, std::string*> texts[] = {{"--kernels", &options.config.kernels},
+                                                             {"--backend", &options.config.backend},
+                                                             {"--experts", &options.config.experts},
+                                                             {"--logits", &options.logits}};
+  for (const auto& [option, text] : texts) {
+    if (name != option) continue;
+    *text = value;
+    return {};
+  }
+  if (name == "--exact") {
+    if (value != "yes" && value != "no") return invalid_argument("--exact takes yes or no");
+    options.config.exact = value == "yes";
     return {};
   }
   if (name == "--kv") {
@@ -69,8 +86,9 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",        "--backend", "--kernels",
-                                         "--threads", "--memory",  "--kv"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend", "--experts",
+                                         "--exact",  "--kernels", "--threads",
+                                         "--memory", "--kv",      "--logits"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -92,8 +110,45 @@ Result<Options> parse(const std::vector<std::string>& arguments) {
   return options;
 }
 
-uint32_t digest(const std::vector<float>& logits, uint32_t before) {
-  return crc32c(logits.data(), logits.size() * sizeof(float), before);
+// Takes the logits as they come: their CRC32C, and a file where one is wanted.
+class LogitSink {
+ public:
+  explicit LogitSink(const std::string& path) {
+    if (!path.empty()) file_.open(path, std::ios::binary);
+    ok_ = path.empty() || file_.is_open();
+  }
+
+  void add(const std::vector<float>& logits) {
+    const size_t bytes = logits.size() * sizeof(float);
+    digest_ = crc32c(logits.data(), bytes, digest_);
+    if (file_.is_open()) {
+      file_.write(reinterpret_cast<const char*>(logits.data()),
+                  static_cast<std::streamsize>(bytes));
+    }
+  }
+  uint32_t digest() const { return digest_; }
+  // Whether everything was written.
+  bool close() {
+    if (!file_.is_open()) return ok_;
+    file_.close();
+    return ok_ && !file_.fail();
+  }
+
+ private:
+  std::ofstream file_;
+  bool ok_ = false;
+  uint32_t digest_ = 0;
+};
+
+// Of this program since it began; 0 where the system does not say.
+int64_t peak_rss_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  int64_t kib = 0;
+  while (status >> word) {
+    if (word == "VmHWM:" && status >> kib) break;
+  }
+  return kib * 1024;
 }
 
 Status run(const Options& options) {
@@ -108,7 +163,8 @@ Status run(const Options& options) {
   const auto prefilled =
       session.prefill(sequence.value(), options.ids, /*all_logits=*/true, logits, Interrupt());
   if (!prefilled.ok()) return prefilled.status();
-  uint32_t crc = digest(logits, 0);
+  LogitSink sink(options.logits);
+  sink.add(logits);
   logits.erase(logits.begin(), logits.end() - static_cast<ptrdiff_t>(vocab));
 
   std::printf("backend %s\ntokens", session.backend().c_str());
@@ -119,11 +175,13 @@ Status run(const Options& options) {
     Sequence* const sequences[] = {&sequence.value()};
     const auto decoded = session.decode(sequences, {&id, 1}, logits, Interrupt());
     if (!decoded.ok()) return decoded.status();
-    crc = digest(logits, crc);
+    sink.add(logits);
   }
-  std::printf("\nlogits %08x\n", crc);
+  std::printf("\nlogits %08x\n", sink.digest());
   const StepStats stats = session.totals();
   std::printf("bytes_read %lld\n", static_cast<long long>(stats.bytes_read));
+  std::printf("peak_rss_bytes %lld\n", static_cast<long long>(peak_rss_bytes()));
+  if (!sink.close()) return read_error(options.logits + ": cannot be written");
   return {};
 }
 

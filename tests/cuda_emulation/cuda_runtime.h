@@ -65,6 +65,8 @@ cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+cudaError_t cudaFree(void* memory);
 cudaError_t cudaHostRegister(void* memory, size_t bytes, unsigned flags);
 cudaError_t cudaHostUnregister(void* memory);
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned flags);
@@ -73,8 +75,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 const char* cudaGetErrorString(cudaError_t error);
 
-// Queues a grid whose every thread calls `thread`.
-cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
+// Queues a grid whose every thread calls `thread`. Exported to what programs load: stand-ins for
+// libraries that run something on the GPU.
+__attribute__((visibility("default"))) cudaError_t emulate_launch(const cudaLaunchConfig_t& config,
+                                                                  std::function<void()> thread);
 
 struct cudaFuncAttributes {};
 template <typename Args>

@@ -16,7 +16,10 @@ namespace {
 constexpr char kInput[] = "x";
 constexpr char kOutput[] = "y";
 
-thread_local std::string last_error;
+std::string& last_error() {
+  thread_local std::string text;
+  return text;
+}
 
 // TensorRT keeps the first logger of a process for good, so there is one. It remembers the errors
 // of the call that runs; of calls at the same time, all of them.
@@ -26,7 +29,9 @@ class Logger final : public nvinfer1::ILogger {
     if (severity != Severity::kERROR && severity != Severity::kINTERNAL_ERROR) return;
     const std::lock_guard lock(mutex_);
     constexpr size_t kMost = 2000;
-    if (said_.size() < kMost) said_ += (said_.empty() ? "" : "; ") + std::string(message);
+    if (said_.size() >= kMost) return;
+    if (!said_.empty()) said_ += "; ";
+    said_ += message;
   }
   std::string take() {
     const std::lock_guard lock(mutex_);
@@ -61,13 +66,19 @@ class Allocator final : public nvinfer1::IGpuAsyncAllocator {
   TrtAllocator from_;
 };
 
-using CreateRuntime = void* (*)(void* logger, int32_t version) noexcept;
-CreateRuntime create_runtime = nullptr;
-std::string library_version;
+// What open() found in libnvinfer.
+struct Library {
+  void* (*create_runtime)(void* logger, int32_t version) noexcept = nullptr;
+  std::string version;
+};
+Library& library() {
+  static Library& instance = *new Library;
+  return instance;
+}
 
 int32_t fail(const std::string& what) {
   const std::string said = logger().take();
-  last_error = said.empty() ? what : what + ": " + said;
+  last_error() = said.empty() ? what : what + ": " + said;
   return 0;
 }
 
@@ -85,23 +96,25 @@ struct TrtEngine {
 
 namespace {
 
-int32_t open(void* library) {
+int32_t open(void* handle) {
   using Number = int32_t (*)() noexcept;
   const char* const names[] = {"getInferLibMajorVersion", "getInferLibMinorVersion",
                                "getInferLibPatchVersion", "getInferLibBuildVersion"};
   std::string version;
   for (const char* name : names) {
-    const auto number = reinterpret_cast<Number>(dlsym(library, name));
+    const auto number = reinterpret_cast<Number>(dlsym(handle, name));
     if (number == nullptr) return fail(std::string("libnvinfer has no ") + name);
-    version += (version.empty() ? "" : ".") + std::to_string(number());
+    if (!version.empty()) version += '.';
+    version += std::to_string(number());
   }
-  create_runtime = reinterpret_cast<CreateRuntime>(dlsym(library, "createInferRuntime_INTERNAL"));
-  if (create_runtime == nullptr) return fail("libnvinfer has no createInferRuntime_INTERNAL");
-  library_version = version;
+  using CreateRuntime = decltype(Library::create_runtime);
+  const auto create = reinterpret_cast<CreateRuntime>(dlsym(handle, "createInferRuntime_INTERNAL"));
+  if (create == nullptr) return fail("libnvinfer has no createInferRuntime_INTERNAL");
+  library() = {create, version};
   return 1;
 }
 
-const char* version() { return library_version.c_str(); }
+const char* version() { return library().version.c_str(); }
 
 // Whether the engine is an expert as export/FORMAT.md describes it. The runtime never passes more
 // rows than its profile allows.
@@ -125,7 +138,7 @@ TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
   (void)logger().take();
   auto made = std::make_unique<TrtEngine>(*allocator);
   made->runtime.reset(
-      static_cast<nvinfer1::IRuntime*>(create_runtime(&logger(), NV_TENSORRT_VERSION)));
+      static_cast<nvinfer1::IRuntime*>(library().create_runtime(&logger(), NV_TENSORRT_VERSION)));
   if (made->runtime == nullptr) return fail("TensorRT makes no runtime"), nullptr;
   made->runtime->setGpuAllocator(&made->allocator);
   made->engine.reset(made->runtime->deserializeCudaEngine(plan, bytes));
@@ -160,7 +173,7 @@ int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* s
 
 void destroy(TrtEngine* engine) { delete engine; }
 
-const char* say_last_error() { return last_error.c_str(); }
+const char* say_last_error() { return last_error().c_str(); }
 
 constexpr TrtAdapter kAdapter = {kTrtAbi,     NV_TENSORRT_MAJOR, open,    version,
                                  deserialise, enqueue,           destroy, say_last_error};

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// How experts come to a session: as records of the pack, or as TensorRT engines of its sidecar,
+// which are records of ExpertCache as well. A plan is read into staging memory, checked, and made
+// an engine in the frame that the cache chose.
+#include <memory>
+
+#include "runtime/base/strings.h"
+#include "runtime/engine/session_parts.h"
+#include "runtime/io/staged_reader.h"
+#include "runtime/store/plan_checker.h"
+
+namespace adapmoe {
+namespace {
+
+constexpr int kPlansAtOnce = 2;  // one is read while another becomes an engine
+
+}  // namespace
+
+Status check_experts(const SessionConfig& config) {
+  if (config.experts == "auto") return {};
+  if (config.experts != "cuda" && config.experts != "tensorrt") {
+    return invalid_argument(
+        str_cat("experts=\"", config.experts, "\": expected one of auto, cuda, tensorrt"));
+  }
+  if (config.backend != "cuda") {
+    return invalid_argument(
+        str_cat("experts=\"", config.experts, "\" is a way of the GPU backend, not of backend=\"",
+                config.backend, "\"; use backend=\"cuda\" or experts=\"auto\""));
+  }
+  if (config.experts == "tensorrt" && config.exact) {
+    return invalid_argument(
+        "experts=\"tensorrt\" computes with fp16 activations and does not give the bits of the "
+        "other backends; pass exact=False to accept that, or use experts=\"cuda\"");
+  }
+  return {};
+}
+
+Status Session::Parts::make_engines(const std::string& pack_dir, const BackendShape& shape) {
+  auto target = engine_target();
+  if (!target.ok()) return target.status();
+  auto opened = EngineStore::open(pack_dir, pack->config(), target.value(), config.direct_io);
+  if (!opened.ok()) return opened.status();
+  plans.emplace(std::move(opened).value());
+  auto largest = plans->read_largest();
+  if (!largest.ok()) return largest.status();
+  auto made =
+      make_expert_engines(std::move(backend), shape,
+                          {plans->version(), plans->built_by(), plans->rebuild()}, largest.value());
+  if (!made.ok()) return made.status();
+  engines = std::move(made).value();
+  backend = std::move(engines.backend);
+  return {};
+}
+
+int64_t Session::Parts::staging_bytes() const {
+  return plans ? kPlansAtOnce * align_up(plans->largest_bytes(), kPageBytes) : 0;
+}
+
+Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader() {
+  const File& file = plans ? plans->file(0) : pack->expert_file();
+  const int lanes = plans ? kPlansAtOnce : config.readers;
+  auto chosen = make_reader(config.reader, file, lanes, timeline.get());
+  if (!chosen.ok()) return chosen.status();
+  reader = chosen.value().name;
+  if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
+  if (!plans) return std::move(chosen.value().reader);
+  const auto checker = std::make_shared<PlanChecker>(*plans, config.verify == VerifyTiles::kAlways);
+  const auto place = [this, checker](uint64_t expert, std::span<const std::byte> plan,
+                                     std::span<std::byte> frame) -> Status {
+    ADAPMOE_RETURN_IF_ERROR(checker->check(expert, plan));
+    const Status made = engines.place(plan, frame.data());
+    return made.ok() ? made : plans->refused(expert, made.message());
+  };
+  return make_staged_reader(
+      std::move(chosen.value().reader), arena->carve(staging_bytes()), kPlansAtOnce,
+      {.file = [this](uint64_t expert) -> const File& { return plans->file(expert); },
+       .place = place});
+}
+
+}  // namespace adapmoe
