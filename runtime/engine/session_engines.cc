@@ -6,7 +6,7 @@
 
 #include "runtime/base/strings.h"
 #include "runtime/engine/session_parts.h"
-#include "runtime/io/staged_reader.h"
+#include "runtime/io/file_record_reader.h"
 #include "runtime/store/plan_checker.h"
 
 namespace adapmoe {
@@ -71,7 +71,7 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader() {
     const Status made = engines.place(plan, frame.data());
     return made.ok() ? made : plans->refused(expert, made.message());
   };
-  return make_staged_reader(
+  return make_file_record_reader(
       std::move(chosen.value().reader), arena->carve(staging_bytes()), kPlansAtOnce,
       {.file = [this](uint64_t expert) -> const File& { return plans->file(expert); },
        .place = place});

@@ -19,7 +19,7 @@
 #include "runtime/backend/tensorrt/engine_memory.h"
 #include "runtime/base/packed_layout.h"
 #include "runtime/base/sha256.h"
-#include "runtime/io/staged_reader.h"
+#include "runtime/io/file_record_reader.h"
 #include "runtime/store/pack.h"
 #include "runtime/store/plan_checker.h"
 #include "tests/cpp/status_error.h"
@@ -72,7 +72,7 @@ class StoreRig {
   PlanChecker checker_;
 };
 
-struct StagedFiles {
+struct RecordFiles {
   std::vector<File> files;
   std::vector<std::vector<std::byte>> records;
   std::vector<std::string> errors;  // empty where there is none
@@ -81,7 +81,7 @@ struct StagedFiles {
   size_t done = 0;
 };
 
-StagedRecords records_of(StagedFiles& s) {
+FileRecords records_of(RecordFiles& s) {
   return {.file = [&s](uint64_t tag) -> const File& { return s.files[tag]; },
           .place = [](uint64_t /*tag*/, std::span<const std::byte> record,
                       std::span<std::byte> into) -> Status {
@@ -93,9 +93,9 @@ StagedRecords records_of(StagedFiles& s) {
 
 // What a staged reader makes of whole files: (bytes, error) of each. A file that begins with "!" is
 // refused when it is placed.
-std::vector<std::pair<nb::bytes, std::string>> read_staged(const std::vector<std::string>& paths,
-                                                           const std::string& kind, int places) {
-  StagedFiles s;
+std::vector<std::pair<nb::bytes, std::string>> read_file_records(
+    const std::vector<std::string>& paths, const std::string& kind, int places) {
+  RecordFiles s;
   size_t largest = 0;
   for (const std::string& path : paths) {
     s.files.push_back(value_or_throw(File::open(path, /*direct=*/true)));
@@ -109,9 +109,9 @@ std::vector<std::pair<nb::bytes, std::string>> read_staged(const std::vector<std
       static_cast<std::byte*>(std::aligned_alloc(kPageBytes, part * static_cast<size_t>(places))),
       std::free);
   auto inner = value_or_throw(make_reader(kind, s.files[0], places));
-  auto reader = make_staged_reader(std::move(inner.reader),
-                                   {staging.get(), part * static_cast<size_t>(places)}, places,
-                                   records_of(s));
+  auto reader = make_file_record_reader(std::move(inner.reader),
+                                        {staging.get(), part * static_cast<size_t>(places)}, places,
+                                        records_of(s));
   reader->set_completion([&s](uint64_t tag, const Status& status) {
     const std::lock_guard lock(s.mutex);
     s.errors[tag] = status.message();
@@ -142,7 +142,7 @@ void export_engines(nb::module_& m) {
   m.def("sha256", [](const nb::bytes& data) { return to_hex(sha256(bytes_of(data))); });
   m.def("sha256_portable",
         [](const nb::bytes& data) { return to_hex(sha256_portable(bytes_of(data))); });
-  m.def("read_staged", &read_staged);
+  m.def("read_file_records", &read_file_records);
   nb::class_<StoreRig>(m, "EngineStore")
       .def(nb::init<std::string, std::string, bool>(), nb::arg("pack"), nb::arg("target"),
            nb::arg("always") = true)

@@ -54,7 +54,7 @@ def test_staged_files_are_read_whole_and_placed(tmp_path, reader, places):
     for index, content in enumerate(contents):
         paths.append(str(tmp_path / str(index)))
         (tmp_path / str(index)).write_bytes(content)
-    found = _testing.read_staged(paths, reader, places)
+    found = _testing.read_file_records(paths, reader, places)
     for index, (data, error) in enumerate(found):
         assert error == ("refused" if index == 3 else "")
         assert data == (bytes(sizes[3]) if index == 3 else contents[index])

@@ -12,7 +12,7 @@
 
 namespace adapmoe {
 
-struct StagedRecords {
+struct FileRecords {
   // The file of a request; outlives the reader.
   std::function<const File&(uint64_t tag)> file;
   // Called on the reader's threads, for different records at the same time. The status is the
@@ -24,8 +24,8 @@ struct StagedRecords {
 // `reader` has `places` lanes or more, and only this reader uses it. `staging`, page-aligned, is
 // cut into `places` parts; each takes the largest file, rounded up to a page. The offset of a
 // request is not looked at.
-std::unique_ptr<AsyncReader> make_staged_reader(std::unique_ptr<AsyncReader> reader,
-                                                std::span<std::byte> staging, int places,
-                                                StagedRecords records);
+std::unique_ptr<AsyncReader> make_file_record_reader(std::unique_ptr<AsyncReader> reader,
+                                                     std::span<std::byte> staging, int places,
+                                                     FileRecords records);
 
 }  // namespace adapmoe

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/io/staged_reader.h"
+#include "runtime/io/file_record_reader.h"
 
 #include <mutex>
 #include <optional>
@@ -13,10 +13,10 @@
 namespace adapmoe {
 namespace {
 
-class StagedReader final : public AsyncReader {
+class FileRecordReader final : public AsyncReader {
  public:
-  StagedReader(std::unique_ptr<AsyncReader> reader, std::span<std::byte> staging, int places,
-               StagedRecords records)
+  FileRecordReader(std::unique_ptr<AsyncReader> reader, std::span<std::byte> staging, int places,
+                   FileRecords records)
       : staging_(staging),
         place_bytes_(staging.size() / static_cast<size_t>(places)),
         records_(std::move(records)),
@@ -91,7 +91,7 @@ class StagedReader final : public AsyncReader {
 
   const std::span<std::byte> staging_;
   const size_t place_bytes_;
-  const StagedRecords records_;
+  const FileRecords records_;
   Completion completion_;
   std::mutex mutex_;
   ReadQueue queue_;
@@ -102,10 +102,10 @@ class StagedReader final : public AsyncReader {
 
 }  // namespace
 
-std::unique_ptr<AsyncReader> make_staged_reader(std::unique_ptr<AsyncReader> reader,
-                                                std::span<std::byte> staging, int places,
-                                                StagedRecords records) {
-  return std::make_unique<StagedReader>(std::move(reader), staging, places, std::move(records));
+std::unique_ptr<AsyncReader> make_file_record_reader(std::unique_ptr<AsyncReader> reader,
+                                                     std::span<std::byte> staging, int places,
+                                                     FileRecords records) {
+  return std::make_unique<FileRecordReader>(std::move(reader), staging, places, std::move(records));
 }
 
 }  // namespace adapmoe
