@@ -32,7 +32,7 @@ CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 gpu-kernels clean
+.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 gpu-kernels gpu-tests clean cuda-tools
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -122,13 +122,8 @@ gpu-kernels: $(STAMPS)/test
 	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
 	rm -f build/cuda/runtime/tools/libadapmoe_trt*.so  # of an earlier configuration
-	@if command -v nvcc >/dev/null; then \
-	  $(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON \
-	    -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON \
-	    -DADAPMOE_TENSORRT10_INCLUDE="$(TENSORRT10_INCLUDE)" \
-	    -DADAPMOE_TENSORRT11_INCLUDE="$(TENSORRT11_INCLUDE)" && \
-	  $(BIN)/cmake --build build/cuda --target adapmoe-tokens; \
-	else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
+	@if command -v nvcc >/dev/null; then $(MAKE) cuda-tools; \
+	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
 	@for major in 10 11; do \
 	  if [ -e build/cuda/runtime/tools/libadapmoe_trt$$major.so ]; then \
 	    echo "gpu-kernels: compiled the adapter for TensorRT $$major, which is not run here"; \
@@ -136,8 +131,18 @@ gpu-kernels: $(STAMPS)/test
 	    echo "gpu-kernels: no adapter compiled for TensorRT $$major, no TENSORRT$${major}_INCLUDE"; \
 	  fi; \
 	done
-	$(BIN)/python -m pytest -q tests/integration/test_emulated_gpu.py \
-	  tests/integration/test_tensorrt_experts.py
+	$(BIN)/python -m pytest -q -m emulated
+
+# The same tests on the GPU of this machine, and what needs a real one.
+gpu-tests: $(STAMPS)/test cuda-tools
+	$(BIN)/python -m pytest -q -m gpu
+
+cuda-tools: $(STAMPS)/test
+	$(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON \
+	  -DADAPMOE_TENSORRT10_INCLUDE="$(TENSORRT10_INCLUDE)" \
+	  -DADAPMOE_TENSORRT11_INCLUDE="$(TENSORRT11_INCLUDE)"
+	$(BIN)/cmake --build build/cuda
 
 clean:
 	rm -rf .venv build

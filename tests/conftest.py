@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all tests."""
 
+import re
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from support.tools import require_gpu
 
 # The same examples in every run; --hypothesis-profile=default draws new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -16,6 +19,29 @@ TESTS = Path(__file__).resolve().parent
 # Started in the background of a script, pytest and the programs that it starts would ignore
 # interrupts, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that need a GPU run only where `-m` names them; there they fail rather than skip."""
+    if "gpu" in re.findall(r"\w+", config.option.markexpr):
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("emulated", marks=pytest.mark.emulated),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
+def gpu_build(request):
+    """The build to test GPU kernels with: on the CPU or, where `-m gpu` asks for it, on a GPU."""
+    if request.param == "cuda":
+        require_gpu()
+    return request.param
 
 
 @pytest.fixture(scope="session", autouse=True)

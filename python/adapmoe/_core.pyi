@@ -97,8 +97,8 @@ class Session:
         first_layer_gate: _Seq[float] = (),  # [num_local_experts * hidden_size], row-major
         first_layer_embedding: bool = True,  # foresee layer 0 by its router on the embedding
         timeline: bool = False,  # record spans
-        experts: str = "auto",  # auto | cuda | tensorrt
-        exact: bool = True,  # permit only what gives the bits of the CPU
+        experts: str = "auto",  # auto | w4a8 | w4a16 | tensorrt
+        exact: bool = True,  # only paths with the bits of the CPU
     ) -> None: ...
     def new_sequence(self) -> Sequence: ...
     def decode_batch(
@@ -143,6 +143,12 @@ class Session:
         self,
     ) -> list[str]: ...  # one line each: O_DIRECT refused, fallbacks, below one cycle
     def close(self) -> None: ...
+
+def expert_paths(path: str, backend: str) -> list[str]:
+    """Ways to compute experts that `backend` has here, the exact one ("w4a8") first. PackError."""
+
+def time_expert(path: str, backend: str, experts: str) -> float:
+    """Seconds that one expert takes for one row. BackendUnavailableError, ReadError."""
 
 def inspect_pack(path: str) -> str:
     """The validated manifest as JSON text, without opening a session. Raises PackError."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapmoe.calibration.sidecar import FILE, read_calibration, read_first_layer_gate
 from adapmoe.errors import CalibrationError
@@ -24,6 +24,15 @@ class Gating:
     mode: str
     threshold: float
     sensitivity: list[float]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of a core session."""
+        return {
+            "gating": self.mode,
+            "gating_threshold": self.threshold,
+            "sensitivity": self.sensitivity,
+        }
 
 
 def choose_gating(
@@ -75,6 +84,11 @@ class FirstLayer:
 
     gate: list[float]
     embedding: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of a core session."""
+        return {"first_layer_gate": self.gate, "first_layer_embedding": self.embedding}
 
 
 def choose_first_layer(pack: Path, prefetch: int, first_layer: str) -> FirstLayer:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapmoe.calibrated import allocate, check_allocation, choose_first_layer, choose_gating
+from adapmoe.expert_path import choose_expert_path, device_probe
 from adapmoe.pack_files import check_small_files
 from adapmoe.stats import describe_split
 from adapmoe.text_level import TextLevel
@@ -61,6 +62,13 @@ class LLM(TextLevel):
         kv_dtype: "f16" or "f32".
         kernels: "auto", "scalar", "avx2" or "avx512"; all give the same bits.
         backend: "auto", "cpu" or "cuda".
+        experts: how int4 and int8 experts meet activations: "w4a8" gives the same bits everywhere;
+            "w4a16", on a GPU, keeps activations as floats and is nearer to the exact product, so it
+            needs `exact=False`. "tensorrt", with `backend="cuda"`, runs each expert by the engine
+            that `adapmoe build-engines` made on this device, with fp16 activations; it needs
+            `exact=False`, too. "auto" is "w4a8", or with `exact=False` what is fastest here,
+            measured once and kept in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
+        exact: permit only what gives the bits of the CPU.
         policy: which expert to evict: "next-use", "farthest-layer", "lru", "lfru" or "least-stale".
         evict: give up experts by the "tile" or by the whole "expert".
         allocation: "global": all layers share the memory; "uniform": each keeps the same number
@@ -88,6 +96,7 @@ class LLM(TextLevel):
         BudgetError: `memory` is below the floor; the message has the bytes needed.
         CalibrationError: a setting needs a calibration, and the pack has none or another pack's.
         BackendUnavailableError: backend or kernels that this machine lacks.
+        EngineError: with `experts="tensorrt"`: an engine is missing, damaged or of something else.
         ValueError: a setting is out of its range.
     """
 
@@ -104,6 +113,8 @@ class LLM(TextLevel):
         kv_dtype: str = "f16",
         kernels: str = "auto",
         backend: str = "auto",
+        experts: str = "auto",
+        exact: bool = True,
         policy: str = "next-use",
         evict: str = "tile",
         allocation: str = "global",
@@ -126,7 +137,6 @@ class LLM(TextLevel):
         pack = Path(path)
         gate = choose_gating(pack, gating, gating_threshold, sensitivity)
         check_allocation(pack, allocation)
-        foreseen = choose_first_layer(pack, prefetch, first_layer)
         session = _open_session(
             str(path),
             memory_bytes=parse_memory(memory),
@@ -138,23 +148,22 @@ class LLM(TextLevel):
             prefill_chunk=prefill_chunk,
             backend=backend,
             kernels=kernels,
+            experts=_choose_experts(pack, backend, experts, exact=exact),
+            exact=exact,
             policy=policy,
             evict=evict,
             prefetch_depth=prefetch,
             prefetch_trials=prefetch_trials,
-            first_layer_gate=foreseen.gate,
-            first_layer_embedding=foreseen.embedding,
             reader=reader,
             readers=readers,
             direct_io=direct_io,
             verify=verify,
-            gating=gate.mode,
-            gating_threshold=gate.threshold,
-            sensitivity=gate.sensitivity,
             timeline=timeline,
+            **gate.options,
+            **choose_first_layer(pack, prefetch, first_layer).options,
         )
-        tokenizer = _read_tokenizer(pack)  # from files that were checked while opening
-        super().__init__(path, session, prefill_chunk, tokenizer)
+        # The tokenizer's files were checked while opening.
+        super().__init__(path, session, prefill_chunk, _read_tokenizer(pack))
         self._allocation, self._gating = allocation, gating
         self._allocate()
         self._warm_restart = WarmRestart(self._path) if warm_restart else None
@@ -195,6 +204,14 @@ def _check_memory(memory: int | str, expert_fraction: float) -> None:
         raise ValueError("give either memory or expert_fraction, not both")
     if not 0 <= expert_fraction <= 1:
         raise ValueError(f"expert_fraction must be from 0 to 1, not {expert_fraction!r}")
+
+
+def _choose_experts(pack: Path, backend: str, experts: str, *, exact: bool) -> str:
+    """The path that the core is given; says what was measured."""
+    choice = choose_expert_path(experts, exact=exact, probe=device_probe(pack, backend))
+    if choice.note:
+        _log.warning("%s", choice.note)
+    return choice.path
 
 
 def _read_tokenizer(pack: Path) -> Tokenizer | None:

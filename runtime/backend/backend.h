@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the model asks of a processor. Rows are token rows; buffers are row-major floats in the
 // session's arena, zero-padded to their stride. Every implementation follows the canonical
-// arithmetic (runtime/README.md). Thread-compatible: one step at a time.
+// arithmetic (runtime/README.md), but for an ExpertPath that the user asked for. Thread-compatible:
+// one step at a time.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -71,6 +72,10 @@ struct CombineOp {
   Rows hidden;
 };
 
+// How quantized experts meet their input. kW4A8: the canonical arithmetic. kW4A16: activations stay
+// floats; nearer to the exact product, but other bits, and on the GPU only.
+enum class ExpertPath : uint8_t { kW4A8, kW4A16 };
+
 // Sizes fixed at open, from which a backend computes its scratch.
 struct BackendShape {
   ModelConfig config;
@@ -78,6 +83,7 @@ struct BackendShape {
   int64_t tiles = 0;     // per expert
   int64_t max_rows = 0;  // token rows per step
   bool kv_f16 = true;
+  ExpertPath expert_path = ExpertPath::kW4A8;
 };
 
 class Backend {

@@ -7,13 +7,17 @@ namespace adapmoe {
 Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
                                               const std::string& kernels, int threads,
                                               const BackendShape& shape, std::string* note) {
+  const bool exact = shape.expert_path == ExpertPath::kW4A8;
+  if (backend == "cpu" && !exact) {
+    return unavailable("experts=\"w4a16\" runs on a GPU only; use backend=\"cuda\" or \"auto\"");
+  }
   if (backend == "cpu") return make_cpu_backend(kernels, threads, shape);
   if (backend == "cuda") return make_cuda_backend(shape, /*integrated_only=*/false);
   if (backend != "auto") {
     return invalid_argument(str_cat("backend=\"", backend, "\": expected auto, cpu or cuda"));
   }
   auto gpu = make_cuda_backend(shape, /*integrated_only=*/true);
-  if (gpu.ok()) return gpu;
+  if (gpu.ok() || !exact) return gpu;
   auto cpu = make_cpu_backend(kernels, threads, shape);
   if (cpu.ok() && built_with_cuda()) {
     *note = str_cat(gpu.status().message(), "; running on ", cpu.value()->name());

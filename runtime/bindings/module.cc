@@ -7,6 +7,7 @@ namespace adapmoe {
 void export_build(nanobind::module_& m);
 void export_stats(nanobind::module_& m);
 void export_session(nanobind::module_& m);
+void export_expert_paths(nanobind::module_& m);
 void export_replay(nanobind::module_& m);
 void export_pack_reader(nanobind::module_& m);
 void export_pack_writer(nanobind::module_& m);
@@ -19,6 +20,7 @@ NB_MODULE(_core, m) {
   adapmoe::export_build(m);
   adapmoe::export_stats(m);
   adapmoe::export_session(m);
+  adapmoe::export_expert_paths(m);
   adapmoe::export_replay(m);
   adapmoe::export_pack_reader(m);
   adapmoe::export_pack_writer(m);

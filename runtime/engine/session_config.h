@@ -21,10 +21,8 @@ struct SessionConfig {
   int64_t prefill_chunk = 128;  // token rows per step
   std::string backend = "auto";
   std::string kernels = "auto";
-  // How the GPU backend runs experts: "cuda": our kernels, the CPU's bits; "tensorrt": one engine
-  // per expert, fp16 activations, not exact; "auto": our kernels.
-  std::string experts = "auto";
-  bool exact = true;  // permit only what gives the bits of the CPU
+  std::string experts = "auto";  // see choose_expert_path(), or "tensorrt": one engine per expert
+  bool exact = true;             // only paths that give the bits of the CPU
   std::string policy = "next-use";
   std::string reader = "auto";  // auto | io_uring | pread
   int readers = 4;              // reads at the same time

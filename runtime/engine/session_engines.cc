@@ -2,7 +2,9 @@
 // How experts come to a session: as records of the pack, or as TensorRT engines of its sidecar,
 // which are records of ExpertCache as well. A plan is read into staging memory, checked, and made
 // an engine in the frame that the cache chose.
+#include <algorithm>
 #include <memory>
+#include <string_view>
 
 #include "runtime/base/strings.h"
 #include "runtime/engine/session_parts.h"
@@ -17,20 +19,21 @@ constexpr int kPlansAtOnce = 2;  // one is read while another becomes an engine
 }  // namespace
 
 Status check_experts(const SessionConfig& config) {
-  if (config.experts == "auto") return {};
-  if (config.experts != "cuda" && config.experts != "tensorrt") {
+  constexpr std::string_view kNames[] = {"auto", "w4a8", "w4a16", "tensorrt"};
+  if (std::find(std::begin(kNames), std::end(kNames), config.experts) == std::end(kNames)) {
     return invalid_argument(
-        str_cat("experts=\"", config.experts, "\": expected one of auto, cuda, tensorrt"));
+        str_cat("experts=\"", config.experts, "\": expected one of auto, w4a8, w4a16, tensorrt"));
   }
+  if (config.experts != "tensorrt") return {};  // see choose_expert_path()
   if (config.backend != "cuda") {
     return invalid_argument(
-        str_cat("experts=\"", config.experts, "\" is a way of the GPU backend, not of backend=\"",
+        str_cat("experts=\"tensorrt\" is a way of the GPU backend, not of backend=\"",
                 config.backend, "\"; use backend=\"cuda\" or experts=\"auto\""));
   }
-  if (config.experts == "tensorrt" && config.exact) {
+  if (config.exact) {
     return invalid_argument(
         "experts=\"tensorrt\" computes with fp16 activations and does not give the bits of the "
-        "other backends; pass exact=False to accept that, or use experts=\"cuda\"");
+        "CPU; allow that with exact=False, or use experts=\"w4a8\"");
   }
   return {};
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/base/strings.h"
+#include "runtime/engine/backend_shape.h"
 #include "runtime/prefetch/predictors.h"
 
 namespace adapmoe {
@@ -88,18 +89,17 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
-  const BackendShape shape{
-      .config = c,
-      .tile = TileLayout::make(e.dtype, e.group_size, c.hidden_size, e.tile_width),
-      .tiles = e.tiles,
-      .max_rows = max_rows,
-      .kv_f16 = config.kv_f16};
+  const bool by_engines = config.experts == "tensorrt";
+  const auto path = by_engines ? Result<ExpertPath>(ExpertPath::kW4A8)
+                               : choose_expert_path(config.experts, config.exact, e.dtype);
+  if (!path.ok()) return path.status();
+  const BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
   std::string note;
   auto made = make_backend(config.backend, config.kernels, config.threads, shape, &note);
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
-  if (config.experts == "tensorrt") ADAPMOE_RETURN_IF_ERROR(make_engines(pack_dir, shape));
+  if (by_engines) ADAPMOE_RETURN_IF_ERROR(make_engines(pack_dir, shape));
 
   const int64_t kv_bytes =
       align_up(KVCache::bytes(c, config.max_context, config.kv_f16), kPageBytes);

@@ -21,21 +21,24 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
-    "                      [--memory BYTES] [--kv f16|f32] [--experts NAME] [--exact yes|no]\n"
-    "                      [--logits FILE]\n"
+    "                      [--memory BYTES] [--kv f16|f32] [--prefetch N]\n"
+    "                      [--experts NAME] [--exact yes|no] [--logits FILE]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
-    "Prints the decoded ids, and the CRC32C of all logits, the prompt's included.\n"
+    "Prints the decoded ids, the CRC32C of all logits, the prompt's included, and what it took.\n"
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
-    "  --experts NAME  how the GPU runs experts: auto, cuda or tensorrt (default auto)\n"
-    "  --exact yes|no  only what gives the same bits everywhere (default yes)\n"
+    "  --experts NAME  auto, w4a8, or w4a16 or tensorrt (GPU only), which do not give the CPU's "
+    "bits\n"
+    "  --exact yes|no  after --experts: whether to permit those two (default as they are asked "
+    "for)\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
     "  --memory BYTES  memory ceiling (default: 80 % of what is available)\n"
     "  --logits FILE   also write all logits there: float32 [tokens, vocab_size]\n"
+    "  --prefetch N    layers to look ahead and read for, 0 to 3 (default 1)\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
 
@@ -58,7 +61,6 @@ std::optional<T> parse_number(std::string_view text) {
 Status set_option(std::string_view name, const std::string& value, Options& options) {
   const std::pair<std::string_view, std::string*> texts[] = {{"--kernels", &options.config.kernels},
                                                              {"--backend", &options.config.backend},
-                                                             {"--experts", &options.config.experts},
                                                              {"--logits", &options.logits}};
   for (const auto& [option, text] : texts) {
     if (name != option) continue;
@@ -70,6 +72,11 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
     options.config.exact = value == "yes";
     return {};
   }
+  if (name == "--experts") {
+    options.config.experts = value;
+    options.config.exact = value != "w4a16" && value != "tensorrt";
+    return {};
+  }
   if (name == "--kv") {
     if (value != "f16" && value != "f32") return invalid_argument("--kv takes f16 or f32");
     options.config.kv_f16 = value == "f16";
@@ -77,18 +84,20 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
   }
   const auto number = parse_number<int64_t>(value);
   if (!number) return invalid_argument(str_cat(name, " takes a number, not \"", value, '"'));
-  const int64_t largest = name == "--threads" ? 1024 : int64_t{1} << 62;
+  const bool small = name == "--threads" || name == "--prefetch";
+  const int64_t largest = small ? 1024 : int64_t{1} << 62;
   if (*number > largest) return invalid_argument(str_cat(name, " is at most ", largest));
   if (name == "-n") options.tokens = *number;
   if (name == "--memory") options.config.memory_bytes = *number;
   if (name == "--threads") options.config.threads = static_cast<int>(*number);
+  if (name == "--prefetch") options.config.prefetch_depth = static_cast<int>(*number);
   return {};
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {"-n",       "--backend", "--experts",
-                                         "--exact",  "--kernels", "--threads",
-                                         "--memory", "--kv",      "--logits"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend", "--kernels",  "--threads",
+                                         "--memory", "--kv",      "--prefetch", "--experts",
+                                         "--exact",  "--logits"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -168,6 +177,7 @@ Status run(const Options& options) {
   logits.erase(logits.begin(), logits.end() - static_cast<ptrdiff_t>(vocab));
 
   std::printf("backend %s\ntokens", session.backend().c_str());
+  std::vector<double> seconds;
   for (int64_t i = 0; i < options.tokens; ++i) {
     const auto best = std::max_element(logits.begin(), logits.end());
     const auto id = static_cast<int32_t>(best - logits.begin());
@@ -176,11 +186,25 @@ Status run(const Options& options) {
     const auto decoded = session.decode(sequences, {&id, 1}, logits, Interrupt());
     if (!decoded.ok()) return decoded.status();
     sink.add(logits);
+    seconds.push_back(decoded.value().wall_s);
   }
   std::printf("\nlogits %08x\n", sink.digest());
+  if (!seconds.empty()) {
+    const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
+    std::nth_element(seconds.begin(), middle, seconds.end());
+    std::printf("decode_median_s %.6g\n", *middle);
+  }
   const StepStats stats = session.totals();
-  std::printf("bytes_read %lld\n", static_cast<long long>(stats.bytes_read));
-  std::printf("peak_rss_bytes %lld\n", static_cast<long long>(peak_rss_bytes()));
+  const std::pair<const char*, int64_t> counts[] = {
+      {"bytes_read", stats.bytes_read},
+      {"experts_used", stats.experts_used},
+      {"expert_hits", stats.expert_hits},
+      {"prefetched", stats.prefetched},
+      {"floor_bytes", session.memory_split().floor_bytes},
+      {"peak_rss_bytes", peak_rss_bytes()}};
+  for (const auto& [name, count] : counts) {
+    std::printf("%s %lld\n", name, static_cast<long long>(count));
+  }
   if (!sink.close()) return read_error(options.logits + ": cannot be written");
   return {};
 }

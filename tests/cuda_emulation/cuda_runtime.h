@@ -3,6 +3,7 @@
 // GPU. Every thread of a block is a fiber; kernels wait in their stream until somebody synchronizes
 // with it, as late as a GPU may run them.
 #pragma once
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -24,9 +25,14 @@ struct dim3 {
 struct uint4 {
   uint32_t x, y, z, w;
 };
+struct float4 {
+  float x, y, z, w;
+};
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads();
+
+inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) {

@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
+from adapmoe.engines.cuda_device import compute_capability
 from support.source_tree import ROOT
 
 EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
@@ -34,6 +36,15 @@ def tool(name, cpu=None, build="test"):
     return [*EMULATOR, "-cpu", cpu, str(path)]
 
 
+def require_gpu():
+    """Fail, with the reason, where this machine cannot run what `make gpu-tests` builds."""
+    if compute_capability() is None:
+        pytest.fail("-m gpu needs a CUDA device, and the driver (libcuda.so.1) shows none here")
+    path = ROOT / "build/cuda/runtime/tools/adapmoe-tokens"
+    if not path.exists():
+        pytest.fail(f"no {path.relative_to(ROOT)}: run `make gpu-tests`, which needs nvcc")
+
+
 def run(command, *arguments, env=None):
     """`env`: added to this process's environment."""
     whole = None if env is None else os.environ | env
@@ -57,3 +68,11 @@ def token_report(pack, *arguments, cpu=None, build="test", env=None):
     done = run(tool("tokens", cpu, build), pack, *arguments, env=env)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def run_expert(pack, layer, expert, x, *, backend, path, build):
+    """Rows float32 [n, hidden_size] of one expert of `pack`, by adapmoe-expert."""
+    command = [*tool("expert", build=build), pack, layer, expert, backend, path]
+    done = subprocess.run([str(part) for part in command], input=x.tobytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, np.float32).reshape(x.shape)

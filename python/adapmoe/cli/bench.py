@@ -16,7 +16,10 @@ from adapmoe.cli.bench_tables import print_tables
 from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import (
     AllocationOption,
+    BackendOption,
     EvictOption,
+    ExactOption,
+    ExpertPathOption,
     ExpertsResidentOption,
     GatingOption,
     JsonOption,
@@ -59,6 +62,9 @@ def bench(
     allocation: AllocationOption = "global",
     prefetch: PrefetchOption = 1,
     gating: GatingOption = "off",
+    backend: BackendOption = "auto",
+    experts: ExpertPathOption = "auto",
+    exact: ExactOption = True,
     reader: ReaderOption = "auto",
     readers: Annotated[int, typer.Option(min=1, help="Reads at the same time.")] = 4,
     verify: Annotated[
@@ -89,6 +95,9 @@ def bench(
             "prefetch_trials": True,
             "first_layer": "embedding",
             "gating": gating,
+            "backend": backend,
+            "experts": experts,
+            "exact": exact,
             "reader": reader,
             "readers": readers,
             "verify": verify,

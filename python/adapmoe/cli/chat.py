@@ -9,6 +9,10 @@ import typer
 from adapmoe.cli.chat_loop import ChatLoop
 from adapmoe.cli.exit_codes import RUNTIME_ERROR, usage_errors
 from adapmoe.cli.options import (
+    BackendOption,
+    ExactOption,
+    ExpertOptions,
+    ExpertPathOption,
     ExpertsResidentOption,
     KernelsOption,
     KvDtypeOption,
@@ -71,6 +75,9 @@ def chat(
     max_context: MaxContextOption = 0,
     policy: PolicyOption = "next-use",
     kernels: KernelsOption = "auto",
+    backend: BackendOption = "auto",
+    experts: ExpertPathOption = "auto",
+    exact: ExactOption = True,
     kv_dtype: KvDtypeOption = "f16",
 ) -> None:
     """Talk to a model. Every line is a message; answers go to stdout, all else to stderr.
@@ -101,7 +108,8 @@ def chat(
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
         )
-        llm = open_llm(pack, options)
+        chosen = ExpertOptions(backend=backend, experts=experts, exact=exact)
+        llm = open_llm(pack, options, chosen)
     with llm, Conversation(llm, system=system, chat_template=template) as conversation:
         all_answered = ChatLoop(llm, conversation, params).run()
     if not all_answered:

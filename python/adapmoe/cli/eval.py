@@ -12,8 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import (
     AllocationOption,
+    BackendOption,
     EvictOption,
+    ExactOption,
     ExpertOptions,
+    ExpertPathOption,
     ExpertsResidentOption,
     GatingOption,
     JsonOption,
@@ -51,6 +54,9 @@ def evaluate_text(
     allocation: AllocationOption = "global",
     evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",
+    backend: BackendOption = "auto",
+    experts: ExpertPathOption = "auto",
+    exact: ExactOption = True,
     kv_dtype: KvDtypeOption = "f16",
     chunk: Annotated[
         int, typer.Option(min=1, help="Tokens per step; 1 goes token by token, as decoding does.")
@@ -70,11 +76,11 @@ def evaluate_text(
     """
     with usage_errors():
         content = text.read_text(encoding="utf-8")
-        experts = ExpertOptions(gating, prefetch, allocation, evict)
+        chosen = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype, chunk
         )
-        with open_llm(pack, options, experts) as llm, recording(llm, trace):
+        with open_llm(pack, options, chosen) as llm, recording(llm, trace):
             found = _with_progress_bar(llm, content, window)
     if as_json:
         typer.echo(json.dumps(found))

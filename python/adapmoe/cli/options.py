@@ -65,6 +65,20 @@ EvictOption = Annotated[
 KernelsOption = Annotated[
     str, typer.Option(help="auto, scalar, avx2, avx512 or neon. All give the same tokens.")
 ]
+BackendOption = Annotated[
+    str,
+    typer.Option(help="auto, cpu or cuda. auto: the GPU where it shares the CPU's memory."),
+]
+ExpertPathOption = Annotated[
+    str,
+    typer.Option(
+        help="w4a8; w4a16 (on a GPU) or tensorrt (its engines), both with --no-exact; or auto: "
+        "w4a8, with --no-exact the faster of the first two."
+    ),
+]
+ExactOption = Annotated[
+    bool, typer.Option("--exact/--no-exact", help="Permit only what gives the bits of the CPU.")
+]
 KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
 ReaderOption = Annotated[
     str,
@@ -109,12 +123,15 @@ class LLMOptions(NamedTuple):
 
 
 class ExpertOptions(NamedTuple):
-    """How experts are chosen, read ahead and kept."""
+    """How experts are chosen, read ahead, kept and computed."""
 
     gating: str = "off"
     prefetch: int = 1
     allocation: str = "global"
     evict: str = "tile"
+    backend: str = "auto"
+    experts: str = "auto"
+    exact: bool = True
 
 
 EXACT = ExpertOptions()

@@ -11,8 +11,11 @@ import typer
 from adapmoe.cli.exit_codes import INTERRUPTED, usage_errors
 from adapmoe.cli.options import (
     AllocationOption,
+    BackendOption,
     EvictOption,
+    ExactOption,
     ExpertOptions,
+    ExpertPathOption,
     ExpertsResidentOption,
     GatingOption,
     JsonOption,
@@ -46,6 +49,7 @@ from adapmoe.cli.sampling_options import (
     TopPOption,
 )
 from adapmoe.generate import GenerationStream
+from adapmoe.llm import LLM
 from adapmoe.sampling_params import SamplingParams
 from adapmoe.timeline import write_chrome_trace
 from adapmoe.trace import recording
@@ -86,6 +90,9 @@ def run(
     allocation: AllocationOption = "global",
     evict: EvictOption = "tile",
     kernels: KernelsOption = "auto",
+    backend: BackendOption = "auto",
+    experts: ExpertPathOption = "auto",
+    exact: ExactOption = True,
     kv_dtype: KvDtypeOption = "f16",
     reader: ReaderOption = "auto",
     trace: TraceOption = None,
@@ -121,7 +128,24 @@ def run(
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
         )._replace(timeline=timeline is not None, reader=reader)
-        llm = open_llm(pack, options, ExpertOptions(gating, prefetch, allocation, evict))
+        llm = open_llm(
+            pack,
+            options,
+            ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact),
+        )
+    _generate(llm, text, params, trace, timeline, as_json=as_json)
+
+
+def _generate(
+    llm: LLM,
+    text: str,
+    params: SamplingParams,
+    trace: Path | None,
+    timeline: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print text and report, and close the model."""
     with llm, recording(llm, trace), llm.generate(text, params, stream=True) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
         report = make_report(llm, chunks.results[0])

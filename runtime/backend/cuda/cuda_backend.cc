@@ -48,7 +48,8 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
     error = cudaDeviceGetAttribute(value, attribute, device);
     if (error != cudaSuccess) return failed("the GPU does not answer", error);
   }
-  const std::string name = str_cat("cuda/sm_", major, minor);
+  const bool w4a16 = shape.expert_path == ExpertPath::kW4A16;
+  const std::string name = str_cat("cuda/sm_", major, minor, w4a16 ? "/w4a16" : "");
   if (registers == 0) {
     return unavailable(str_cat("backend=\"cuda\": the GPU (", name,
                                ") cannot share memory with the CPU (cudaHostRegister)"));
@@ -77,7 +78,7 @@ CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
   const ModelConfig& c = shape_.config;
   Scratch s;
   s.input.layout(bump, shape_.max_rows, std::max(c.hidden_size, c.q_rows()), true);
-  const bool quantized = is_quantized(shape_.tile.gate_proj.dtype);
+  const bool quantized = quantized_experts();
   if (quantized) s.expert_input.layout(bump, shape_.max_rows, c.hidden_size, true);
   s.expert_act.layout(bump, shape_.max_rows * c.router.top_k, intermediate(), quantized);
   s.expert_act.group = quantized ? shape_.tile.down_proj.group_size : 0;

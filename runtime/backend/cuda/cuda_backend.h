@@ -46,7 +46,7 @@ class CudaBackend final : public Backend {
 
   struct Scratch {
     ActBuffer input;         // of linear()
-    ActBuffer expert_input;  // of begin_experts(), where experts are quantized
+    ActBuffer expert_input;  // of begin_experts(), where quantized_experts()
     ActBuffer expert_act;    // [max_rows * top_k][intermediate]: silu(gate) * up
     float* gate = nullptr;   // [kRowsAtOnce][intermediate]
     float* up = nullptr;     // the same
@@ -63,6 +63,9 @@ class CudaBackend final : public Backend {
 
   Scratch layout(Bump& bump) const;
   int64_t parameter_bytes() const;
+  bool quantized_experts() const {  // whether their activations are
+    return is_quantized(shape_.tile.gate_proj.dtype) && shape_.expert_path == ExpertPath::kW4A8;
+  }
   int64_t intermediate() const { return shape_.tiles * shape_.tile.gate_proj.rows; }
   // The first error stays, and is what the next wait() returns.
   void note(cudaError_t error);

@@ -9,7 +9,7 @@ namespace adapmoe::cuda {
 
 void CudaBackend::begin_experts(Rows x) {
   const PackedShape& w = shape_.tile.gate_proj;
-  if (is_quantized(w.dtype)) {
+  if (quantized_experts()) {
     quantize(x, w.cols_padded(), w.group_size, scratch_.expert_input);
     expert_input_ = device_act(scratch_.expert_input.view(0, 0));
   } else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the GPU kernels compute, as plain values: every pointer is one that the device can follow.
-// Each launch function queues its kernel on the stream and returns; the result is that of the CPU
-// kernels, bit for bit (runtime/README.md states the arithmetic).
+// Each launch function queues its kernel on the stream and returns; but for W4A16 the result is
+// that of the CPU kernels, bit for bit (runtime/README.md states the arithmetic).
 #pragma once
 #include <cuda_runtime.h>
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "runtime/backend/act_rows.h"
+#include "runtime/backend/weight_reads.h"
 #include "runtime/base/types.h"
 
 namespace adapmoe::cuda {
@@ -40,6 +41,7 @@ struct ProductArgs {
   int64_t rows = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
+  WeightReads reads = WeightReads::kByRows;
 };
 
 struct QuantizeArgs {
@@ -128,7 +130,9 @@ inline constexpr int64_t kMaxHeadDim = 1024;  // the manifest's
 // Whether this build's kernels fit the current device.
 cudaError_t check_kernels();
 
+// Of int4 or int8 weights with activations as floats: launch_w4a16_product(), which is not exact.
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream);
+cudaError_t launch_w4a16_product(const ProductArgs& args, cudaStream_t stream);
 cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream);
 cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
 cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream);

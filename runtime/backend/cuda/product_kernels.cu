@@ -2,44 +2,15 @@
 // Packed matrices times activation rows. One thread block computes 16 output rows, one packed
 // block of every piece. Quantized: thread (lane, slot) sums whole groups of one output row as
 // integers; then one thread per output carries the chain over the groups, ascending.
-#include <cuda_fp16.h>
-
-#include "runtime/backend/cuda/kernels.h"
-#include "runtime/backend/cuda/launch.h"
+#include "runtime/backend/cuda/packed_place.h"
 
 namespace adapmoe::cuda {
 namespace {
 
-constexpr int kLanes = 16;                  // output rows of a packed block
-constexpr int kSlots = kThreads / kLanes;   // groups, or activation rows, at the same time
 constexpr int64_t kStageBytes = 16 * 1024;  // of weights at a time
 constexpr int64_t kChunkGroups = 64;        // the same in the smallest groups, 32 int4 columns
 constexpr int kRowsPerPass = 4;             // activation rows that share one unpacking
 constexpr int kFloatRows = kSlots;
-
-__device__ float from_half(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
-
-__device__ int64_t source_row(const ProductArgs& p, int64_t row) {
-  const int64_t i = row < p.rows ? row : p.rows - 1;  // computed again, and not stored
-  return p.index != nullptr ? p.index[i] : i;
-}
-
-// Which packed block this thread block computes, and over which pieces it runs.
-struct Place {
-  int64_t block;  // in its piece
-  int64_t begin, end;
-};
-
-__device__ Place place(const ProductArgs& p) {
-  const int64_t b = blockIdx.x;
-  if (p.chained) return {b, 0, p.w.count};
-  return {b % p.w.blocks, b / p.w.blocks, b / p.w.blocks + 1};
-}
-
-__device__ const std::byte* block_of(const ProductArgs& p, const Place& at, int64_t piece) {
-  const std::byte* data = p.w.data != nullptr ? p.w.data[piece] : p.w.only;
-  return data + p.w.offset + at.block * p.w.block_bytes;
-}
 
 // The integer sums of `count` groups into sums[r][group][lane], as floats.
 template <bool kInt4, int R>
@@ -94,9 +65,9 @@ __device__ float chain(const ProductArgs& p, const uint16_t* scales, int64_t cou
   return acc;
 }
 
-// R rows at a time; kStaged: there are more, so the weights are copied to shared memory, and each
-// chunk of them is read once for all rows.
-template <bool kInt4, int R, bool kStaged>
+// R rows at a time. kMany: there may be more, so sums rest in y between passes. kStaged: the
+// weights are copied to shared memory first, and each chunk of them is read once for all rows.
+template <bool kInt4, int R, bool kMany, bool kStaged>
 __global__ void quantized_product(ProductArgs p) {
   __shared__ float sums[R * kChunkGroups * kLanes];
   __shared__ uint4 staged[kStaged ? kStageBytes / sizeof(uint4) : 1];
@@ -126,14 +97,14 @@ __global__ void quantized_product(ProductArgs p) {
         sum_groups<kInt4, R>(p, reinterpret_cast<const uint32_t*>(w), count, row, column, sums);
         __syncthreads();
         if (slot < R && row + slot < p.rows) {
-          const int64_t out = (p.chained ? at.block : int64_t{blockIdx.x}) * kLanes + lane;
+          const int64_t out = first_output(p, at) + lane;
           float* y = p.y + (row + slot) * p.y_stride + out;
           const bool begins = piece == at.begin && first == 0;
           if (begins) acc = p.accumulate ? *y : 0.0F;
-          if (kStaged && !begins) acc = *y;
+          if (kMany && !begins) acc = *y;
           acc = chain(p, scales + first * kLanes, count, row, before + first, sums, acc);
           const bool ends = piece + 1 == at.end && first + count == groups;
-          if (kStaged || ends) *y = acc;
+          if (kMany || ends) *y = acc;
         }
         __syncthreads();  // before sums and staged are overwritten
       }
@@ -150,7 +121,7 @@ __global__ void float_product(ProductArgs p) {
   const Place at = place(p);
   const int64_t lane = threadIdx.x % kLanes;
   for (int64_t row = threadIdx.x / kLanes; row < p.rows; row += kFloatRows) {
-    const int64_t out = (p.chained ? at.block : int64_t{blockIdx.x}) * kLanes + lane;
+    const int64_t out = first_output(p, at) + lane;
     float* y = p.y + row * p.y_stride + out;
     float acc = p.accumulate ? *y : 0.0F;
     for (int64_t piece = at.begin; piece < at.end; ++piece) {
@@ -166,17 +137,24 @@ __global__ void float_product(ProductArgs p) {
 
 template <bool kInt4>
 cudaError_t launch_quantized(const ProductArgs& args, int64_t blocks, cudaStream_t stream) {
-  if (args.rows == 1) return launch(quantized_product<kInt4, 1, false>, blocks, stream, args);
-  if (args.rows <= kRowsPerPass) {
-    return launch(quantized_product<kInt4, kRowsPerPass, false>, blocks, stream, args);
+  const bool many = args.rows > kRowsPerPass;
+  if (args.reads == WeightReads::kStaged || (args.reads == WeightReads::kByRows && many)) {
+    return launch(quantized_product<kInt4, kRowsPerPass, true, true>, blocks, stream, args);
   }
-  return launch(quantized_product<kInt4, kRowsPerPass, true>, blocks, stream, args);
+  if (args.rows == 1)
+    return launch(quantized_product<kInt4, 1, false, false>, blocks, stream, args);
+  if (!many) {
+    return launch(quantized_product<kInt4, kRowsPerPass, false, false>, blocks, stream, args);
+  }
+  return launch(quantized_product<kInt4, kRowsPerPass, true, false>, blocks, stream, args);
 }
 
 }  // namespace
 
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
+  if (is_quantized(args.w.dtype) && args.act.q == nullptr)
+    return launch_w4a16_product(args, stream);
   const int64_t blocks = args.w.blocks * (args.chained ? 1 : args.w.count);
   switch (args.w.dtype) {
     case DType::kInt4: return launch_quantized<true>(args, blocks, stream);

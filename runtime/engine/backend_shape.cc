@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/engine/backend_shape.h"
+
+#include "runtime/base/strings.h"
+
+namespace adapmoe {
+
+BackendShape backend_shape(const Pack& pack, int64_t max_rows, bool kv_f16, ExpertPath path) {
+  const ExpertGeometry& e = pack.experts();
+  return {.config = pack.config(),
+          .tile = TileLayout::make(e.dtype, e.group_size, pack.config().hidden_size, e.tile_width),
+          .tiles = e.tiles,
+          .max_rows = max_rows,
+          .kv_f16 = kv_f16,
+          .expert_path = path};
+}
+
+Result<ExpertPath> choose_expert_path(std::string_view experts, bool exact, DType dtype) {
+  if (experts == "auto" || experts == "w4a8") return ExpertPath::kW4A8;
+  if (experts != "w4a16") {
+    return invalid_argument(
+        str_cat("experts=\"", experts, "\": expected one of auto, w4a8, w4a16"));
+  }
+  if (exact) {
+    return invalid_argument(
+        "experts=\"w4a16\" does not give the bits of the CPU; allow that with exact=False");
+  }
+  if (!is_quantized(dtype)) {
+    return invalid_argument(str_cat("experts=\"w4a16\": the experts of this pack are ",
+                                    dtype_name(dtype), ", which have one path; use \"auto\""));
+  }
+  return ExpertPath::kW4A16;
+}
+
+std::string_view expert_path_name(ExpertPath path) {
+  return path == ExpertPath::kW4A8 ? "w4a8" : "w4a16";
+}
+
+std::vector<ExpertPath> runnable_expert_paths(const Pack& pack, const std::string& backend) {
+  std::vector<ExpertPath> paths = {ExpertPath::kW4A8};
+  if (!is_quantized(pack.experts().dtype)) return paths;
+  std::string note;
+  const BackendShape shape = backend_shape(pack, /*max_rows=*/1, true, ExpertPath::kW4A16);
+  if (make_backend(backend, "auto", /*threads=*/1, shape, &note).ok()) {
+    paths.push_back(ExpertPath::kW4A16);
+  }
+  return paths;
+}
+
+}  // namespace adapmoe

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend is told of a pack.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/backend/backend.h"
+#include "runtime/base/status.h"
+#include "runtime/store/pack.h"
+
+namespace adapmoe {
+
+// `max_rows`: token rows per step.
+BackendShape backend_shape(const Pack& pack, int64_t max_rows, bool kv_f16, ExpertPath path);
+
+// `experts`: "auto", "w4a8" or "w4a16"; "auto" is exact. Errors: kInvalidArgument for an unknown
+// name, for a path that is not `exact` where that is wanted, and for one that `dtype` has no use
+// of.
+Result<ExpertPath> choose_expert_path(std::string_view experts, bool exact, DType dtype);
+
+std::string_view expert_path_name(ExpertPath path);
+
+// What `backend` can run of `pack` here, kW4A8 first.
+std::vector<ExpertPath> runnable_expert_paths(const Pack& pack, const std::string& backend);
+
+}  // namespace adapmoe

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Some experts of a pack on a backend, without a session around them: to look at what they compute
+// and how long they take.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/backend/backend.h"
+#include "runtime/base/status.h"
+#include "runtime/memory/arena.h"
+#include "runtime/store/pack.h"
+
+namespace adapmoe {
+
+class ExpertBench {
+ public:
+  // Reads the experts `ids`, in memory of its own. For up to `max_rows` rows. Errors: the
+  // backend's, kReadError, kBudgetError.
+  static Result<ExpertBench> make(const Pack& pack, std::span<const ExpertId> ids, int64_t max_rows,
+                                  const std::string& backend, ExpertPath path);
+
+  std::string_view backend() const { return backend_->name(); }
+  const Rows& input() const { return input_; }    // [max_rows, hidden_size], zero at first
+  const Rows& output() const { return output_; }  // the same
+
+  // output = expert `index` of `ids` on the first `rows` rows of input. Errors: the backend's.
+  Status run(size_t index, int64_t rows);
+
+ private:
+  ExpertBench(Arena arena, std::unique_ptr<Backend> backend)
+      : arena_(std::move(arena)), backend_(std::move(backend)) {}
+
+  Arena arena_;
+  std::unique_ptr<Backend> backend_;  // uses the arena until its end
+  Rows input_, output_;
+  std::vector<int32_t> row_index_;
+  std::vector<std::vector<const std::byte*>> tiles_;
+};
+
+// Seconds that one expert takes for one row: the median of some rounds over as many experts as one
+// token has. Errors: as ExpertBench::make().
+Result<double> time_expert(const Pack& pack, const std::string& backend, ExpertPath path);
+
+}  // namespace adapmoe

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of the GPU kernels: emulated, it is right; on a GPU (`-m gpu`) it also judges."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+from benchmarks import gpu_speed
+
+from support.source_tree import ROOT
+from support.tools import tool
+
+SMALL = {"shapes": ((32, 256), (64, 128)), "total_bytes": 1 << 16}
+
+
+def test_gemv_reads_at_half_of_the_bandwidth_of_a_discrete_gpu(gpu_build, capsys):
+    sizes = SMALL if gpu_build == "emulated" else {}
+    rows = gpu_speed.gemv(gpu_build, **sizes)
+    with capsys.disabled():
+        print(f"\n{gpu_speed.table(rows)}")
+    assert len(rows) == 12
+    assert all(math.isfinite(row["share"]) and row["share"] > 0 for row in rows)
+    if not gpu_speed.is_integrated(gpu_build):
+        assert gpu_speed.least_share(rows) >= gpu_speed.LEAST_SHARE
+
+
+def test_staging_weights_does_not_change_a_product(gpu_build, capsys):
+    sizes = {"shape": (32, 2304), "total_bytes": 1 << 16} if gpu_build == "emulated" else {}
+    rows = gpu_speed.in_place_or_staged(gpu_build, **sizes)
+    with capsys.disabled():
+        print(f"\n{gpu_speed.table(rows)}")
+    assert [row["rows"] for row in rows] == [*range(1, 17), *range(1, 17)]
+
+
+def test_decode_speed(gpu_build, pack_factory):
+    rows = gpu_speed.decode(gpu_build, pack_factory(), tokens=2)
+    assert [row["path"] for row in rows] == ["w4a8", "w4a16"]
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+
+
+def test_the_time_of_one_expert(gpu_build, pack_factory):
+    for path in ("w4a8", "w4a16"):
+        arguments = ("expert", pack_factory(), "cuda", path)
+        assert float(gpu_speed.report(gpu_build, "gpu-bench", *arguments)["seconds"]) > 0
+
+
+@pytest.mark.emulated
+def test_the_program(tmp_path):
+    tool("gpu-bench", build="emulated")
+    command = [sys.executable, "-m", "benchmarks.gpu_speed", "gemv", "--build", "nowhere"]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "run `make cuda-tools`" in done.stderr

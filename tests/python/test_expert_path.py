@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which way experts are computed: chosen from injected times, and kept between sessions."""
+
+import json
+
+import pytest
+
+from adapmoe import LLM, BackendUnavailableError
+from adapmoe.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
+
+SLOW, FAST = 2e-3, 1e-3
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "adapmoe"
+
+
+class Device:
+    """A probe with given times that counts its measurements."""
+
+    def __init__(self, seconds, key=("device", 1)):
+        self.seconds, self.key, self.measured = seconds, key, []
+
+    def choose(self, experts="auto", *, exact=False):
+        def time_of(path):
+            self.measured.append(path)
+            return self.seconds[path]
+
+        probe = Probe(lambda: list(self.seconds), time_of, lambda: {"device": list(self.key)})
+        return choose_expert_path(experts, exact=exact, probe=probe)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "path"),
+    [
+        ({"w4a8": FAST, "w4a16": SLOW}, "w4a8"),
+        ({"w4a8": SLOW, "w4a16": FAST}, "w4a16"),
+        ({"w4a8": FAST, "w4a16": FAST}, "w4a8"),  # exact costs nothing here
+        ({"w4a16": FAST, "w4a8": FAST}, "w4a8"),
+        ({"w4a8": SLOW, "w4a16": FAST, "other": FAST / 2}, "other"),
+    ],
+)
+def test_the_fastest_is_chosen_and_the_exact_one_at_a_tie(seconds, path):
+    assert fastest(seconds) == path
+
+
+@pytest.mark.parametrize("experts", ["auto", "w4a8", "w4a16", "abacus"])
+def test_nothing_is_measured_unless_it_may_be_inexact(cache, experts):
+    device = Device({"w4a8": SLOW, "w4a16": FAST})
+    assert device.choose(experts, exact=True) == Choice(experts)  # the core refuses what is not
+    if experts != "auto":
+        assert device.choose(experts) == Choice(experts)
+    assert device.measured == []
+    assert not cache.exists()
+
+
+def test_where_there_is_one_path_nothing_is_measured(cache):
+    device = Device({"w4a8": SLOW})
+    assert device.choose() == Choice("w4a8")
+    assert device.measured == []
+
+
+def test_it_is_measured_once_and_said(cache):
+    device = Device({"w4a8": SLOW, "w4a16": FAST})
+    first = device.choose()
+    assert first.path == "w4a16"
+    assert first.note.startswith("experts=w4a16: measured now, w4a8 2 ms, w4a16 1 ms for one")
+    assert "\n" not in first.note
+    (file,) = cache.iterdir()
+    assert str(file) in first.note
+    assert json.loads(file.read_text())["choice"] == "w4a16"
+
+    other = Device({"w4a8": FAST, "w4a16": SLOW})
+    assert other.choose().path == "w4a16"
+    assert "measured before" in other.choose().note
+    assert other.measured == []
+
+    assert Device({"w4a8": FAST, "w4a16": SLOW}, key=("device", 2)).choose().path == "w4a8"
+    with_more = Device({"w4a8": SLOW, "w4a16": FAST, "more": FAST / 2})
+    assert with_more.choose().path == "more"
+    assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: "not JSON",
+        lambda found: "[]",
+        lambda found: json.dumps(found | {"version": 0}),
+        lambda found: json.dumps(found | {"key": {}}),
+        lambda found: json.dumps(found | {"seconds": {"w4a8": 1.0}}),
+        lambda found: json.dumps(found | {"seconds": {"w4a8": -1.0, "w4a16": 1.0}}),
+        lambda found: json.dumps(found | {"seconds": {"w4a8": "x", "w4a16": 1.0}}),
+        lambda found: " " * (1 << 17),
+    ],
+)
+def test_a_damaged_record_is_measured_again(cache, damage):
+    Device({"w4a8": SLOW, "w4a16": FAST}).choose()
+    (file,) = cache.iterdir()
+    file.write_text(damage(json.loads(file.read_text())))
+    again = Device({"w4a8": FAST, "w4a16": SLOW})
+    assert again.choose().path == "w4a8"
+    assert again.measured == ["w4a8", "w4a16"]
+    assert json.loads(file.read_text())["choice"] == "w4a8"
+
+
+def test_without_a_place_to_keep_it_it_is_measured_every_time(tmp_path, monkeypatch):
+    (tmp_path / "adapmoe").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    device = Device({"w4a8": SLOW, "w4a16": FAST})
+    assert [device.choose().path, device.choose().path] == ["w4a16", "w4a16"]
+    assert len(device.measured) == 4
+
+
+def test_the_cpu_has_one_path(pack_factory):
+    pack = pack_factory()
+    probe = device_probe(pack, "cpu")
+    assert probe.paths() == ["w4a8"]
+    assert 0 < probe.seconds("w4a8") < 10
+    assert probe.key()["sizes"][0] == 256
+    with LLM(pack, backend="cpu", exact=False) as llm, LLM(pack, backend="cpu") as exact:
+        assert llm.backend == exact.backend
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"experts": "w4a16"}, ValueError, "allow that with exact=False"),
+        ({"experts": "abacus"}, ValueError, "expected one of auto, w4a8, w4a16"),
+        ({"experts": "w4a16", "exact": False}, BackendUnavailableError, "runs on a GPU only"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(pack_factory, options, error, message):
+    with pytest.raises(error, match=message):
+        LLM(pack_factory(), backend="cpu", **options)
+
+
+def test_the_note_reaches_the_user(fake_core, tiny_checkpoint, monkeypatch, caplog):
+    monkeypatch.setattr(
+        "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "experts=w4a16: why")
+    )
+    with LLM(tiny_checkpoint, exact=False) as llm:
+        assert llm._session.options["experts"] == "w4a16"
+        assert llm._session.options["exact"] is False
+    assert "experts=w4a16: why" in caplog.text
