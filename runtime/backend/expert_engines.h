@@ -29,8 +29,8 @@ struct ExpertEngines {
   // tile of an expert is the frame that its plan was placed in.
   std::unique_ptr<Backend> backend;
   int64_t frame_bytes = 0;   // device memory of one engine
-  int64_t shared_bytes = 0;  // device memory that all of them share, beside the frames
-  // Reserves the device memory, once, before anything is placed. Returns `frames` places of
+  int64_t shared_bytes = 0;  // that all of them share, beside the frames
+  // Reserves this memory, once, before anything is placed. Returns `frames` places of
   // frame_bytes. Errors: kBudgetError.
   std::function<Result<std::span<std::byte>>(int64_t frames)> reserve;
   // Makes the engine of a plan that was checked, in place of the one in that frame, which nothing

@@ -55,7 +55,7 @@ Status Session::Parts::make_engines(const std::string& pack_dir, const BackendSh
   return {};
 }
 
-int64_t Session::Parts::staging_bytes() const {
+int64_t Session::Parts::plan_staging_bytes() const {
   return plans ? kPlansAtOnce * align_up(plans->largest_bytes(), kPageBytes) : 0;
 }
 
@@ -67,6 +67,9 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader() {
   reader = chosen.value().name;
   if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
   if (!plans) return std::move(chosen.value().reader);
+  auto reserved = Arena::reserve(plan_staging_bytes());
+  if (!reserved.ok()) return reserved.status();
+  plan_staging.emplace(std::move(reserved).value());
   const auto checker = std::make_shared<PlanChecker>(*plans, config.verify == VerifyTiles::kAlways);
   const auto place = [this, checker](uint64_t expert, std::span<const std::byte> plan,
                                      std::span<std::byte> frame) -> Status {
@@ -75,7 +78,7 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader() {
     return made.ok() ? made : plans->refused(expert, made.message());
   };
   return make_file_record_reader(
-      std::move(chosen.value().reader), arena->carve(staging_bytes()), kPlansAtOnce,
+      std::move(chosen.value().reader), plan_staging->carve(plan_staging_bytes()), kPlansAtOnce,
       {.file = [this](uint64_t expert) -> const File& { return plans->file(expert); },
        .place = place});
 }

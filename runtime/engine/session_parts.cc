@@ -112,7 +112,7 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
            .scratch_bytes = align_up(count.used(), kPageBytes) +
-                            align_up(backend->scratch_bytes(), kPageBytes) + staging_bytes() +
+                            align_up(backend->scratch_bytes(), kPageBytes) + plan_staging_bytes() +
                             engines.shared_bytes,
            .tile_bytes = tile_bytes(),
            .tiles_per_expert = tiles(),
@@ -136,9 +136,9 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
 
 Status Session::Parts::carve(const Interrupt& interrupt) {
   const ModelConfig& c = pack->config();
-  // What engines are made in lies outside the arena: frames, and scratch that they share.
-  const int64_t before_frames =
-      split.dense_bytes + split.kv_bytes + split.scratch_bytes - engines.shared_bytes;
+  // Engines lie outside the arena: their frames, what they share, and plans on their way.
+  const int64_t before_frames = split.dense_bytes + split.kv_bytes + split.scratch_bytes -
+                                engines.shared_bytes - plan_staging_bytes();
   const int64_t frame = plans ? 0 : split.tile_bytes;
   auto reserved = Arena::reserve(before_frames + split.frames_total *
                                                      frame);  // set_memory() may use them all later

@@ -33,6 +33,7 @@ struct Session::Parts {
   std::string reader;  // the one in use: "io_uring" or "pread"
   std::optional<Pack> pack;
   std::optional<EngineStore> plans;  // empty: experts are the pack's records
+  std::optional<Arena> plan_staging;
   MemoryNeeds needs;
   MemorySplit split;
   int64_t frames_mapped = 0;  // that the backend was told of
@@ -65,7 +66,7 @@ struct Session::Parts {
   // Of an expert, and what they take.
   int64_t tiles() const { return plans ? 1 : pack->experts().tiles; }
   int64_t tile_bytes() const { return plans ? engines.frame_bytes : pack->experts().tile_bytes; }
-  int64_t staging_bytes() const;  // of plans that are read
+  int64_t plan_staging_bytes() const;  // of plans that are read
   void make_prefetcher();
 };
 

@@ -232,9 +232,9 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[flat(id)];
     --entry.loading;
-    const int64_t bytes =
+    const int64_t read_bytes =
         config_.tile_read_bytes > 0 ? config_.tile_read_bytes : frames_.frame_bytes();
-    stats_.bytes_read += read.ok() ? bytes : 0;
+    stats_.bytes_read += read.ok() ? read_bytes : 0;
     if (status.ok()) {
       verified_[tag] = true;
       states_[tag].store(TileState::kReady, std::memory_order_release);

@@ -81,10 +81,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 const char* cudaGetErrorString(cudaError_t error);
 
-// Queues a grid whose every thread calls `thread`. Exported to what programs load: stand-ins for
-// libraries that run something on the GPU.
-__attribute__((visibility("default"))) cudaError_t emulate_launch(const cudaLaunchConfig_t& config,
-                                                                  std::function<void()> thread);
+// Queues a grid whose every thread calls `thread`.
+cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
 
 struct cudaFuncAttributes {};
 template <typename Args>

@@ -2,6 +2,7 @@
 #include "runtime/backend/tensorrt/trt_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "runtime/backend/tensorrt/trt_library.h"
@@ -82,6 +83,8 @@ TrtBackend::~TrtBackend() {
     if (slot.engine != nullptr) adapter_->destroy(slot.engine);
   }
   if (device_memory_ != nullptr) (void)cudaFree(device_memory_);
+  if (rows_of_device_ != nullptr) (void)cudaHostUnregister(rows_);
+  std::free(rows_);
   if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
 }
 
@@ -113,13 +116,14 @@ Status TrtBackend::measure(std::span<const std::byte> plan) {
   if (engine != nullptr) adapter_->destroy(engine);
   (void)cudaFree(memory);
   frame_bytes_ = align_up(place.wanted() + place.wanted() / 32, kPageBytes);
-  shared_bytes_ = align_up(scratch, kPageBytes);
+  scratch_bytes_ = align_up(scratch, kPageBytes);
   return made;
 }
 
 Result<std::span<std::byte>> TrtBackend::reserve(int64_t frames) {
   ADAPMOE_CHECK(device_memory_ == nullptr);
-  const int64_t bytes = shared_bytes_ + frames * frame_bytes_;
+  ADAPMOE_RETURN_IF_ERROR(reserve_rows());
+  const int64_t bytes = scratch_bytes_ + frames * frame_bytes_;
   void* memory = nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (error != cudaSuccess) {
@@ -129,11 +133,11 @@ Result<std::span<std::byte>> TrtBackend::reserve(int64_t frames) {
   }
   device_memory_ = static_cast<std::byte*>(memory);
   slots_ = std::vector<Slot>(static_cast<size_t>(frames));
-  return std::span(device_memory_ + shared_bytes_, static_cast<size_t>(frames * frame_bytes_));
+  return std::span(device_memory_ + scratch_bytes_, static_cast<size_t>(frames * frame_bytes_));
 }
 
 TrtBackend::Slot& TrtBackend::slot_of(const std::byte* frame) {
-  const int64_t offset = frame - (device_memory_ + shared_bytes_);
+  const int64_t offset = frame - (device_memory_ + scratch_bytes_);
   const auto index = static_cast<size_t>(offset / frame_bytes_);
   ADAPMOE_CHECK(offset >= 0 && offset % frame_bytes_ == 0 && index < slots_.size());
   return slots_[index];
@@ -148,14 +152,14 @@ Status TrtBackend::place(std::span<const std::byte> plan, std::byte* frame) {
   int64_t scratch = 0;
   slot.engine = deserialise(plan, slot.memory, &scratch);
   const int64_t wanted = slot.memory.wanted();
-  if (slot.engine != nullptr && wanted <= frame_bytes_ && scratch <= shared_bytes_) return {};
+  if (slot.engine != nullptr && wanted <= frame_bytes_ && scratch <= scratch_bytes_) return {};
   const std::string reason =
       wanted > frame_bytes_ ? str_cat("its engine needs ", format_bytes(wanted),
                                       " of device memory, a place has ", format_bytes(frame_bytes_))
       : slot.engine == nullptr
           ? adapter_->last_error()
           : str_cat("its engine needs ", format_bytes(scratch), " of scratch memory, there are ",
-                    format_bytes(shared_bytes_));
+                    format_bytes(scratch_bytes_));
   if (slot.engine != nullptr) adapter_->destroy(std::exchange(slot.engine, nullptr));
   return engine_error(reason);
 }
@@ -164,17 +168,19 @@ int64_t TrtBackend::chunk_values() const {
   return align_up(kEngineRows * shape_.hidden_size, kAlignment);
 }
 
-int64_t TrtBackend::scratch_bytes() const {
-  return align_up(cuda_->scratch_bytes(), kPageBytes) +
-         kChunks * 2 * chunk_values() * static_cast<int64_t>(sizeof(uint16_t));
+int64_t TrtBackend::rows_bytes() const {
+  return align_up(kChunks * 2 * chunk_values() * static_cast<int64_t>(sizeof(uint16_t)),
+                  kPageBytes);
 }
 
-void TrtBackend::set_scratch(std::span<std::byte> scratch) {
-  const auto theirs = static_cast<size_t>(cuda_->scratch_bytes());
-  const auto ours = static_cast<size_t>(align_up(cuda_->scratch_bytes(), kPageBytes));
-  cuda_->set_scratch(scratch.first(theirs));
-  host_ = reinterpret_cast<uint16_t*>(scratch.data() + ours);
-  note(cudaHostGetDevicePointer(&seen_by_device_, host_, 0));
+Status TrtBackend::reserve_rows() {
+  const auto bytes = static_cast<size_t>(rows_bytes());
+  rows_ = static_cast<uint16_t*>(std::aligned_alloc(kPageBytes, bytes));
+  if (rows_ == nullptr) return budget_error("no memory for the rows of experts");
+  cudaError_t error =
+      cudaHostRegister(rows_, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable);
+  if (error == cudaSuccess) error = cudaHostGetDevicePointer(&rows_of_device_, rows_, 0);
+  return error == cudaSuccess ? Status() : failed("cannot map the rows of experts", error);
 }
 
 void TrtBackend::note(const Status& status) {
@@ -227,15 +233,15 @@ void TrtBackend::down_proj(std::span<const ExpertOp> ops, Rows out) {
 void TrtBackend::run(const ExpertOp& op, int64_t first, int64_t rows, Rows out) {
   if (static_cast<int64_t>(pending_.size()) == kChunks) drain();
   const int64_t chunk = static_cast<int64_t>(pending_.size()) * 2 * chunk_values();
-  uint16_t* x = host_ + chunk;
+  uint16_t* x = rows_ + chunk;
   for (int64_t i = 0; i < rows; ++i) {
     const float* row = expert_input_.row(op.rows[static_cast<size_t>(first + i)]);
     std::transform(row, row + shape_.hidden_size, x + i * shape_.hidden_size, float_to_half);
   }
-  uint16_t* device_x = static_cast<uint16_t*>(seen_by_device_) + chunk;
+  uint16_t* device_x = static_cast<uint16_t*>(rows_of_device_) + chunk;
   const bool queued =
       adapter_->enqueue(slot_of(op.tiles[0]).engine, device_x, device_x + chunk_values(), rows,
-                        device_memory_, shared_bytes_, stream_) != 0;
+                        device_memory_, scratch_bytes_, stream_) != 0;
   if (!queued) {
     note(unavailable(str_cat("experts=\"tensorrt\": ", adapter_->last_error())));
     return;

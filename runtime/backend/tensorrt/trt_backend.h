@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs experts by their engines on a stream of its own, and hands everything else to the GPU
 // backend that it owns. The host rounds an expert's input rows to fp16, at most kEngineRows at a
-// time, and turns results back into floats in wait(), when the engines have finished.
+// time, in memory that both see, and turns results back into floats in wait(), when the engines
+// have finished.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -27,14 +28,14 @@ class TrtBackend final : public Backend {
   ~TrtBackend() override;
 
   int64_t frame_bytes() const { return frame_bytes_; }
-  int64_t shared_bytes() const { return shared_bytes_; }
+  int64_t shared_bytes() const { return scratch_bytes_ + rows_bytes(); }
   // See ExpertEngines.
   Result<std::span<std::byte>> reserve(int64_t frames);
   Status place(std::span<const std::byte> plan, std::byte* frame);
 
   std::string_view name() const override { return name_; }
-  int64_t scratch_bytes() const override;
-  void set_scratch(std::span<std::byte> scratch) override;
+  int64_t scratch_bytes() const override { return cuda_->scratch_bytes(); }
+  void set_scratch(std::span<std::byte> scratch) override { cuda_->set_scratch(scratch); }
   Status use_memory(std::span<std::byte> memory) override { return cuda_->use_memory(memory); }
   bool pins_memory() const override { return true; }
   Status wait() override;
@@ -69,6 +70,8 @@ class TrtBackend final : public Backend {
                          int64_t* scratch_bytes) const;
   Slot& slot_of(const std::byte* frame);
   int64_t chunk_values() const;  // of x or y of one run
+  int64_t rows_bytes() const;
+  Status reserve_rows();
   void run(const ExpertOp& op, int64_t first, int64_t rows, Rows out);
   void drain();
   void note(const Status& status);
@@ -81,12 +84,12 @@ class TrtBackend final : public Backend {
   int device_ = 0;
   cudaStream_t stream_ = nullptr;
   int64_t frame_bytes_ = 0;
-  int64_t shared_bytes_ = 0;
+  int64_t scratch_bytes_ = 0;  // of the engines
 
-  std::byte* device_memory_ = nullptr;  // what all engines share, then the frames
+  std::byte* device_memory_ = nullptr;  // scratch that all engines share, then the frames
   std::vector<Slot> slots_;             // one for each frame
-  uint16_t* host_ = nullptr;            // [kChunks][x, y][chunk_values()], fp16
-  void* seen_by_device_ = nullptr;
+  uint16_t* rows_ = nullptr;            // [kChunks][x, y][chunk_values()], fp16
+  void* rows_of_device_ = nullptr;      // where the device finds them
   std::vector<Pending> pending_;
   Rows expert_input_;
   Status error_;  // the first since the last wait()
