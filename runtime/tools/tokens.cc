@@ -29,10 +29,8 @@ constexpr char kUsage[] =
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
-    "  --experts NAME  auto, w4a8, or w4a16 or tensorrt (GPU only), which do not give the CPU's "
-    "bits\n"
-    "  --exact yes|no  after --experts: whether to permit those two (default as they are asked "
-    "for)\n"
+    "  --experts NAME  auto, w4a8, or w4a16 or tensorrt (GPU only, not exact; default auto)\n"
+    "  --exact yes|no  only what gives the bits of the CPU (default yes)\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
     "  --kv TYPE       of the KV cache: f16 or f32 (default f16)\n"
@@ -61,6 +59,7 @@ std::optional<T> parse_number(std::string_view text) {
 Status set_option(std::string_view name, const std::string& value, Options& options) {
   const std::pair<std::string_view, std::string*> texts[] = {{"--kernels", &options.config.kernels},
                                                              {"--backend", &options.config.backend},
+                                                             {"--experts", &options.config.experts},
                                                              {"--logits", &options.logits}};
   for (const auto& [option, text] : texts) {
     if (name != option) continue;
@@ -70,11 +69,6 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
   if (name == "--exact") {
     if (value != "yes" && value != "no") return invalid_argument("--exact takes yes or no");
     options.config.exact = value == "yes";
-    return {};
-  }
-  if (name == "--experts") {
-    options.config.experts = value;
-    options.config.exact = value != "w4a16" && value != "tensorrt";
     return {};
   }
   if (name == "--kv") {

@@ -65,6 +65,7 @@ def test_help(name):
         ("tokens", ["p", 1, "-n"], "-n needs a value"),
         ("tokens", ["p", 1, "-n", "-4"], '-n takes a number, not "-4"'),
         ("tokens", ["p", 1, "--threads", 4096], "--threads is at most 1024"),
+        ("tokens", ["p", 1, "--exact", 1], "--exact takes yes or no"),
         ("tokens", ["p", 1, "--thread", 2], "unknown option --thread"),
     ],
 )
@@ -79,6 +80,7 @@ def test_wrong_usage(name, arguments, message):
     ("arguments", "message"),
     [
         (["--kernels", "abacus", 1], 'kernels="abacus" cannot run on this machine'),
+        (["--experts", "w4a16", 1], 'experts="w4a16" does not give the bits of the CPU'),
         (["--memory", 4096, 1], "is below the floor"),
         ([99999999], "outside the vocabulary"),
     ],

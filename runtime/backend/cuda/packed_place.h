@@ -19,14 +19,13 @@ __device__ inline int64_t source_row(const ProductArgs& p, int64_t row) {
   return p.index != nullptr ? p.index[i] : i;
 }
 
-// Which packed block this thread block computes, and over which pieces it runs.
+// Which packed block of a piece block `b` of the product is, and over which pieces it runs.
 struct Place {
   int64_t block;  // in its piece
   int64_t begin, end;
 };
 
-__device__ inline Place place(const ProductArgs& p) {
-  const int64_t b = blockIdx.x;
+__device__ inline Place place(const ProductArgs& p, int64_t b) {
   if (p.chained) return {b, 0, p.w.count};
   return {b % p.w.blocks, b / p.w.blocks, b / p.w.blocks + 1};
 }
@@ -34,11 +33,6 @@ __device__ inline Place place(const ProductArgs& p) {
 __device__ inline const std::byte* block_of(const ProductArgs& p, const Place& at, int64_t piece) {
   const std::byte* data = p.w.data != nullptr ? p.w.data[piece] : p.w.only;
   return data + p.w.offset + at.block * p.w.block_bytes;
-}
-
-// Of output row 0 of the thread block in y.
-__device__ inline int64_t first_output(const ProductArgs& p, const Place& at) {
-  return (p.chained ? at.block : int64_t{blockIdx.x}) * kLanes;
 }
 
 }  // namespace adapmoe::cuda

@@ -71,7 +71,7 @@ template <bool kInt4, int R, bool kMany, bool kStaged>
 __global__ void quantized_product(ProductArgs p) {
   __shared__ float sums[R * kChunkGroups * kLanes];
   __shared__ uint4 staged[kStaged ? kStageBytes / sizeof(uint4) : 1];
-  const Place at = place(p);
+  const Place at = place(p, blockIdx.x);
   const int64_t lane = threadIdx.x % kLanes;
   const int64_t slot = threadIdx.x / kLanes;
   const int64_t group_bytes = p.w.group_size * (kInt4 ? 8 : 16);
@@ -97,7 +97,7 @@ __global__ void quantized_product(ProductArgs p) {
         sum_groups<kInt4, R>(p, reinterpret_cast<const uint32_t*>(w), count, row, column, sums);
         __syncthreads();
         if (slot < R && row + slot < p.rows) {
-          const int64_t out = first_output(p, at) + lane;
+          const int64_t out = int64_t{blockIdx.x} * kLanes + lane;
           float* y = p.y + (row + slot) * p.y_stride + out;
           const bool begins = piece == at.begin && first == 0;
           if (begins) acc = p.accumulate ? *y : 0.0F;
@@ -118,10 +118,10 @@ __device__ float weight(const uint16_t* w) { return from_half(*w); }
 // acc = fma(w, x, acc), one per column, ascending: one thread per output.
 template <typename W>
 __global__ void float_product(ProductArgs p) {
-  const Place at = place(p);
+  const Place at = place(p, blockIdx.x);
   const int64_t lane = threadIdx.x % kLanes;
   for (int64_t row = threadIdx.x / kLanes; row < p.rows; row += kFloatRows) {
-    const int64_t out = first_output(p, at) + lane;
+    const int64_t out = int64_t{blockIdx.x} * kLanes + lane;
     float* y = p.y + row * p.y_stride + out;
     float acc = p.accumulate ? *y : 0.0F;
     for (int64_t piece = at.begin; piece < at.end; ++piece) {
@@ -141,8 +141,9 @@ cudaError_t launch_quantized(const ProductArgs& args, int64_t blocks, cudaStream
   if (args.reads == WeightReads::kStaged || (args.reads == WeightReads::kByRows && many)) {
     return launch(quantized_product<kInt4, kRowsPerPass, true, true>, blocks, stream, args);
   }
-  if (args.rows == 1)
+  if (args.rows == 1) {
     return launch(quantized_product<kInt4, 1, false, false>, blocks, stream, args);
+  }
   if (!many) {
     return launch(quantized_product<kInt4, kRowsPerPass, false, false>, blocks, stream, args);
   }
@@ -153,8 +154,9 @@ cudaError_t launch_quantized(const ProductArgs& args, int64_t blocks, cudaStream
 
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  if (is_quantized(args.w.dtype) && args.act.q == nullptr)
+  if (is_quantized(args.w.dtype) && args.act.q == nullptr) {
     return launch_w4a16_product(args, stream);
+  }
   const int64_t blocks = args.w.blocks * (args.chained ? 1 : args.w.count);
   switch (args.w.dtype) {
     case DType::kInt4: return launch_quantized<true>(args, blocks, stream);

@@ -61,7 +61,7 @@ __device__ void sum_group(const uint32_t* word, int64_t words, const float* cons
 template <bool kInt4, int R>
 __global__ void float_activations_product(ProductArgs p) {
   __shared__ float partial[kSlots * R * kLanes];
-  const Place at = place(p);
+  const Place at = place(p, blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int slot = static_cast<int>(threadIdx.x) / kLanes;
   const int64_t groups = p.w.cols / p.w.group_size;
@@ -90,7 +90,7 @@ __global__ void float_activations_product(ProductArgs p) {
     for (int r = 0; r < R; ++r) partial[(slot * R + r) * kLanes + lane] = acc[r];
     __syncthreads();
     if (slot < R && row + slot < p.rows) {
-      float* y = p.y + (row + slot) * p.y_stride + first_output(p, at) + lane;
+      float* y = p.y + (row + slot) * p.y_stride + int64_t{blockIdx.x} * kLanes + lane;
       float total = p.accumulate ? *y : 0.0F;
       for (int s = 0; s < kSlots; ++s) total += partial[(s * R + slot) * kLanes + lane];
       *y = total;
