@@ -37,7 +37,7 @@ __global__ void read(ReadArgs a) {
   a.sums[item()] = sum;
 }
 
-__global__ void copy(CopyArgs a) {
+__global__ void copy_words(CopyWordsArgs a) {
   const int64_t i = item();
   if (i < a.words) a.to[i] = a.from[i];
 }
@@ -56,8 +56,8 @@ cudaError_t launch_read(const ReadArgs& args, cudaStream_t stream) {
   return launch_items(read, kReadThreads, stream, args);
 }
 
-cudaError_t launch_copy(const CopyArgs& args, cudaStream_t stream) {
-  return launch_items(copy, args.words, stream, args);
+cudaError_t launch_copy_words(const CopyWordsArgs& args, cudaStream_t stream) {
+  return launch_items(copy_words, args.words, stream, args);
 }
 
 }  // namespace adapmoe::cuda

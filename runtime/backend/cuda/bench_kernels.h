@@ -30,7 +30,7 @@ struct ReadArgs {
 };
 inline constexpr int64_t kReadThreads = int64_t{2048} * 128;
 
-struct CopyArgs {
+struct CopyWordsArgs {
   const uint32_t* from = nullptr;
   uint32_t* to = nullptr;
   int64_t words = 0;
@@ -39,6 +39,6 @@ struct CopyArgs {
 cudaError_t launch_fill(const FillArgs& args, cudaStream_t stream);
 cudaError_t launch_fill_floats(const FillFloatsArgs& args, cudaStream_t stream);
 cudaError_t launch_read(const ReadArgs& args, cudaStream_t stream);
-cudaError_t launch_copy(const CopyArgs& args, cudaStream_t stream);
+cudaError_t launch_copy_words(const CopyWordsArgs& args, cudaStream_t stream);
 
 }  // namespace adapmoe::cuda

@@ -159,10 +159,11 @@ ProductArgs product(const Buffers& b, const ProductBench& bench) {
 Result<uint32_t> checksum(const float* values, int64_t count) {
   auto host = Device::make(BenchMemory::kMapped, count * 4);
   if (!host.ok()) return host.status();
-  cudaError_t error = launch_copy({.from = reinterpret_cast<const uint32_t*>(values),
-                                   .to = reinterpret_cast<uint32_t*>(host.value()->memory().data()),
-                                   .words = count},
-                                  host.value()->stream());
+  cudaError_t error =
+      launch_copy_words({.from = reinterpret_cast<const uint32_t*>(values),
+                         .to = reinterpret_cast<uint32_t*>(host.value()->memory().data()),
+                         .words = count},
+                        host.value()->stream());
   if (error == cudaSuccess) error = cudaStreamSynchronize(host.value()->stream());
   if (error != cudaSuccess) return failed("the GPU failed", error);
   return crc32c(host.value()->host(), static_cast<size_t>(count * 4));
