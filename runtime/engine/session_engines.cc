@@ -63,10 +63,10 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader() {
   if (!chosen.ok()) return chosen.status();
   reader = chosen.value().name;
   if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
-  if (!plans) return std::move(chosen.value().reader);
-  auto staging = Arena::reserve(plan_staging_bytes());
-  if (!staging.ok()) return staging.status();
-  plan_staging.emplace(std::move(staging).value());
+  if (!plans) return staged(std::move(chosen.value().reader));
+  auto reserved = Arena::reserve(plan_staging_bytes());
+  if (!reserved.ok()) return reserved.status();
+  plan_staging.emplace(std::move(reserved).value());
   const auto checker = std::make_shared<PlanChecker>(*plans, config.verify == VerifyTiles::kAlways);
   const auto place = [this, checker](uint64_t expert, std::span<const std::byte> plan,
                                      std::span<std::byte> frame) -> Status {

@@ -112,8 +112,11 @@ int64_t move_memory(Session& session, const Round& round, uint64_t seed,
   Random random(seed);
   int64_t moves = 0;
   const MemorySplit first = session.memory_split();
+  // What a GPU has reserved cannot grow.
+  const int64_t most =
+      session.config().backend == "cpu" ? everything(first) : first.reserved_bytes();
   while (!stop.load()) {
-    const auto memory = random.between(first.floor_bytes, everything(first));
+    const auto memory = random.between(first.floor_bytes, most);
     const auto split = session.set_memory(memory);
     round.expect(split.ok(), split.status().message());
     round.expect(split.value().reserved_bytes() <= memory, "the split stays below the ceiling");
@@ -131,6 +134,7 @@ int64_t move_memory(Session& session, const Round& round, uint64_t seed,
 
 std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
   SessionConfig config;
+  config.backend = "cpu";
   config.threads = 1;
   config.expert_fraction = 1.0;
   const auto session = open_session(pack_dir, config, round);
@@ -151,8 +155,10 @@ std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
   return scripts;
 }
 
-void session_round(const std::string& pack_dir, const std::vector<Script>& scripts, Round& round) {
+void session_round(const std::string& pack_dir, const std::string& backend,
+                   const std::vector<Script>& scripts, Round& round) {
   SessionConfig config;
+  config.backend = backend;
   config.threads = round.random().between(1, 3);
   config.reader = round.random().chance(0.5) ? "auto" : "pread";
   config.readers = round.random().between(1, 4);

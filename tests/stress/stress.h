@@ -29,7 +29,8 @@ struct Script {
 std::vector<Script> make_scripts(const std::string& pack_dir, Round& round);
 
 // One Session: threads with a sequence each, interrupted, forked and truncated at random, while
-// another thread moves the memory ceiling.
-void session_round(const std::string& pack_dir, const std::vector<Script>& scripts, Round& round);
+// another thread moves the memory ceiling. `backend`: "cpu" or "cuda".
+void session_round(const std::string& pack_dir, const std::string& backend,
+                   const std::vector<Script>& scripts, Round& round);
 
 }  // namespace adapmoe::stress

@@ -11,7 +11,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/backend/tensorrt/adapter_abi.h"
@@ -47,6 +49,15 @@ int32_t open(void* library) {
 
 const char* version() { return library_version.c_str(); }
 
+// Does `work` on the emulated GPU, whose memory the host cannot touch, and waits for it.
+bool on_device(std::function<void()> work) {
+  cudaLaunchConfig_t config;
+  if (cudaStreamCreateWithFlags(&config.stream, cudaStreamNonBlocking) != cudaSuccess) return false;
+  const bool done = emulate_launch(config, std::move(work)) == cudaSuccess &&
+                    cudaStreamSynchronize(config.stream) == cudaSuccess;
+  return cudaStreamDestroy(config.stream) == cudaSuccess && done;
+}
+
 TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
                        const TrtAllocator* allocator, int64_t* scratch_bytes) {
   uint32_t head[3] = {};
@@ -64,7 +75,10 @@ TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
   }
   void* weights = allocator->allocate(allocator->context, weight_bytes, 256);
   if (weights == nullptr) return fail("out of device memory"), nullptr;
-  std::memcpy(weights, data + sizeof(kMagic) + sizeof(head), weight_bytes);
+  const char* from = data + sizeof(kMagic) + sizeof(head);
+  if (!on_device([=] { std::memcpy(weights, from, weight_bytes); })) {
+    return fail("the emulated GPU failed"), nullptr;
+  }
   auto* engine = new TrtEngine{*allocator, head[1], head[2], static_cast<float*>(weights)};
   *scratch_bytes = engine->scratch_bytes();
   return engine;
@@ -114,8 +128,8 @@ int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* s
 
 void destroy(TrtEngine* engine) {
   // Whatever still ran it would show.
-  std::memset(engine->weights, 0xff,
-              static_cast<size_t>(3 * engine->hidden * engine->inner) * sizeof(float));
+  const auto bytes = static_cast<size_t>(3 * engine->hidden * engine->inner) * sizeof(float);
+  (void)on_device([=] { std::memset(engine->weights, 0xff, bytes); });
   engine->allocator.release(engine->allocator.context, engine->weights);
   delete engine;
 }
