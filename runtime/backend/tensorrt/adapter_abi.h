@@ -33,8 +33,8 @@ struct TrtAdapter {
   int32_t (*open)(void* library);
   // Of that library, such as "10.3.0.26".
   const char* (*version)(void);
-  // A plan that the caller trusts: it is machine code. `allocator` outlives the engine, `plan` need
-  // not. `scratch_bytes` receives what enqueue() needs. Null where it failed.
+  // A plan that the caller trusts: it is machine code. The context of `allocator` outlives the
+  // engine; `plan` need not. `scratch_bytes` receives what enqueue() needs. Null where it failed.
   struct TrtEngine* (*deserialise)(const void* plan, uint64_t bytes, struct TrtExpertShape shape,
                                    const struct TrtAllocator* allocator, int64_t* scratch_bytes);
   // Queues y = expert(x) on `stream`, a cudaStream_t. All addresses are the device's and multiples
