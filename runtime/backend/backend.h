@@ -118,8 +118,11 @@ class Backend {
   // Operators may still run when their call has returned. After wait() the host may read what they
   // wrote and reuse what they read. Errors: kUnavailable where the device failed.
   virtual Status wait() { return {}; }
-  // An operator: lets the host read `rows`, which lie in shared memory, after the next wait().
-  virtual void fetch(Rows /*rows*/) {}
+  // An operator: lets the host read `bytes` at `begin`, in shared memory, after the next wait().
+  virtual void fetch_bytes(void* /*begin*/, int64_t /*bytes*/) {}
+  void fetch(Rows rows) {
+    fetch_bytes(rows.data, rows.rows * rows.stride * static_cast<int64_t>(sizeof(float)));
+  }
   // An operator: copies `bytes`, a multiple of 16, as both addresses are.
   virtual void copy(const void* from, void* to, int64_t bytes) {
     std::memcpy(to, from, static_cast<size_t>(bytes));

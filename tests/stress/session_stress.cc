@@ -32,6 +32,28 @@ int64_t everything(const MemorySplit& split) {
          split.frames_total * split.tile_bytes;
 }
 
+// Activations of the first tokens of a script.
+Capture capture(Session& session, const Script& script, const Round& round) {
+  Capture captured;
+  auto sequence = session.new_sequence();
+  round.expect(sequence.ok(), sequence.status().message());
+  std::vector<float> logits(kCaptured * static_cast<size_t>(session.model().vocab_size));
+  const auto step = session.capture(sequence.value(), std::span(script.ids).first(kCaptured),
+                                    logits, &captured, Interrupt());
+  round.expect(step.ok(), step.status().message());
+  session.close_sequence(sequence.value());
+  return captured;
+}
+
+void check_capture(Session& session, const Script& script, const Round& round) {
+  const Capture captured = capture(session, script, round);
+  const Capture& expected = script.captured;
+  round.expect(captured.hidden == expected.hidden && captured.moe_input == expected.moe_input &&
+                   captured.router_logits == expected.router_logits &&
+                   captured.final_hidden == expected.final_hidden,
+               "activations are those of a thread alone with every expert resident");
+}
+
 // One thread with its own sequence.
 class SessionUser {
  public:
@@ -151,6 +173,7 @@ std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
       round.expect(step.ok(), step.status().message());
     }
     session->close_sequence(sequence);
+    script.captured = capture(*session, script, round);
   }
   return scripts;
 }
@@ -165,6 +188,8 @@ void session_round(const std::string& pack_dir, const std::string& backend,
   config.expert_fraction = round.random().chance(0.5) ? 0.5 : 0.05;
   config.policy = round.random().chance(0.5) ? "lru" : "next-use";
   const auto session = open_session(pack_dir, config, round);
+
+  check_capture(*session, scripts[0], round);
 
   std::vector<SessionUser> users;
   for (const Script& script : scripts) {

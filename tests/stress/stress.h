@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/model/step.h"  // Capture
 #include "runtime/store/pack.h"
 #include "tests/stress/round.h"
 
@@ -23,7 +24,10 @@ void thread_pool_round(Round& round);
 struct Script {
   std::vector<int32_t> ids;
   std::vector<std::vector<float>> logits;  // [ids][vocab_size], after each id
+  Capture captured;                        // of the first ids, kCaptured
 };
+
+inline constexpr size_t kCaptured = 4;
 
 // Scripts with the logits of one thread that has every expert resident.
 std::vector<Script> make_scripts(const std::string& pack_dir, Round& round);

@@ -38,7 +38,7 @@ class CudaBackend final : public Backend {
   Status upload(std::span<const std::byte> from, std::byte* to) override;
   Status download(const std::byte* from, std::span<std::byte> to) override;
   Status wait() override;
-  void fetch(Rows rows) override;
+  void fetch_bytes(void* begin, int64_t bytes) override;
   void copy(const void* from, void* to, int64_t bytes) override;
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;

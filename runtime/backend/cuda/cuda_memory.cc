@@ -32,11 +32,10 @@ Status CudaBackend::download(const std::byte* from, std::span<std::byte> to) {
   return error == cudaSuccess ? Status() : failed("a copy from the GPU failed", error);
 }
 
-void CudaBackend::fetch(Rows rows) {
+void CudaBackend::fetch_bytes(void* begin, int64_t bytes) {
   if (!memory_.mirrored()) return;
-  note(cudaMemcpyAsync(rows.data, device(rows.data),
-                       static_cast<size_t>(rows.rows * rows.stride) * sizeof(float),
-                       cudaMemcpyDeviceToHost, stream_));
+  note(cudaMemcpyAsync(begin, device(begin), static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                       stream_));
 }
 
 void CudaBackend::copy(const void* from, void* to, int64_t bytes) {

@@ -48,7 +48,7 @@ class TrtBackend final : public Backend {
   }
   bool pins_memory() const override { return true; }
   Status wait() override;
-  void fetch(Rows rows) override { cuda_->fetch(rows); }
+  void fetch_bytes(void* begin, int64_t bytes) override { cuda_->fetch_bytes(begin, bytes); }
   void copy(const void* from, void* to, int64_t bytes) override { cuda_->copy(from, to, bytes); }
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
