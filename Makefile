@@ -119,7 +119,7 @@ aarch64: $(STAMPS)/test
 # TensorRT's headers, for its adapters.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
-	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_STRESS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
 	rm -f build/cuda/runtime/tools/libadapmoe_trt*.so  # of an earlier configuration
 	@if command -v nvcc >/dev/null; then $(MAKE) cuda-tools; \

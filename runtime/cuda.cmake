@@ -74,10 +74,11 @@ function(use_cuda target)
     set(emulation "${PROJECT_SOURCE_DIR}/tests/cuda_emulation")
     set_source_files_properties(${cuda_kernels} PROPERTIES LANGUAGE CXX
                                 COMPILE_OPTIONS "-Wno-unknown-pragmas")
-    target_sources(${target} PRIVATE "${emulation}/emulation.cc")
+    target_sources(${target} PRIVATE "${emulation}/emulation.cc"
+                                     "${emulation}/emulated_memory.cc")
     # For what programs load: stand-ins for libraries that use the GPU.
-    set_source_files_properties("${emulation}/emulation.cc" PROPERTIES
-                                COMPILE_OPTIONS "-fvisibility=default")
+    set_source_files_properties("${emulation}/emulation.cc" "${emulation}/emulated_memory.cc"
+                                PROPERTIES COMPILE_OPTIONS "-fvisibility=default")
     target_include_directories(${target} SYSTEM PRIVATE "${emulation}")
     return()
   endif()

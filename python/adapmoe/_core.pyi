@@ -22,6 +22,7 @@ class MemorySplit:
     frames_total: int  # tiles of all experts: frames == frames_total means that everything fits
     floor_bytes: int  # least memory that can run
     cycle_bytes: int  # bytes of one token's experts
+    host_bytes: int  # of the CPU's memory, beside a ceiling on a GPU's own; else 0
 
 class StepStats:
     """What one step (or, accumulated, several) did."""

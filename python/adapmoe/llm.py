@@ -50,7 +50,7 @@ class LLM(TextLevel):
     Args:
         path: the pack, a directory that `adapmoe export` wrote.
         memory: ceiling for weights, KV cache, scratch and experts: bytes, "12GiB", or "auto"
-            (80 % of what this process may still take).
+            (80 % of what this process may still take). On a GPU with memory of its own, of that.
         threads: compute threads; None: one per core available to the process.
         gating: "off" is exact; "sensitivity" leaves out experts that hardly matter, within the
             quality that `adapmoe calibrate` was given; "residency" only those that would have to

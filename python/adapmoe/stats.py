@@ -21,6 +21,7 @@ _SPLIT_FIELDS = (
     "frames_total",
     "floor_bytes",
     "cycle_bytes",
+    "host_bytes",
 )
 
 
@@ -126,7 +127,7 @@ def split_as_dict(split: "MemorySplit") -> dict[str, int]:
 
 def describe_split(split: "MemorySplit") -> str:
     """The memory split in one paragraph for people."""
-    rows = (
+    rows = [
         ("memory", split.memory_bytes, ""),
         ("dense weights", split.dense_bytes, ""),
         ("KV cache", split.kv_bytes, ""),
@@ -137,7 +138,9 @@ def describe_split(split: "MemorySplit") -> str:
             f"{split.frames} of {split.frames_total} tiles resident at most",
         ),
         ("one token's experts", split.cycle_bytes, "read per token without any hit"),
-    )
+    ]
+    if split.host_bytes:  # the rest lies in a GPU's own memory
+        rows.append(("CPU memory beside", split.host_bytes, "staging, and rows that the CPU reads"))
     return "\n".join(
         f"  {label:<20} {format_bytes(size):>12}  {remark}".rstrip() for label, size, remark in rows
     )

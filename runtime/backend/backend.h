@@ -6,7 +6,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -96,15 +98,41 @@ class Backend {
   // below.
   virtual void set_scratch(std::span<std::byte> scratch) = 0;
 
-  // Told of the memory that everything below lies in, before any of it is used. Errors:
-  // kUnavailable where the device cannot see it.
+  // Bytes free in the device's own memory; empty where it uses the CPU's.
+  virtual std::optional<int64_t> own_memory() const { return std::nullopt; }
+  // Told of the memory that everything below lies in, before any of it is used. A device with
+  // memory of its own allocates as much there, zeroed: addresses in `memory` then only name places,
+  // and the host touches none but those that it shares. Errors: kUnavailable where the device
+  // cannot see it, kBudgetError where it has not that much.
   virtual Status use_memory(std::span<std::byte> /*memory*/) { return {}; }
+  // The host uses `part` (page-aligned, zeroed): rows that it fetches, or what it uploads from.
+  virtual Status share(std::span<std::byte> /*part*/) { return {}; }
   // Whether that memory is pinned: it cannot be given back to the system, nor can more be had.
   virtual bool pins_memory() const { return false; }
+
+  // Where the device has memory of its own, these two copy between shared memory and the rest, and
+  // return when that is done. Thread-safe. Errors: kUnavailable where the device failed.
+  virtual Status upload(std::span<const std::byte> from, std::byte* to) {
+    std::memcpy(to, from.data(), from.size());
+    return {};
+  }
+  virtual Status download(const std::byte* from, std::span<std::byte> to) {
+    std::memcpy(to.data(), from, to.size());
+    return {};
+  }
 
   // Operators may still run when their call has returned. After wait() the host may read what they
   // wrote and reuse what they read. Errors: kUnavailable where the device failed.
   virtual Status wait() { return {}; }
+  // An operator: lets the host read `bytes` at `begin`, in shared memory, after the next wait().
+  virtual void fetch_bytes(void* /*begin*/, int64_t /*bytes*/) {}
+  void fetch(Rows rows) {
+    fetch_bytes(rows.data, rows.rows * rows.stride * static_cast<int64_t>(sizeof(float)));
+  }
+  // An operator: copies `bytes`, a multiple of 16, as both addresses are.
+  virtual void copy(const void* from, void* to, int64_t bytes) {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
 
   virtual void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
   virtual void rms_norm(const float* weight, Rows x, Rows y) = 0;

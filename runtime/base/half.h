@@ -4,13 +4,15 @@
 #include <bit>
 #include <cstdint>
 
+#include "runtime/base/device_code.h"
+
 namespace adapmoe {
 
 inline constexpr float kHalfMax = 65504.0f;                         // largest finite half
 inline constexpr float kHalfMinSubnormal = 5.9604644775390625e-8f;  // 2^-24, smallest positive half
 
 // Exact for every half, subnormals included. NaN payloads keep their top bits.
-inline float half_to_float(uint16_t half) {
+ADAPMOE_HOST_DEVICE inline float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t exponent = (half >> 10) & 0x1fu;
   uint32_t mantissa = half & 0x3ffu;

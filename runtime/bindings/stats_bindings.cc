@@ -19,7 +19,8 @@ void export_stats(nb::module_& m) {
       .def_ro("frames", &MemorySplit::frames)
       .def_ro("frames_total", &MemorySplit::frames_total)
       .def_ro("floor_bytes", &MemorySplit::floor_bytes)
-      .def_ro("cycle_bytes", &MemorySplit::cycle_bytes);
+      .def_ro("cycle_bytes", &MemorySplit::cycle_bytes)
+      .def_ro("host_bytes", &MemorySplit::host_bytes);
 
   nb::class_<StepStats>(m, "StepStats", "What one step, or several together, did.")
       .def(nb::init<>())

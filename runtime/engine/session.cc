@@ -62,8 +62,11 @@ Result<Sequence> Session::fork(const Sequence& sequence) {
   Sequence copy = made.value();
   copy.length = sequence.length;
   parts_->kv[static_cast<size_t>(copy.kv_index)].copy_from(
-      parts_->kv[static_cast<size_t>(sequence.kv_index)], sequence.length);
-  return copy;
+      parts_->kv[static_cast<size_t>(sequence.kv_index)], sequence.length, *parts_->backend);
+  const Status copied = parts_->backend->wait();
+  if (copied.ok()) return copy;
+  close_sequence(copy);
+  return copied;
 }
 
 Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
@@ -72,14 +75,17 @@ Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
   if (!split.ok()) return split.status();
   if (parts_->backend->pins_memory() && split.value().frames > parts_->frames_mapped) {
     return unavailable(str_cat("set_memory: ", parts_->backend->name(),
-                               " has pinned its memory and cannot use more than when the model was "
-                               "opened; open it again with a larger memory="));
+                               " has reserved its memory and cannot use more than when the model "
+                               "was opened; open it again with a larger memory="));
   }
   const int64_t growth = split.value().reserved_bytes() - parts_->split.reserved_bytes();
   const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
-  if (growth > available) return not_available(growth, available);
+  if (growth > available && !parts_->backend->pins_memory()) {  // what is pinned, it has
+    return not_available(growth, available);
+  }
   ADAPMOE_RETURN_IF_ERROR(parts_->experts->resize(static_cast<int32_t>(split.value().frames)));
   const std::lock_guard facts_lock(facts_mutex_);
+  split.value().host_bytes = parts_->split.host_bytes;
   parts_->split = split.value();
   return parts_->split;
 }

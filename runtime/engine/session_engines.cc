@@ -66,7 +66,7 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader() {
   if (!chosen.ok()) return chosen.status();
   reader = chosen.value().name;
   if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
-  if (!plans) return std::move(chosen.value().reader);
+  if (!plans) return staged(std::move(chosen.value().reader));
   auto reserved = Arena::reserve(plan_staging_bytes());
   if (!reserved.ok()) return reserved.status();
   plan_staging.emplace(std::move(reserved).value());

@@ -56,6 +56,12 @@ Status not_available(int64_t wanted, int64_t available) {
                               " are available (cgroup limit and MemAvailable); lower memory"));
 }
 
+Status not_on_device(int64_t wanted, int64_t available) {
+  return budget_error(str_cat("memory of ", format_bytes(wanted),
+                              " is more than the GPU has free: ", format_bytes(available),
+                              "; lower memory, or end what else uses the GPU"));
+}
+
 Status Session::Parts::check_config() {
   const ModelConfig& c = pack->config();
   if (config.max_context == 0) {
@@ -85,7 +91,8 @@ Status Session::Parts::check_config() {
   return check_gating(config.gating, c);
 }
 
-Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
+Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
+                                              const std::string& name) {
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
@@ -95,7 +102,7 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
   if (!path.ok()) return path.status();
   const BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
   std::string note;
-  auto made = make_backend(config.backend, config.kernels, config.threads, shape, &note);
+  auto made = make_backend(name, config.kernels, config.threads, shape, &note);
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
@@ -107,11 +114,9 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
     return budget_error(str_cat(config.max_sequences, " KV caches of ", format_bytes(kv_bytes),
                                 " each cannot be had; lower max_context or max_sequences"));
   }
-  Bump count;
-  Workspace::layout(count, c, max_rows);
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
-           .scratch_bytes = align_up(count.used(), kPageBytes) +
+           .scratch_bytes = align_up(work_bytes(), kPageBytes) +
                             align_up(backend->scratch_bytes(), kPageBytes) + plan_staging_bytes() +
                             engines.shared_bytes,
            .tile_bytes = tile_bytes(),
@@ -119,7 +124,8 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
            .top_k = c.router.top_k,
            .num_layers = c.num_hidden_layers,
            .num_experts = c.num_hidden_layers * c.num_local_experts};
-  const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
+  const int64_t host_available = available_memory("/proc", "/sys/fs/cgroup");
+  const int64_t available = backend->own_memory().value_or(host_available);
   int64_t memory = config.memory_bytes;
   if (config.expert_fraction > 0.0) {
     memory = memory_for_fraction(needs, config.expert_fraction);
@@ -130,12 +136,12 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir) {
   if (!result.ok()) return result.status();
   split = result.value();
   const int64_t reserved = split.reserved_bytes();
+  if (backend->own_memory() && reserved > available) return not_on_device(reserved, available);
   if (reserved > available) return not_available(reserved, available);
-  return {};
+  return check_host_memory(host_available);
 }
 
-Status Session::Parts::carve(const Interrupt& interrupt) {
-  const ModelConfig& c = pack->config();
+Status Session::Parts::reserve() {
   // Engines lie outside the arena: their frames, what they share, and plans on their way.
   const int64_t before_frames = split.dense_bytes + split.kv_bytes + split.scratch_bytes -
                                 engines.shared_bytes - plan_staging_bytes();
@@ -146,8 +152,22 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
   arena.emplace(std::move(reserved).value());
   frames_mapped = split.frames;
   ADAPMOE_RETURN_IF_ERROR(backend->use_memory(arena->first(before_frames + split.frames * frame)));
+  return make_staging();
+}
 
+// Where the memory cannot be shared with the GPU that "auto" chose.
+Status Session::Parts::fall_back_to_cpu(const Status& why) {
+  backend.reset();
+  arena.reset();
+  ADAPMOE_RETURN_IF_ERROR(make_backend_and_split("", "cpu"));  // no engines: "auto" has none
+  notes.push_back(str_cat(why.message(), "; running on ", backend->name()));
+  return reserve();
+}
+
+Status Session::Parts::carve(const Interrupt& interrupt) {
+  const ModelConfig& c = pack->config();
   auto weights = load_dense_weights(*pack, arena->carve(split.dense_bytes),
+                                    staging.empty() ? std::span<std::byte>() : staging[0], *backend,
                                     config.verify != VerifyTiles::kNever, interrupt);
   if (!weights.ok()) return weights.status();
   dense = std::move(weights).value();
@@ -156,11 +176,10 @@ Status Session::Parts::carve(const Interrupt& interrupt) {
                     arena->carve(KVCache::bytes(c, config.max_context, config.kv_f16)));
   }
   kv_in_use.assign(kv.size(), false);
-  const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
-  Bump count;
-  Workspace::layout(count, c, max_rows);
-  Bump bump(arena->carve(count.used()));
-  work = Workspace::layout(bump, c, max_rows);
+  const std::span<std::byte> rows = arena->carve(work_bytes());
+  ADAPMOE_RETURN_IF_ERROR(backend->share(rows));
+  Bump bump(rows);
+  work = Workspace::layout(bump, c, std::max(config.prefill_chunk, config.max_sequences));
   backend->set_scratch(arena->carve(backend->scratch_bytes()));
 
   return make_residency();
@@ -177,34 +196,40 @@ Status Session::Parts::make_residency() {
       plans ? engines.reserve(split.frames)
             : Result<std::span<std::byte>>(arena->carve(split.frames_total * split.tile_bytes));
   if (!region.ok()) return region.status();
+  ExpertCacheConfig residency{.verify = plans ? VerifyTiles::kNever : config.verify,
+                              .evict_tiles = config.evict_tiles,
+                              .layer_floors = config.layer_floors,
+                              .timeline = timeline.get(),
+                              .tiles = tiles(),
+                              .tile_read_bytes = plans ? plans->largest_bytes() : 0};
+  if (!staging.empty() && !plans) {
+    residency.land = [this](std::span<const std::byte> read, std::byte* frame) {
+      return backend->upload(read, frame);
+    };
+  }
   experts = std::make_unique<ExpertCache>(
       *pack,
       FramePool(region.value(), split.tile_bytes, static_cast<int32_t>(split.frames),
                 backend->pins_memory()),
-      std::move(chosen).value(), std::move(policy).value(),
-      ExpertCacheConfig{.verify = plans ? VerifyTiles::kNever : config.verify,
-                        .evict_tiles = config.evict_tiles,
-                        .layer_floors = config.layer_floors,
-                        .timeline = timeline.get(),
-                        .tiles = tiles(),
-                        .tile_read_bytes = plans ? plans->largest_bytes() : 0});
-  make_prefetcher();
+      std::move(chosen).value(), std::move(policy).value(), std::move(residency));
+  ADAPMOE_RETURN_IF_ERROR(make_prefetcher());
   decoder = std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work,
                                                  tiles(), prefetcher.get(), timeline.get()},
                                       dense);
   return {};
 }
 
-void Session::Parts::make_prefetcher() {
-  if (config.prefetch_depth == 0) return;
+Status Session::Parts::make_prefetcher() {
+  if (config.prefetch_depth == 0) return {};
   const ModelConfig& c = pack->config();
   const int64_t top_k = c.router.top_k;
   std::vector<std::unique_ptr<ExpertPredictor>> predictors;
   std::vector<ScoreMap> routers;
   routers.reserve(dense.layers.size());
   for (const LayerWeights& layer : dense.layers) {
-    routers.push_back({reinterpret_cast<const float*>(layer.router.data), c.num_local_experts,
-                       layer.router.shape.cols_padded()});
+    const auto weights = on_host(layer.router);
+    if (!weights.ok()) return weights.status();
+    routers.push_back({weights.value(), c.num_local_experts, layer.router.shape.cols_padded()});
   }
   if (config.first_layer_embedding) {
     predictors.push_back(make_embedding_predictor(routers[0], top_k));
@@ -226,6 +251,7 @@ void Session::Parts::make_prefetcher() {
   prefetcher = std::make_unique<Prefetcher>(
       *experts, std::move(predictors),
       PrefetchConfig{config.prefetch_depth, config.prefetch_trials}, c.num_hidden_layers);
+  return {};
 }
 
 Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string& pack_dir,
@@ -237,7 +263,12 @@ Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string&
   if (!pack.ok()) return pack.status();
   parts->pack.emplace(std::move(pack).value());
   ADAPMOE_RETURN_IF_ERROR(parts->check_config());
-  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split(pack_dir));
+  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split(pack_dir, parts->config.backend));
+  Status reserved = parts->reserve();
+  if (reserved.code() == StatusCode::kUnavailable && parts->config.backend == "auto") {
+    reserved = parts->fall_back_to_cpu(reserved);
+  }
+  ADAPMOE_RETURN_IF_ERROR(reserved);
   ADAPMOE_RETURN_IF_ERROR(parts->carve(interrupt));
   if (parts->config.direct_io && !parts->pack->expert_file().direct()) {
     parts->notes.push_back(

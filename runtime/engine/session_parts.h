@@ -22,6 +22,8 @@ Status check_gating(const GatingConfig& gating, const ModelConfig& model);
 
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
 Status not_available(int64_t wanted, int64_t available);
+// The same of the GPU's own memory.
+Status not_on_device(int64_t wanted, int64_t available);
 
 struct Session::Parts {
   // Errors: see Session::open().
@@ -38,8 +40,12 @@ struct Session::Parts {
   MemorySplit split;
   int64_t frames_mapped = 0;  // that the backend was told of
   std::optional<Arena> arena;
-  std::unique_ptr<Backend> backend;  // uses the arena until its end
-  ExpertEngines engines;             // of `backend`, where there are plans
+  // Where the backend has memory of its own: what the host needs beside the arena, whose addresses
+  // then only name places on the device (engine/session_staging.cc).
+  std::optional<Arena> host;
+  std::vector<std::span<std::byte>> staging;  // in it, one tile each; else empty
+  std::unique_ptr<Backend> backend;           // uses both until its end
+  ExpertEngines engines;                      // of `backend`, where there are plans
   DenseWeights dense;
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;
@@ -58,8 +64,10 @@ struct Session::Parts {
 
  private:
   Status check_config();
-  Status make_backend_and_split(const std::string& pack_dir);
+  Status make_backend_and_split(const std::string& pack_dir, const std::string& name);
   Status make_engines(const std::string& pack_dir, const BackendShape& shape);
+  Status reserve();
+  Status fall_back_to_cpu(const Status& why);
   Status carve(const Interrupt& interrupt);
   Status make_residency();
   Result<std::unique_ptr<AsyncReader>> make_expert_reader();
@@ -67,7 +75,15 @@ struct Session::Parts {
   int64_t tiles() const { return plans ? 1 : pack->experts().tiles; }
   int64_t tile_bytes() const { return plans ? engines.frame_bytes : pack->experts().tile_bytes; }
   int64_t plan_staging_bytes() const;  // of plans that are read
-  void make_prefetcher();
+  Status make_prefetcher();
+
+  int64_t work_bytes() const;
+  int64_t staging_places() const;
+  int64_t staging_bytes() const;
+  Status check_host_memory(int64_t available);
+  Status make_staging();
+  std::unique_ptr<AsyncReader> staged(std::unique_ptr<AsyncReader> reads);
+  Result<const float*> on_host(const Matrix& router);
 };
 
 }  // namespace adapmoe

@@ -27,8 +27,10 @@ struct ReadRequest {
 
 class AsyncReader {
  public:
-  // Called once per request, on a thread of the reader; several may call at once.
-  using Completion = std::function<void(uint64_t tag, const Status& status)>;
+  // Called once per request, on a thread of the reader; several may call at once. `read`: what was
+  // read, as long as the call lasts, where `status` is ok.
+  using Completion =
+      std::function<void(uint64_t tag, const Status& status, std::span<const std::byte> read)>;
 
   // Finishes or drops what is queued; no completion is called after the destructor returns.
   virtual ~AsyncReader() = default;

@@ -25,7 +25,9 @@ class FileRecordReader final : public AsyncReader {
         reader_(std::move(reader)) {
     for (size_t i = places_.size(); i-- > 0;) free_.push_back(i);
     reader_->set_completion(
-        [this](uint64_t place, const Status& read) { arrived(static_cast<size_t>(place), read); });
+        [this](uint64_t place, const Status& read, std::span<const std::byte> /*bytes*/) {
+          arrived(static_cast<size_t>(place), read);
+        });
   }
 
   void set_completion(Completion completion) override { completion_ = std::move(completion); }
@@ -82,7 +84,7 @@ class FileRecordReader final : public AsyncReader {
       free_.push_back(place);
       begin_locked();
     }
-    completion_(request.tag, status);
+    completion_(request.tag, status, request.into);
   }
 
   std::span<std::byte> part(size_t place) const {

@@ -73,7 +73,7 @@ class PreadReader final : public AsyncReader {
         const File& file = request.file == nullptr ? file_ : *request.file;
         return file.read_at(request.offset, request.into);
       }();
-      completion_(request.tag, status);
+      completion_(request.tag, status, request.into);
       lock.lock();
       queue_.finished(request);
       // A lane for prefetch may have become free while the other threads sleep.

@@ -252,7 +252,8 @@ class UringReader final : public AsyncReader {
       lock.unlock();
       const ReadRequest& request = arrival.request;
       completion_(request.tag,
-                  file_of(request).finish_read(request.offset, request.into, arrival.result));
+                  file_of(request).finish_read(request.offset, request.into, arrival.result),
+                  request.into);
       lock.lock();
     }
   }

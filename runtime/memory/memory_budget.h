@@ -36,6 +36,7 @@ struct MemorySplit {
   int64_t frames_total = 0;  // tiles of all experts
   int64_t floor_bytes = 0;   // dense + KV + scratch + top_k experts + one staging tile
   int64_t cycle_bytes = 0;   // layers * top_k experts
+  int64_t host_bytes = 0;    // beside the ceiling, where that is of a GPU's own memory: staging
 
   int64_t reserved_bytes() const { return dense_bytes + kv_bytes + scratch_bytes + expert_bytes; }
   bool everything_fits() const { return frames == frames_total; }

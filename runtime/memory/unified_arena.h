@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The session's arena made visible to the GPU: on a Jetson both processors then read the same
-// bytes where the disk put them. Compiled only with CUDA. The mapped pages are pinned, and take
-// memory at once.
+// The session's arena as the GPU has it. A GPU that shares the CPU's memory (a Jetson) reads the
+// same bytes where the disk put them. One with memory of its own has a mirror of the arena there:
+// host addresses then only name places in it, and hold pages of the host's own where share() says
+// so. Compiled only with CUDA.
 #pragma once
+#include <cuda_runtime.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "runtime/base/status.h"
 
@@ -15,20 +19,35 @@ namespace adapmoe {
 
 class UnifiedArena {
  public:
-  // Registers `memory` (page-aligned, outliving this). Errors: kUnavailable with CUDA's reason.
+  // Both: `memory` is page-aligned and outlives this.
+
+  // Pins and maps the host's pages, which take memory at once. Errors: kUnavailable with CUDA's
+  // reason.
   static Result<UnifiedArena> map(std::span<std::byte> memory);
+  // Allocates as much on the device, at once and zeroed, in one piece: a GPU with memory of its own
+  // pages it, so no piece is too large. The host must not touch `memory` any more. Errors:
+  // kBudgetError where the device has not that much left.
+  static Result<UnifiedArena> mirror(std::span<std::byte> memory, cudaStream_t stream);
+
+  // Lets the host use `part` (page-aligned), for copies from and to the device: pinned pages,
+  // zeroed, beside the device's where the arena is a mirror. Returns where the device finds the
+  // host's bytes. Errors: kUnavailable.
+  Result<std::byte*> share(std::span<std::byte> part);
+
   UnifiedArena() = default;
   UnifiedArena(UnifiedArena&& other) noexcept { *this = std::move(other); }
   UnifiedArena& operator=(UnifiedArena&& other) noexcept {
-    std::swap(memory_, other.memory_);
-    std::swap(registered_, other.registered_);
-    std::swap(piece_, other.piece_);
+    std::swap(pinned_, other.pinned_);
+    std::swap(mirror_, other.mirror_);
     std::swap(shift_, other.shift_);
     return *this;
   }
   ~UnifiedArena();
 
-  // Where the device finds what the host has at `p`, a pointer into the memory.
+  // Whether the device has its own copy of everything.
+  bool mirrored() const { return mirror_ != nullptr; }
+
+  // Where the device finds what `p`, a pointer into the memory, names.
   template <typename T>
   T* device(T* p) const {
     using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
@@ -36,10 +55,11 @@ class UnifiedArena {
   }
 
  private:
-  std::span<std::byte> memory_;
-  int64_t registered_ = 0;  // bytes, from the front
-  int64_t piece_ = 0;       // bytes registered in one call
-  intptr_t shift_ = 0;      // device address less host address
+  cudaError_t pin(std::byte* at, int64_t bytes);
+
+  std::vector<void*> pinned_;  // registered with CUDA
+  void* mirror_ = nullptr;     // on the device
+  intptr_t shift_ = 0;         // device address less host address
 };
 
 }  // namespace adapmoe

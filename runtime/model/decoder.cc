@@ -49,6 +49,7 @@ Status Decoder::foresee_first_layer(int64_t rows) {
   const Rows normed = m_.work.normed.first(rows);
   m_.backend.rms_norm(weights_.layers[0].post_attention_layernorm, m_.work.hidden.first(rows),
                       normed);
+  m_.backend.fetch(normed);
   ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   m_.prefetch->look_ahead({Activations::kEmbedding, -1, normed.data, rows, normed.stride});
   return {};
@@ -57,13 +58,12 @@ Status Decoder::foresee_first_layer(int64_t rows) {
 Status Decoder::head(std::span<const int32_t> rows, float* logits, const Step& step) {
   const SpanTimer span(m_.timeline, Lane::kCompute, "head");
   const auto n = static_cast<int64_t>(rows.size());
-  const auto width = static_cast<size_t>(m_.config.hidden_size);
-  ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(m_.work.projected.row(i), m_.work.hidden.row(rows[static_cast<size_t>(i)]),
-                width * sizeof(float));
+    m_.backend.copy(m_.work.hidden.row(rows[static_cast<size_t>(i)]), m_.work.projected.row(i),
+                    m_.work.hidden.stride * static_cast<int64_t>(sizeof(float)));
   }
   m_.backend.rms_norm(weights_.norm, m_.work.projected.first(n), m_.work.normed.first(n));
+  m_.backend.fetch(m_.work.normed.first(n));
   ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   if (step.capture != nullptr) {
     Capture::append(step.capture->final_hidden, m_.work.normed.first(n), m_.config.hidden_size);
@@ -74,6 +74,7 @@ Status Decoder::head(std::span<const int32_t> rows, float* logits, const Step& s
   }
   const LinearOp op{&weights_.lm_head, m_.work.logits};
   m_.backend.linear(m_.work.normed.first(n), std::span(&op, 1));
+  m_.backend.fetch(m_.work.logits.first(n));
   ADAPMOE_RETURN_IF_ERROR(m_.backend.wait());
   const auto vocab = static_cast<size_t>(m_.config.vocab_size);
   for (int64_t i = 0; i < n; ++i) {

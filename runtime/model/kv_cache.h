@@ -4,10 +4,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 
-#include "runtime/backend/backend.h"  // KVRow
+#include "runtime/backend/backend.h"
 #include "runtime/base/model_config.h"
 
 namespace adapmoe {
@@ -30,10 +29,10 @@ class KVCache {
   }
 
   // Copies the first `positions` positions of every layer. REQUIRES: both have the same shape.
-  void copy_from(const KVCache& other, int64_t positions) {
-    const size_t bytes = static_cast<size_t>(positions * half_layer_bytes_ / max_context_);
+  void copy_from(const KVCache& other, int64_t positions, Backend& backend) {
+    const int64_t bytes = positions * half_layer_bytes_ / max_context_;
     for (size_t at = 0; at < region_.size(); at += static_cast<size_t>(half_layer_bytes_)) {
-      std::memcpy(region_.data() + at, other.region_.data() + at, bytes);
+      backend.copy(other.region_.data() + at, region_.data() + at, bytes);
     }
   }
 

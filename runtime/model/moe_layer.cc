@@ -27,6 +27,13 @@ RoutingPlan route_rows(const MoeContext& m, int32_t layer, int64_t rows, Routing
   return plan;
 }
 
+// What the host reads of this layer.
+void fetch_rows(const MoeContext& m, int64_t rows, const Step& step) {
+  m.backend.fetch(m.work.router_logits.first(rows));
+  if (m.prefetch != nullptr || step.capture != nullptr) m.backend.fetch(m.work.normed.first(rows));
+  if (step.capture != nullptr) m.backend.fetch(m.work.hidden.first(rows));
+}
+
 void record(const MoeContext& m, const RoutingPlan& plan, int32_t layer, int64_t rows,
             const Step& step) {
   if (step.capture != nullptr) {
@@ -90,6 +97,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   m.backend.rms_norm(weights.post_attention_layernorm, m.work.hidden.first(rows), normed);
   const LinearOp router{&weights.router, m.work.router_logits};
   m.backend.linear(normed, std::span(&router, 1));
+  fetch_rows(m, rows, step);
   ADAPMOE_RETURN_IF_ERROR(m.backend.wait());
   const RoutingPlan plan = route_rows(m, layer, rows, step.counts);
   record(m, plan, layer, rows, step);

@@ -55,7 +55,8 @@ class Lookup {
 
 }  // namespace
 
-Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region, bool verify,
+Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region,
+                                        std::span<std::byte> staging, Backend& backend, bool verify,
                                         const Interrupt& interrupt) {
   const ModelConfig& c = pack.config();
   Lookup find(pack, region.data());
@@ -83,7 +84,14 @@ Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> r
     w.layers.push_back(l);
   }
   ADAPMOE_RETURN_IF_ERROR(find.status());
-  ADAPMOE_RETURN_IF_ERROR(pack.read_dense(region, verify, interrupt));
+  if (staging.empty()) {
+    ADAPMOE_RETURN_IF_ERROR(pack.read_dense(region, verify, interrupt));
+    return w;
+  }
+  const auto upload = [&](int64_t at, std::span<const std::byte> piece) {
+    return backend.upload(piece, region.data() + at);
+  };
+  ADAPMOE_RETURN_IF_ERROR(pack.read_dense(staging, verify, interrupt, upload));
   return w;
 }
 

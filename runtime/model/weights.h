@@ -27,11 +27,13 @@ struct DenseWeights {
   const float* rope_inv_freq = nullptr;
 };
 
-// Reads dense.safetensors into `region` (pack.dense_bytes() long), checking
-// checksums with `verify`. The views live as long as the region. Errors:
-// kPackError for a missing tensor, one whose shape does not follow from the
-// config, or a wrong checksum; kReadError; kCancelled.
-Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region, bool verify,
+// Reads dense.safetensors into `region` (pack.dense_bytes() long), checking checksums with
+// `verify`. Where the host may not touch the region, pieces are read into `staging` and uploaded;
+// else that is empty. The views live as long as the region. Errors: kPackError for a missing
+// tensor, one whose shape does not follow from the config, or a wrong checksum; kReadError;
+// kCancelled; kUnavailable.
+Result<DenseWeights> load_dense_weights(const Pack& pack, std::span<std::byte> region,
+                                        std::span<std::byte> staging, Backend& backend, bool verify,
                                         const Interrupt& interrupt);
 
 }  // namespace adapmoe

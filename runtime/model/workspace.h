@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The activations of one step. Strides are multiples of 128 and what lies beyond a row's values
-// stays zero.
+// stays zero. The host reads what it has fetched (Backend::fetch) and writes nothing.
 #pragma once
 #include "runtime/backend/backend.h"  // Rows
 #include "runtime/base/model_config.h"

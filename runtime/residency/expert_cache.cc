@@ -40,7 +40,8 @@ ExpertCache::ExpertCache(const Pack& pack, FramePool frames, std::unique_ptr<Asy
   frame_of_.assign(tiles, kNoFrame);
   states_ = std::make_unique<std::atomic<TileState>[]>(tiles);
   verified_.assign(tiles, false);
-  reader_->set_completion([this](uint64_t tag, const Status& status) { complete(tag, status); });
+  reader_->set_completion([this](uint64_t tag, const Status& status,
+                                 std::span<const std::byte> read) { complete(tag, status, read); });
 }
 
 ExpertCache::~ExpertCache() = default;
@@ -205,10 +206,9 @@ void ExpertCache::promote_reads_locked(ExpertId id) {
   }
 }
 
-Status ExpertCache::check_tile(ExpertId id, int64_t tile, const std::byte* data) {
-  const auto bytes = static_cast<size_t>(frames_.frame_bytes());
+Status ExpertCache::check_tile(ExpertId id, int64_t tile, std::span<const std::byte> data) const {
   const uint32_t expected = pack_.tile_crc32c(id, tile);
-  const uint32_t found = crc32c(data, bytes);
+  const uint32_t found = crc32c(data.data(), data.size());
   if (found == expected) return {};
   return pack_error(str_cat(pack_.expert_file().path(), ": expert ", id.expert, " of layer ",
                             id.layer, ", tile ", tile, " at offset ", pack_.tile_offset(id, tile),
@@ -216,18 +216,19 @@ Status ExpertCache::check_tile(ExpertId id, int64_t tile, const std::byte* data)
                             "; the file is damaged, copy or export the pack again"));
 }
 
-void ExpertCache::complete(uint64_t tag, const Status& read) {
+void ExpertCache::complete(uint64_t tag, const Status& read, std::span<const std::byte> bytes) {
   const auto tiles = static_cast<size_t>(tiles_);
   const ExpertId id = id_of(tag / tiles);
   const auto tile = static_cast<int64_t>(tag % tiles);
-  const std::byte* data = nullptr;
+  std::byte* frame = nullptr;
   bool verify = config_.verify == VerifyTiles::kAlways;
   {
     const std::lock_guard lock(mutex_);
-    data = frames_.data(frame_of_[tag]);
+    frame = frames_.data(frame_of_[tag]);
     verify = verify || (config_.verify == VerifyTiles::kFirst && !verified_[tag]);
   }
-  const Status status = read.ok() && verify ? check_tile(id, tile, data) : read;
+  Status status = read.ok() && verify ? check_tile(id, tile, bytes) : read;
+  if (status.ok() && config_.land) status = config_.land(bytes, frame);
   {
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[flat(id)];
@@ -239,7 +240,7 @@ void ExpertCache::complete(uint64_t tag, const Status& read) {
       verified_[tag] = true;
       states_[tag].store(TileState::kReady, std::memory_order_release);
     } else {
-      entry.error = status;
+      entry.error = std::move(status);
       stats_.prefetch_failed += entry.hinted ? 1 : 0;
       entry.hinted = false;
       states_[tag].store(TileState::kFailed, std::memory_order_release);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns the tile frames and their states, and decides by policy who gives way. Knows nothing about
-// arithmetic.
+// arithmetic, and never looks into a frame.
 //
 // A tile is empty -> loading -> ready, or -> failed and empty again once its expert is released and
 // no other tile of it is being read. An expert may be partly resident. Eviction takes tiles, last
@@ -11,9 +11,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "runtime/base/interrupt.h"
@@ -34,6 +36,9 @@ struct ExpertCacheConfig {
   bool evict_tiles = true;                 // only as many tiles as needed; false: whole experts
   std::vector<int64_t> layer_floors = {};  // experts each layer should keep (soft); empty: none
   Timeline* timeline = nullptr;            // records stalls; may be null
+  // Moves a tile that was read elsewhere, and checked there, to its frame, and returns when it has
+  // landed. On reader threads. Empty: tiles are read into their frames.
+  std::function<Status(std::span<const std::byte> read, std::byte* frame)> land = {};
   // Where the reader brings other records than the pack's, and checks them itself.
   int64_t tiles = 0;            // per expert; 0: the pack's
   int64_t tile_read_bytes = 0;  // that a tile's read takes; 0: those of a frame
@@ -136,8 +141,8 @@ class ExpertCache {
   void free_tile_locked(size_t at, Entry& entry);
   void evict_locked(size_t victim, int64_t tiles);
   void drop_failed_locked(size_t at);
-  void complete(uint64_t tag, const Status& read);
-  Status check_tile(ExpertId id, int64_t tile, const std::byte* data);
+  void complete(uint64_t tag, const Status& read, std::span<const std::byte> bytes);
+  Status check_tile(ExpertId id, int64_t tile, std::span<const std::byte> data) const;
   Status wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);
   void release(ExpertId id);
   Result<const std::byte*> tile(ExpertId id, int64_t index, const Interrupt& interrupt);

@@ -84,6 +84,45 @@ Status check_experts(const File& file, const Manifest& m) {
   return check_end(file, m.experts.data_offset + offset);
 }
 
+// The CRC32C of every dense tensor, from pieces of the buffer that come in ascending order.
+class DenseChecksums {
+ public:
+  explicit DenseChecksums(const Manifest& manifest) : manifest_(manifest) {
+    for (const auto& [name, tensor] : manifest.dense) found_.push_back({&name, &tensor, 0});
+  }
+
+  void add(int64_t at, std::span<const std::byte> piece) {
+    const int64_t end = at + static_cast<int64_t>(piece.size());
+    for (Found& f : found_) {
+      const int64_t from = std::max(at, f.tensor->offset);
+      const int64_t to = std::min(end, f.tensor->offset + f.tensor->bytes);
+      if (from >= to) continue;
+      f.crc = crc32c(piece.data() + (from - at), static_cast<size_t>(to - from), f.crc);
+    }
+  }
+
+  // Errors: kPackError for the first tensor, by name, that is not what the manifest says.
+  Status check(const std::string& path) const {
+    for (const Found& f : found_) {
+      if (f.crc == f.tensor->crc32c) continue;
+      return pack_error(str_cat(path, ": tensor ", *f.name, " at offset ",
+                                manifest_.dense_data_offset + f.tensor->offset, ": CRC32C is ",
+                                std::hex, f.crc, ", expected ", f.tensor->crc32c,
+                                "; the file is damaged", kRemedy));
+    }
+    return {};
+  }
+
+ private:
+  struct Found {
+    const std::string* name;
+    const DenseTensor* tensor;
+    uint32_t crc;
+  };
+  const Manifest& manifest_;
+  std::vector<Found> found_;
+};
+
 }  // namespace
 
 Result<std::string> read_manifest_text(const std::string& dir) {
@@ -134,27 +173,23 @@ int64_t Pack::dense_bytes() const {
   return align_up(bytes, kPageBytes);
 }
 
-Status Pack::read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt) const {
+Status Pack::read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt,
+                        const DenseSink& sink) const {
   const int64_t bytes = dense_file_.size() - manifest_.dense_data_offset;
-  ADAPMOE_CHECK(static_cast<int64_t>(into.size()) >= bytes);
-  for (int64_t at = 0; at < bytes; at += kPieceBytes) {
+  const auto room = static_cast<int64_t>(into.size());
+  ADAPMOE_CHECK(sink ? room > 0 : room >= bytes);
+  const int64_t longest = sink ? std::min(kPieceBytes, room) : kPieceBytes;
+  DenseChecksums checksums(manifest_);
+  for (int64_t at = 0; at < bytes; at += longest) {
     if (interrupt && interrupt()) return cancelled("interrupted while reading the dense weights");
-    const auto piece = into.subspan(static_cast<size_t>(at),
-                                    static_cast<size_t>(std::min(kPieceBytes, bytes - at)));
+    const auto size = static_cast<size_t>(std::min(longest, bytes - at));
+    const auto piece = into.subspan(sink ? 0 : static_cast<size_t>(at), size);
     ADAPMOE_RETURN_IF_ERROR(dense_file_.read_at(manifest_.dense_data_offset + at, piece));
+    if (verify) checksums.add(at, piece);
+    if (sink) ADAPMOE_RETURN_IF_ERROR(sink(at, piece));
   }
-  dense_file_.drop_page_cache();  // the arena holds the only copy that counts
-  if (!verify) return {};
-  for (const auto& [name, tensor] : manifest_.dense) {
-    const uint32_t found = crc32c(into.data() + tensor.offset, static_cast<size_t>(tensor.bytes));
-    if (found != tensor.crc32c) {
-      return pack_error(str_cat(dense_file_.path(), ": tensor ", name, " at offset ",
-                                manifest_.dense_data_offset + tensor.offset, ": CRC32C is ",
-                                std::hex, found, ", expected ", tensor.crc32c,
-                                "; the file is damaged", kRemedy));
-    }
-  }
-  return {};
+  dense_file_.drop_page_cache();  // the only copy that counts is where the pieces went
+  return verify ? checksums.check(dense_file_.path()) : Status();
 }
 
 }  // namespace adapmoe

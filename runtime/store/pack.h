@@ -3,6 +3,7 @@
 // expert tile lies. Immutable and thread-safe.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -29,10 +30,13 @@ class Pack {
 
   // Bytes of the data buffer of dense.safetensors, rounded up to a page.
   int64_t dense_bytes() const;
-  // Reads that buffer into `into` (page-aligned, dense_bytes() long). With
-  // `verify`, a tensor whose CRC32C is wrong is a kPackError naming it. Errors:
-  // kReadError, kCancelled.
-  Status read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt) const;
+  // Takes a piece of that buffer, which begins at byte `at`, on to where it belongs.
+  using DenseSink = std::function<Status(int64_t at, std::span<const std::byte> piece)>;
+  // Reads that buffer into `into` (page-aligned, dense_bytes() long) or, with `sink`, piece by
+  // piece through `into`, of any length. With `verify`, a tensor whose CRC32C is wrong is a
+  // kPackError naming it. Errors: kReadError, kCancelled, those of the sink.
+  Status read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt,
+                    const DenseSink& sink = nullptr) const;
 
   int64_t tile_offset(ExpertId id, int64_t tile) const {
     return manifest_.experts.data_offset + flat(id) * manifest_.experts.expert_bytes +

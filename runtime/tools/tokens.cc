@@ -158,6 +158,7 @@ Status run(const Options& options) {
   auto opened = Session::open(options.pack, options.config);
   if (!opened.ok()) return opened.status();
   Session& session = *opened.value();
+  for (const std::string& note : session.notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
   auto sequence = session.new_sequence();
   if (!sequence.ok()) return sequence.status();
 

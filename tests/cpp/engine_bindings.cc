@@ -112,12 +112,13 @@ std::vector<std::pair<nb::bytes, std::string>> read_file_records(
   auto reader = make_file_record_reader(std::move(inner.reader),
                                         {staging.get(), part * static_cast<size_t>(places)}, places,
                                         records_of(s));
-  reader->set_completion([&s](uint64_t tag, const Status& status) {
-    const std::lock_guard lock(s.mutex);
-    s.errors[tag] = status.message();
-    ++s.done;
-    s.changed.notify_all();
-  });
+  reader->set_completion(
+      [&s](uint64_t tag, const Status& status, std::span<const std::byte> /*read*/) {
+        const std::lock_guard lock(s.mutex);
+        s.errors[tag] = status.message();
+        ++s.done;
+        s.changed.notify_all();
+      });
   {
     const nb::gil_scoped_release release;
     for (size_t i = 0; i < paths.size(); ++i) {

@@ -29,16 +29,16 @@ ReadRequest FakeReader::take(size_t at) {
 
 void FakeReader::complete(size_t at) {
   const ReadRequest request = take(at);
-  completion_(request.tag, file_.read_at(request.offset, request.into));
+  completion_(request.tag, file_.read_at(request.offset, request.into), request.into);
 }
 
 void FakeReader::complete_damaged(size_t at) {
   const ReadRequest request = take(at);
   const Status read = file_.read_at(request.offset, request.into);
   request.into[request.into.size() / 2] ^= std::byte{1};
-  completion_(request.tag, read);
+  completion_(request.tag, read, request.into);
 }
 
-void FakeReader::fail(size_t at, const Status& error) { completion_(take(at).tag, error); }
+void FakeReader::fail(size_t at, const Status& error) { completion_(take(at).tag, error, {}); }
 
 }  // namespace adapmoe

@@ -10,6 +10,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/io/staged_reader.h"
 #include "runtime/memory/arena.h"
 #include "runtime/residency/expert_stream.h"
 #include "tests/cpp/arrays.h"
@@ -98,9 +101,10 @@ class CacheRig {
  public:
   CacheRig(const std::string& pack, int32_t frames, const std::string& policy,
            const std::string& verify, const std::string& reader, int readers, int32_t capacity,
-           bool evict_tiles, bool direct_io)
+           bool evict_tiles, bool direct_io, int staging)
       : pack_(value_or_throw(Pack::open(pack, direct_io))),
-        arena_(value_or_throw(Arena::reserve(std::max(frames, capacity) * tile_bytes()))),
+        arena_(
+            value_or_throw(Arena::reserve((std::max(frames, capacity) + staging) * tile_bytes()))),
         region_(arena_.carve(std::max(frames, capacity) * tile_bytes())) {
     std::unique_ptr<AsyncReader> made;
     if (reader == "fake") {
@@ -112,10 +116,21 @@ class CacheRig {
       reader_name_ = chosen.name;
       made = std::move(chosen.reader);
     }
+    ExpertCacheConfig config{.verify = verify_of(verify), .evict_tiles = evict_tiles};
+    if (staging > 0) {
+      std::vector<std::span<std::byte>> places;
+      for (int i = 0; i < staging; ++i) places.push_back(arena_.carve(tile_bytes()));
+      made = std::make_unique<StagedReader>(std::move(made), places);
+      config.land = [this](std::span<const std::byte> read, std::byte* frame) {
+        if (refuse_landing_.load()) return unavailable("injected");
+        std::memcpy(frame, read.data(), read.size());
+        return Status();
+      };
+    }
     cache_ = std::make_unique<ExpertCache>(
         pack_, FramePool(region_, tile_bytes(), frames), std::move(made),
         value_or_throw(make_eviction_policy(policy, pack_.config().num_hidden_layers)),
-        ExpertCacheConfig{.verify = verify_of(verify), .evict_tiles = evict_tiles});
+        std::move(config));
   }
 
   bool resident(int32_t layer, int32_t expert) const { return cache_->resident({layer, expert}); }
@@ -139,7 +154,8 @@ class CacheRig {
     if (!handle) return std::nullopt;
     return Hold(*std::move(handle), static_cast<size_t>(tile_bytes()));
   }
-  // (layer, expert, tile, frame) of every read under way, in the order of submission.
+  // (layer, expert, tile, frame) of every read under way, in the order of submission. With staging
+  // those handed on; frames are then places, numbered after the frames.
   std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>> queued() const {
     std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>> list;
     const int64_t experts = pack_.config().num_local_experts;
@@ -153,6 +169,8 @@ class CacheRig {
   }
   const std::string& reader_name() const { return reader_name_; }
   FakeReader& reader() { return *fake_; }
+  // With staging: whether tiles cannot be moved to their frames from now on.
+  void refuse_landing(bool refuse) { refuse_landing_.store(refuse); }
   ExpertCache& cache() { return *cache_; }
   std::tuple<int64_t, int64_t, int64_t, int64_t> stats() const {
     const ResidencyStats s = cache_->stats();
@@ -167,6 +185,7 @@ class CacheRig {
   std::span<std::byte> region_;
   FakeReader* fake_ = nullptr;
   std::string reader_name_ = "fake";
+  std::atomic<bool> refuse_landing_{false};
   std::unique_ptr<ExpertCache> cache_;
 };
 
@@ -209,10 +228,11 @@ void export_residency(nb::module_& m) {
       .def("release", &Hold::release);
   nb::class_<CacheRig>(m, "CacheRig")
       .def(nb::init<const std::string&, int32_t, const std::string&, const std::string&,
-                    const std::string&, int, int32_t, bool, bool>(),
+                    const std::string&, int, int32_t, bool, bool, int>(),
            nb::arg("pack"), nb::arg("frames"), nb::arg("policy") = "farthest-layer",
            nb::arg("verify") = "always", nb::arg("reader") = "fake", nb::arg("readers") = 2,
-           nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false)
+           nb::arg("capacity") = 0, nb::arg("evict_tiles") = false, nb::arg("direct_io") = false,
+           nb::arg("staging") = 0)
       .def_prop_ro("reader_name", &CacheRig::reader_name)
       .def("hint", &CacheRig::hint, nb::arg("layer"), nb::arg("expert"), nb::arg("current"),
            nb::arg("most") = int64_t{0})
@@ -227,6 +247,7 @@ void export_residency(nb::module_& m) {
       .def("complete_damaged", [](CacheRig& rig, size_t at) { rig.reader().complete_damaged(at); })
       .def("fail", [](CacheRig& rig, size_t at,
                       const std::string& why) { rig.reader().fail(at, read_error(why)); })
+      .def("refuse_landing", &CacheRig::refuse_landing)
       .def("stats", &CacheRig::stats);
   nb::class_<StreamRig>(m, "StreamRig")
       .def(nb::init<CacheRig&, int32_t, const std::vector<int32_t>&>(), nb::keep_alive<1, 2>())

@@ -6,10 +6,12 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "emulated_memory.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -74,8 +76,30 @@ void run_block(unsigned threads) {
 
 }  // namespace
 
-struct EmulatedStream {
-  std::deque<std::pair<cudaLaunchConfig_t, std::function<void()>>> queue;
+class EmulatedStream {
+ public:
+  using Work = std::pair<cudaLaunchConfig_t, std::function<void()>>;
+
+  void push(Work work) {
+    const std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(work));
+  }
+  std::optional<Work> pop() {
+    const std::lock_guard lock(mutex_);
+    if (queue_.empty()) return std::nullopt;
+    Work work = std::move(queue_.front());
+    queue_.pop_front();
+    return work;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<Work> queue_;
+};
+
+// What it waits for is all that its stream has to do when somebody waits: a GPU may be that fast.
+struct EmulatedEvent {
+  cudaStream_t stream = nullptr;
 };
 
 void __syncthreads() {
@@ -100,23 +124,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*d
   const bool capability = attribute == cudaDevAttrComputeCapabilityMajor ||
                           attribute == cudaDevAttrComputeCapabilityMinor;
   *value = capability ? 0 : 1;  // sm_00: no real GPU
-  return cudaSuccess;
-}
-cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  constexpr size_t kPage = 4096;
-  *memory = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage);
-  return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-cudaError_t cudaFree(void* memory) {
-  std::free(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaHostRegister(void* /*memory*/, size_t /*bytes*/, unsigned /*flags*/) {
-  return cudaSuccess;
-}
-cudaError_t cudaHostUnregister(void* /*memory*/) { return cudaSuccess; }
-cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned /*flags*/) {
-  *device = host;
+  if (attribute == cudaDevAttrIntegrated) *value = emulated_is_integrated();
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
@@ -127,20 +135,36 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
+  *event = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return event->stream == nullptr ? cudaSuccess : cudaStreamSynchronize(event->stream);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "an emulated error";
 }
 
 cudaError_t emulate_launch(const cudaLaunchConfig_t& config, std::function<void()> thread) {
   if (config.gridDim.x == 0 || config.blockDim.x == 0) return cudaErrorInvalidValue;
-  config.stream->queue.emplace_back(config, std::move(thread));
+  config.stream->push({config, std::move(thread)});
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(running);
-  for (; !stream->queue.empty(); stream->queue.pop_front()) {
-    const auto& [config, thread] = stream->queue.front();
+  const DeviceAtWork access;
+  while (const auto work = stream->pop()) {
+    const auto& [config, thread] = *work;
     body = &thread;
     gridDim = config.gridDim;
     blockDim = config.blockDim;

@@ -19,7 +19,15 @@ import pytest
 
 from adapmoe import LLM
 from adapmoe.errors import PackError
-from support.faults import DELAY, FileFault, Shim, make_control, overwrite
+from support.faults import (
+    DELAY,
+    FileFault,
+    Shim,
+    build_shim,
+    make_control,
+    overwrite,
+    preload,
+)
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 IDS = np.arange(3, 27, dtype=np.int32)
@@ -68,15 +76,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
-    """fault_shim.c, compiled."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc") or "clang"
-    library = tmp_path_factory.mktemp("shim") / "fault_shim.so"
-    source = SUPPORT / "fault_shim.c"
-    subprocess.run(
-        [compiler, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", source, "-o", library, "-ldl"],
-        check=True,
-    )
-    return library
+    return build_shim(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture
@@ -105,11 +105,7 @@ def other(pack_factory, tiny_checkpoint, tmp_path):
 def start(shim, control, script, *args):
     make_control(control)
     paths = [str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {
-        "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(shim)])),
-        "FAULT_CONTROL": str(control),
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
+    environment = os.environ | preload(shim, control) | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         [sys.executable, str(SUPPORT / script), *map(str, args)],
         env=environment,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import adapmoe
+from adapmoe.stats import describe_split, split_as_dict
 
 
 def test_the_steps_return_the_last_logits_and_their_statistics(open_llm):
@@ -135,6 +136,14 @@ def test_verbose_prints_the_split_to_stderr(open_llm, capsys):
         assert label in output.err
     open_llm()
     assert capsys.readouterr().err == ""
+
+
+def test_the_split_names_the_cpus_share_where_the_ceiling_is_a_gpus(open_llm):
+    split = open_llm().memory_split
+    assert "CPU memory" not in describe_split(split)
+    split.host_bytes = 42 << 20
+    assert "CPU memory beside       42.00 MiB" in describe_split(split)
+    assert split_as_dict(split)["host_bytes"] == 42 << 20
 
 
 def test_notes_of_the_session_are_warnings(open_llm, caplog):

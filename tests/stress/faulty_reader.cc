@@ -14,7 +14,8 @@ FaultyReader::FaultyReader(const File& file, const std::string& reader, int read
 
 void FaultyReader::set_completion(Completion completion) {
   completion_ = std::move(completion);
-  reader_->set_completion([this](uint64_t tag, const Status& read) { finish(tag, read); });
+  reader_->set_completion(
+      [this](uint64_t tag, const Status& read, std::span<const std::byte>) { finish(tag, read); });
 }
 
 void FaultyReader::submit(const ReadRequest& request) {
@@ -54,7 +55,7 @@ void FaultyReader::finish(uint64_t tag, const Status& read) {
   lock.unlock();
 
   if (plan.damage) plan.into[plan.into.size() / 3] ^= std::byte{4};
-  completion_(tag, plan.fail ? read_error("injected failure") : read);
+  completion_(tag, plan.fail ? read_error("injected failure") : read, plan.into);
 
   lock.lock();
   delivering_ -= fault ? 1 : 0;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// adapmoe_stress --pack DIR [--seed N] [--seconds N]: residency, readers, the thread pool and whole
-// sessions at random until the time is up. One line of counts; the first violation ends it, exit
-// status 1. Round i draws from seed + i, so a violation's seed repeats its round.
+// adapmoe_stress --pack DIR [--backend NAME] [--seed N] [--seconds N]: residency, readers, the
+// thread pool and whole sessions at random until the time is up. One line of counts; the first
+// violation ends it, exit status 1. Round i draws from seed + i, so a violation's seed repeats its
+// round.
 #include <chrono>
 #include <cinttypes>
 #include <cstdio>
@@ -15,6 +16,7 @@ namespace {
 
 struct Options {
   std::string pack;
+  std::string backend = "cpu";  // of the sessions
   uint64_t seed = 1;
   int64_t seconds = 20;
 };
@@ -24,6 +26,8 @@ bool parse(int argc, char** argv, Options& options) {
     const std::string name = argv[i];
     if (name == "--pack") {
       options.pack = argv[i + 1];
+    } else if (name == "--backend") {
+      options.backend = argv[i + 1];
     } else if (name == "--seed") {
       options.seed = std::strtoull(argv[i + 1], nullptr, 10);
     } else if (name == "--seconds") {
@@ -53,7 +57,7 @@ int run(const Options& options) {
     Round round(options.seed + static_cast<uint64_t>(counts.rounds), &counts);
     for (int i = 0; i < 4; ++i) residency_round(pack.value(), truth, round);
     thread_pool_round(round);
-    session_round(options.pack, scripts, round);
+    session_round(options.pack, options.backend, scripts, round);
     ++counts.rounds;
   }
   std::printf("adapmoe_stress: seed %" PRIu64 ": %" PRId64 " rounds, %" PRId64 " layers, %" PRId64
@@ -70,7 +74,8 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   adapmoe::stress::Options options;
   if (!adapmoe::stress::parse(argc, argv, options)) {
-    std::fprintf(stderr, "usage: adapmoe_stress --pack DIR [--seed N] [--seconds N]\n");
+    std::fprintf(stderr,
+                 "usage: adapmoe_stress --pack DIR [--backend NAME] [--seed N] [--seconds N]\n");
     return 2;
   }
   return adapmoe::stress::run(options);

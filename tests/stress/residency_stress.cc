@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "runtime/io/staged_reader.h"
 #include "runtime/memory/arena.h"
 #include "runtime/residency/expert_stream.h"
 #include "tests/stress/faulty_reader.h"
@@ -32,7 +33,8 @@ class ResidencyRound {
         layers_(static_cast<int32_t>(pack.config().num_hidden_layers)),
         experts_(static_cast<int32_t>(pack.config().num_local_experts)),
         total_frames_(layers_ * experts_ * tiles_),
-        arena_(value_or_stop(Arena::reserve(total_frames_ * pack.experts().tile_bytes), round)) {
+        arena_(value_or_stop(
+            Arena::reserve((total_frames_ + kMostPlaces) * pack.experts().tile_bytes), round)) {
     const bool verify = random_.chance(0.7);  // damage is found only where it is looked for
     if (random_.chance(0.8)) {
       faults_ = {.slow = 0.005, .fail = 0.01, .damage = verify ? 0.01 : 0.0};
@@ -45,11 +47,13 @@ class ResidencyRound {
     frames_ = random_frames();
     auto policy = make_eviction_policy(random_.chance(0.5) ? "farthest-layer" : "lru", layers_);
     const int64_t bytes = pack.experts().tile_bytes;
+    ExpertCacheConfig config{.verify = verify ? VerifyTiles::kAlways : VerifyTiles::kFirst,
+                             .evict_tiles = random_.chance(0.7)};
+    std::unique_ptr<AsyncReader> reads = std::move(reader);
+    if (random_.chance(0.4)) reads = staged(std::move(reads), config);
     cache_ = std::make_unique<ExpertCache>(
-        pack, FramePool(arena_.carve(total_frames_ * bytes), bytes, frames_), std::move(reader),
-        value_or_stop(std::move(policy), round),
-        ExpertCacheConfig{.verify = verify ? VerifyTiles::kAlways : VerifyTiles::kFirst,
-                          .evict_tiles = random_.chance(0.7)});
+        pack, FramePool(arena_.carve(total_frames_ * bytes), bytes, frames_), std::move(reads),
+        value_or_stop(std::move(policy), round), std::move(config));
     interrupt_ = [this] { return cancelling_ = random_.chance(cancel_); };
   }
 
@@ -71,6 +75,20 @@ class ResidencyRound {
   }
 
  private:
+  static constexpr int64_t kMostPlaces = 4;
+
+  // Through a few places, as tiles go to a GPU with memory of its own.
+  std::unique_ptr<AsyncReader> staged(std::unique_ptr<AsyncReader> reads,
+                                      ExpertCacheConfig& config) {
+    std::vector<std::span<std::byte>> places(random_.between<size_t>(1, kMostPlaces));
+    for (auto& place : places) place = arena_.carve(pack_.experts().tile_bytes);
+    config.land = [](std::span<const std::byte> read, std::byte* frame) {
+      std::memcpy(frame, read.data(), read.size());
+      return Status();
+    };
+    return std::make_unique<StagedReader>(std::move(reads), std::move(places));
+  }
+
   // One expert at least; sometimes the floor, sometimes everything.
   int32_t random_frames() {
     if (random_.chance(0.2)) return tiles_;

@@ -32,6 +32,28 @@ int64_t everything(const MemorySplit& split) {
          split.frames_total * split.tile_bytes;
 }
 
+// Activations of the first tokens of a script.
+Capture capture(Session& session, const Script& script, const Round& round) {
+  Capture captured;
+  auto sequence = session.new_sequence();
+  round.expect(sequence.ok(), sequence.status().message());
+  std::vector<float> logits(kCaptured * static_cast<size_t>(session.model().vocab_size));
+  const auto step = session.capture(sequence.value(), std::span(script.ids).first(kCaptured),
+                                    logits, &captured, Interrupt());
+  round.expect(step.ok(), step.status().message());
+  session.close_sequence(sequence.value());
+  return captured;
+}
+
+void check_capture(Session& session, const Script& script, const Round& round) {
+  const Capture captured = capture(session, script, round);
+  const Capture& expected = script.captured;
+  round.expect(captured.hidden == expected.hidden && captured.moe_input == expected.moe_input &&
+                   captured.router_logits == expected.router_logits &&
+                   captured.final_hidden == expected.final_hidden,
+               "activations are those of a thread alone with every expert resident");
+}
+
 // One thread with its own sequence.
 class SessionUser {
  public:
@@ -112,8 +134,11 @@ int64_t move_memory(Session& session, const Round& round, uint64_t seed,
   Random random(seed);
   int64_t moves = 0;
   const MemorySplit first = session.memory_split();
+  // What a GPU has reserved cannot grow.
+  const int64_t most =
+      session.config().backend == "cpu" ? everything(first) : first.reserved_bytes();
   while (!stop.load()) {
-    const auto memory = random.between(first.floor_bytes, everything(first));
+    const auto memory = random.between(first.floor_bytes, most);
     const auto split = session.set_memory(memory);
     round.expect(split.ok(), split.status().message());
     round.expect(split.value().reserved_bytes() <= memory, "the split stays below the ceiling");
@@ -131,6 +156,7 @@ int64_t move_memory(Session& session, const Round& round, uint64_t seed,
 
 std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
   SessionConfig config;
+  config.backend = "cpu";
   config.threads = 1;
   config.expert_fraction = 1.0;
   const auto session = open_session(pack_dir, config, round);
@@ -147,18 +173,23 @@ std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
       round.expect(step.ok(), step.status().message());
     }
     session->close_sequence(sequence);
+    script.captured = capture(*session, script, round);
   }
   return scripts;
 }
 
-void session_round(const std::string& pack_dir, const std::vector<Script>& scripts, Round& round) {
+void session_round(const std::string& pack_dir, const std::string& backend,
+                   const std::vector<Script>& scripts, Round& round) {
   SessionConfig config;
+  config.backend = backend;
   config.threads = round.random().between(1, 3);
   config.reader = round.random().chance(0.5) ? "auto" : "pread";
   config.readers = round.random().between(1, 4);
   config.expert_fraction = round.random().chance(0.5) ? 0.5 : 0.05;
   config.policy = round.random().chance(0.5) ? "lru" : "next-use";
   const auto session = open_session(pack_dir, config, round);
+
+  check_capture(*session, scripts[0], round);
 
   std::vector<SessionUser> users;
   for (const Script& script : scripts) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/model/step.h"  // Capture
 #include "runtime/store/pack.h"
 #include "tests/stress/round.h"
 
@@ -23,13 +24,17 @@ void thread_pool_round(Round& round);
 struct Script {
   std::vector<int32_t> ids;
   std::vector<std::vector<float>> logits;  // [ids][vocab_size], after each id
+  Capture captured;                        // of the first ids, kCaptured
 };
+
+inline constexpr size_t kCaptured = 4;
 
 // Scripts with the logits of one thread that has every expert resident.
 std::vector<Script> make_scripts(const std::string& pack_dir, Round& round);
 
 // One Session: threads with a sequence each, interrupted, forked and truncated at random, while
-// another thread moves the memory ceiling.
-void session_round(const std::string& pack_dir, const std::vector<Script>& scripts, Round& round);
+// another thread moves the memory ceiling. `backend`: "cpu" or "cuda".
+void session_round(const std::string& pack_dir, const std::string& backend,
+                   const std::vector<Script>& scripts, Round& round);
 
 }  // namespace adapmoe::stress

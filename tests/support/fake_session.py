@@ -46,6 +46,7 @@ class FakeSession:
             frames_total=64,
             floor_bytes=8 * 2**20,
             cycle_bytes=16 * 110592,
+            host_bytes=0,
         )
 
     def new_sequence(self):

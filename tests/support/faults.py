@@ -5,11 +5,32 @@ import mmap
 import os
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 NONE, ERROR, SHORT_HALF, SHORT_SECTOR, FLIP, DELAY = range(6)
 _CONTROL = struct.Struct("iiii112s")
 FOREVER = -1
+
+
+def build_shim(folder: Path) -> Path:
+    """fault_shim.c, compiled into `folder`."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc") or "clang"
+    library = folder / "fault_shim.so"
+    source = Path(__file__).with_name("fault_shim.c")
+    subprocess.run(
+        [compiler, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", source, "-o", library, "-ldl"],
+        check=True,
+    )
+    return library
+
+
+def preload(shim: Path, control: Path) -> dict[str, str]:
+    """What a process under the shim has in its environment."""
+    return {
+        "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(shim)])),
+        "FAULT_CONTROL": str(control),
+    }
 
 
 def make_control(path: Path) -> Path:

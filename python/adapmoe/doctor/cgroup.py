@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory limit of the cgroups that this process is in, versions 1 and 2."""
 
-from collections.abc import Iterator
-
+from adapmoe.cgroup import control_files
 from adapmoe.doctor.finding import Finding
 from adapmoe.doctor.machine import Machine
 from adapmoe.kernel_tree import KernelTree
 from adapmoe.units import format_bytes
 
 _WHY = 'memory="auto" stays below it, and the kernel ends a process that exceeds it'
-_MOUNT = "sys/fs/cgroup"
 
 
 def memory_limit(tree: KernelTree) -> tuple[int, str] | None:
@@ -17,25 +15,11 @@ def memory_limit(tree: KernelTree) -> tuple[int, str] | None:
 
     None where nothing limits it below the machine's memory.
     """
-    found = [(limit, path) for path in _limit_files(tree) if (limit := tree.number(path))]
+    files = control_files(tree, "memory", "memory.max", "memory.limit_in_bytes")
+    found = [(limit, path) for path in files if (limit := tree.number(path))]
     total = tree.meminfo("MemTotal")
     bound = [pair for pair in found if total is None or pair[0] < total]
     return min(bound) if bound else None
-
-
-def _limit_files(tree: KernelTree) -> Iterator[str]:
-    for line in (tree.text("proc/self/cgroup") or "").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            mount, name = _MOUNT, "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, name = f"{_MOUNT}/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts), -1, -1):
-            yield "/".join([mount, *parts[:depth], name])
 
 
 def examine_cgroup(machine: Machine) -> list[Finding]:

@@ -2,6 +2,7 @@
 """The CUDA driver with its devices, and the toolkit that a build needs."""
 
 import json
+import re
 
 from adapmoe.doctor.cuda_driver import Device, Driver, DriverError, ask_driver
 from adapmoe.doctor.finding import Finding
@@ -63,9 +64,9 @@ def _refusal(machine: Machine) -> str:
 
 
 def _toolkit(machine: Machine, *, wanted: bool) -> Finding:
-    version = _toolkit_version(machine)
-    if version:
-        return Finding("cuda_toolkit", "ok", f"CUDA {version} in /usr/local/cuda", _WHY_TOOLKIT)
+    toolkit = _compiler(machine) or _installed(machine)
+    if toolkit:
+        return Finding("cuda_toolkit", "ok", toolkit, _WHY_TOOLKIT)
     if not wanted:
         return Finding("cuda_toolkit", "ok", "none", _WHY_TOOLKIT)
     remedy = (
@@ -73,12 +74,21 @@ def _toolkit(machine: Machine, *, wanted: bool) -> Finding:
         if machine.is_jetson
         else "install the CUDA toolkit, then install adapmoe again, to build GPU kernels"
     )
-    return Finding("cuda_toolkit", "note", "no /usr/local/cuda", _WHY_TOOLKIT, remedy)
+    seen = "no nvcc on the PATH or in CUDACXX, and no /usr/local/cuda"
+    return Finding("cuda_toolkit", "note", seen, _WHY_TOOLKIT, remedy)
 
 
-def _toolkit_version(machine: Machine) -> str | None:
+def _compiler(machine: Machine) -> str | None:
+    nvcc = machine.nvcc()
+    if nvcc is None:
+        return None
+    version = re.search(r"release [\d.]+, V([\d.]+)", machine.run([nvcc, "--version"]) or "")
+    return f"CUDA {version.group(1)}: {nvcc}" if version else None
+
+
+def _installed(machine: Machine) -> str | None:
     try:
         parts = json.loads(machine.tree.text("usr/local/cuda/version.json") or "")
-        return str(parts["cuda"]["version"])
+        return f"CUDA {parts['cuda']['version']} in /usr/local/cuda"
     except (ValueError, KeyError, TypeError):
         return None

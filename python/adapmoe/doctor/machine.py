@@ -2,6 +2,8 @@
 """Everything that doctor looks at, in one object that tests can fill with their own."""
 
 import ctypes
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +30,11 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def find_nvcc() -> str | None:
+    """The compiler that a build takes: `CUDACXX`, or nvcc on the PATH."""
+    return os.environ.get("CUDACXX") or shutil.which("nvcc")
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where the answers come from.
@@ -37,17 +44,25 @@ class Machine:
         run: a program's output, or None.
         load: a shared library, or None.
         package: the version of a Python package, or None.
+        nvcc: the path of a CUDA compiler that the environment names, or None.
     """
 
     tree: KernelTree = field(default_factory=KernelTree)
     run: Callable[[Sequence[str]], str | None] = run_command
     load: Callable[[str], Any] = load_library
     package: Callable[[str], str | None] = package_version
+    nvcc: Callable[[], str | None] = find_nvcc
 
     @classmethod
     def at(cls, root: Path) -> "Machine":
         """A machine that consists of files alone."""
-        return cls(KernelTree(root), lambda words: None, lambda name: None, lambda name: None)
+        return cls(
+            KernelTree(root),
+            run=lambda words: None,
+            load=lambda name: None,
+            package=lambda name: None,
+            nvcc=lambda: None,
+        )
 
     @property
     def model(self) -> str:

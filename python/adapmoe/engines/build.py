@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the engine of every expert, several at a time, going on where an earlier run stopped."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe import _core
+from adapmoe.cgroup import usable_cpus
 from adapmoe.engines.builder import EngineBuilder, open_builder
 from adapmoe.engines.network import FLAGS
 from adapmoe.engines.reading import check_plan
@@ -203,10 +203,10 @@ def _build_missing(
 
 
 def _fitting_jobs(limit: int) -> int:
-    """One per core, as far as memory goes."""
+    """One per core that may be used, as far as memory goes."""
     with Path("/proc/meminfo").open(encoding="ascii") as lines:
         available = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-    return max(1, min(len(os.sched_getaffinity(0)), available // limit))
+    return max(1, min(usable_cpus(), available // limit))
 
 
 @contextmanager

@@ -71,7 +71,13 @@ void CpuBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into) 
 }
 
 void CpuBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
-  embed_rows(table, ids, out);
+  const PackedShape& s = table.shape;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const PackedRow row{s.dtype, table.data + ids[i] / kBlockRows * s.block_bytes(),
+                        s.scale_bytes(), s.group_size, ids[i] % kBlockRows};
+    float* to = out.row(static_cast<int64_t>(i));
+    for (int64_t k = 0; k < s.cols; ++k) to[k] = packed_value(row, k);
+  }
 }
 
 void CpuBackend::rms_norm(const float* weight, Rows x, Rows y) {

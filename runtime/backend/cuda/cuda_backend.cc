@@ -5,7 +5,6 @@
 #include <cmath>
 #include <vector>
 
-#include "runtime/backend/embedding.h"
 #include "runtime/base/strings.h"
 
 namespace adapmoe {
@@ -18,13 +17,9 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape,
 }
 
 namespace cuda {
-namespace {
-
 Status failed(std::string_view what, cudaError_t error) {
   return unavailable(str_cat("backend=\"cuda\": ", what, ": ", cudaGetErrorString(error)));
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
                                                    bool integrated_only) {
@@ -59,13 +54,16 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendShape& shape,
   if (integrated_only && integrated == 0) {
     return unavailable(
         str_cat("backend=\"cuda\": ", name,
-                " has memory of its own, which is not used yet, so it would be slow; "
-                "ask for it by name"));
+                " has memory of its own, and no such GPU has been tried yet; ask for it by name"));
   }
   cudaStream_t stream = nullptr;
   error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   if (error != cudaSuccess) return failed("cannot start on the GPU", error);
-  return std::unique_ptr<Backend>(new CudaBackend(shape, device, stream, name));
+  auto backend = std::unique_ptr<CudaBackend>(
+      new CudaBackend(shape, device, integrated != 0, stream, CopyLane(), name));
+  error = backend->copies_.open(device);
+  if (error != cudaSuccess) return failed("cannot start on the GPU", error);
+  return std::unique_ptr<Backend>(std::move(backend));
 }
 
 CudaBackend::~CudaBackend() {
@@ -84,16 +82,17 @@ CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
   s.expert_act.group = quantized ? shape_.tile.down_proj.group_size : 0;
   s.gate = bump.take<float>(kRowsAtOnce * intermediate());
   s.up = bump.take<float>(kRowsAtOnce * intermediate());
-  s.parameters = bump.take<std::byte>(parameter_bytes());
+  s.parameters = bump.take<std::byte>(ring_bytes() + kPageBytes);
   return s;
 }
 
-// What one operator needs at most, several times over, so that few of them wait.
-int64_t CudaBackend::parameter_bytes() const {
+// What one operator needs at most, several times over, so that few of them wait; whole pages.
+int64_t CudaBackend::ring_bytes() const {
   const ModelConfig& c = shape_.config;
   const int64_t experts = c.num_local_experts;
   const int64_t row = static_cast<int64_t>(sizeof(KVPlace)) + int64_t{16} * c.router.top_k;
-  return 4 * (shape_.max_rows * row + experts * (shape_.tiles * 8 + 256) + 4096);
+  return align_up(4 * (shape_.max_rows * row + experts * (shape_.tiles * 8 + 256) + 4096),
+                  kPageBytes);
 }
 
 int64_t CudaBackend::scratch_bytes() const {
@@ -105,14 +104,17 @@ int64_t CudaBackend::scratch_bytes() const {
 void CudaBackend::set_scratch(std::span<std::byte> scratch) {
   Bump bump(scratch);
   scratch_ = layout(bump);
-  ring_ = ParameterRing({scratch_.parameters, static_cast<size_t>(parameter_bytes())});
-}
-
-Status CudaBackend::use_memory(std::span<std::byte> memory) {
-  auto mapped = UnifiedArena::map(memory);
-  if (!mapped.ok()) return mapped.status();
-  memory_ = std::move(mapped).value();
-  return {};
+  // The ring is the last part, with a page to spare: it begins on a page of its own.
+  const auto at = reinterpret_cast<intptr_t>(scratch_.parameters);
+  scratch_.parameters += align_up(at, kPageBytes) - at;
+  const std::span<std::byte> ring(scratch_.parameters, static_cast<size_t>(ring_bytes()));
+  ring_ = ParameterRing(ring);
+  auto shared = memory_.share(ring);
+  if (shared.ok()) {
+    ring_on_device_ = shared.value();
+  } else {
+    error_ = shared.status();
+  }
 }
 
 void CudaBackend::note(cudaError_t error) {
@@ -159,7 +161,14 @@ void CudaBackend::quantize(Rows x, int64_t cols, int64_t group, ActBuffer& into)
 void CudaBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
   note(cudaSetDevice(device_));  // the caller's thread may be new, or use another one
   (void)wait();                  // a step that failed may have left work behind
-  embed_rows(table, ids, out);
+  EmbedArgs args{.w = pieces(table.shape, 0),
+                 .rows = out.rows,
+                 .cols = table.shape.cols,
+                 .out = device(out.data),
+                 .out_stride = out.stride};
+  args.w.only = device(table.data);
+  args.ids = parameter(ids);
+  note(launch_embed(args, stream_));
 }
 
 void CudaBackend::rms_norm(const float* weight, Rows x, Rows y) {

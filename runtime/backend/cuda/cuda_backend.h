@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs every operator on the GPU, on memory that it shares with the CPU: an expert's tiles are read
-// where the disk put them. Operators are queued on one stream; wait() is where the host may look.
+// Runs every operator on the GPU, on memory that it shares with the CPU, where an expert's tiles
+// are read where the disk put them, or on its own, where they are uploaded. Operators are queued on
+// one stream; wait() is where the host may look. Uploads have a stream of their own.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -10,12 +11,16 @@
 
 #include "runtime/backend/act_buffer.h"
 #include "runtime/backend/backend.h"
+#include "runtime/backend/cuda/copy_lane.h"
 #include "runtime/backend/cuda/kernels.h"
 #include "runtime/backend/cuda/parameter_ring.h"
 #include "runtime/memory/bump.h"
 #include "runtime/memory/unified_arena.h"
 
 namespace adapmoe::cuda {
+
+// kUnavailable: what failed, and CUDA's reason.
+Status failed(std::string_view what, cudaError_t error);
 
 class CudaBackend final : public Backend {
  public:
@@ -26,9 +31,15 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return name_; }
   int64_t scratch_bytes() const override;
   void set_scratch(std::span<std::byte> scratch) override;
+  std::optional<int64_t> own_memory() const override;
   Status use_memory(std::span<std::byte> memory) override;
+  Status share(std::span<std::byte> part) override { return memory_.share(part).status(); }
   bool pins_memory() const override { return true; }
+  Status upload(std::span<const std::byte> from, std::byte* to) override;
+  Status download(const std::byte* from, std::span<std::byte> to) override;
   Status wait() override;
+  void fetch_bytes(void* begin, int64_t bytes) override;
+  void copy(const void* from, void* to, int64_t bytes) override;
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
   void rms_norm(const float* weight, Rows x, Rows y) override;
@@ -58,14 +69,21 @@ class CudaBackend final : public Backend {
     const int32_t* rows;
   };
 
-  CudaBackend(const BackendShape& shape, int device, cudaStream_t stream, std::string name)
-      : shape_(shape), device_(device), stream_(stream), name_(std::move(name)) {}
+  CudaBackend(const BackendShape& shape, int device, bool integrated, cudaStream_t stream,
+              CopyLane copies, std::string name)
+      : shape_(shape),
+        device_(device),
+        integrated_(integrated),
+        stream_(stream),
+        copies_(std::move(copies)),
+        name_(std::move(name)) {}
 
   Scratch layout(Bump& bump) const;
   int64_t parameter_bytes() const;
   bool quantized_experts() const {  // whether their activations are
     return is_quantized(shape_.tile.gate_proj.dtype) && shape_.expert_path == ExpertPath::kW4A8;
   }
+  int64_t ring_bytes() const;
   int64_t intermediate() const { return shape_.tiles * shape_.tile.gate_proj.rows; }
   // The first error stays, and is what the next wait() returns.
   void note(cudaError_t error);
@@ -78,7 +96,8 @@ class CudaBackend final : public Backend {
   // Where the device finds a copy of `values`. After make_room() for all of one operator.
   template <typename T>
   const T* parameter(std::span<const T> values) {
-    return device(ring_.copy(values));
+    const auto* at = reinterpret_cast<const std::byte*>(ring_.copy(values));
+    return reinterpret_cast<const T*>(ring_on_device_ + (at - scratch_.parameters));
   }
   ExpertParameters parameters_of(const ExpertOp& op);
   ActRows device_act(const ActRows& act) const;
@@ -88,12 +107,15 @@ class CudaBackend final : public Backend {
 
   BackendShape shape_;
   int device_;
+  bool integrated_;  // the GPU uses the CPU's memory
   cudaStream_t stream_;
+  CopyLane copies_;
   std::string name_;
   UnifiedArena memory_;
   Scratch scratch_;
   ParameterRing ring_;
-  ActRows expert_input_;  // as the device finds it
+  std::byte* ring_on_device_ = nullptr;  // where the device finds scratch_.parameters
+  ActRows expert_input_;                 // as the device finds it
   Status error_;
 };
 

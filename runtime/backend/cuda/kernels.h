@@ -29,6 +29,23 @@ struct PackedPieces {
   int64_t group_size = 0;
 };
 
+// out[i] = row ids[i] of the matrix `w`, one piece.
+struct EmbedArgs {
+  PackedPieces w;
+  const int32_t* ids = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;  // unpadded
+  float* out = nullptr;
+  int64_t out_stride = 0;
+};
+
+// Copies whole 16-byte words, from and to their multiples.
+struct CopyArgs {
+  const uint4* from = nullptr;
+  uint4* to = nullptr;
+  int64_t words = 0;
+};
+
 // y[i] = W act[index[i]] for `rows` rows.
 struct ProductArgs {
   PackedPieces w;
@@ -130,6 +147,8 @@ inline constexpr int64_t kMaxHeadDim = 1024;  // the manifest's
 // Whether this build's kernels fit the current device.
 cudaError_t check_kernels();
 
+cudaError_t launch_embed(const EmbedArgs& args, cudaStream_t stream);
+cudaError_t launch_copy(const CopyArgs& args, cudaStream_t stream);
 // Of int4 or int8 weights with activations as floats: launch_w4a16_product(), which is not exact.
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream);
 cudaError_t launch_w4a16_product(const ProductArgs& args, cudaStream_t stream);

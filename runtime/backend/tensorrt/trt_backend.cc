@@ -60,6 +60,7 @@ TrtBackend::TrtBackend(std::unique_ptr<Backend> cuda, const BackendShape& shape,
     : cuda_(std::move(cuda)),
       adapter_(adapter),
       shape_{.hidden_size = shape.config.hidden_size, .max_rows = kEngineRows},
+      own_memory_(cuda_->own_memory().has_value()),
       name_(str_cat(cuda_->name(), "+tensorrt/", adapter->version())) {}
 
 Result<std::unique_ptr<TrtBackend>> TrtBackend::make(std::unique_ptr<Backend> cuda,
@@ -205,6 +206,9 @@ void TrtBackend::drain() {
     for (int64_t i = 0; i < run.into.rows; ++i, y += shape_.hidden_size) {
       std::transform(y, y + shape_.hidden_size, run.into.row(i), half_to_float);
     }
+    if (!own_memory_) continue;
+    const std::span rows(run.into.data, static_cast<size_t>(run.into.rows * run.into.stride));
+    note(cuda_->upload(std::as_bytes(rows), reinterpret_cast<std::byte*>(run.into.data)));
   }
   pending_.clear();
 }
@@ -216,6 +220,7 @@ void TrtBackend::embed(const Matrix& table, std::span<const int32_t> ids, Rows o
 
 // The host reads x in down_proj().
 void TrtBackend::begin_experts(Rows x) {
+  cuda_->fetch(x);
   note(cuda_->wait());
   expert_input_ = x;
 }

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,9 +37,19 @@ class TrtBackend final : public Backend {
   std::string_view name() const override { return name_; }
   int64_t scratch_bytes() const override { return cuda_->scratch_bytes(); }
   void set_scratch(std::span<std::byte> scratch) override { cuda_->set_scratch(scratch); }
+  std::optional<int64_t> own_memory() const override { return cuda_->own_memory(); }
   Status use_memory(std::span<std::byte> memory) override { return cuda_->use_memory(memory); }
+  Status share(std::span<std::byte> part) override { return cuda_->share(part); }
+  Status upload(std::span<const std::byte> from, std::byte* to) override {
+    return cuda_->upload(from, to);
+  }
+  Status download(const std::byte* from, std::span<std::byte> to) override {
+    return cuda_->download(from, to);
+  }
   bool pins_memory() const override { return true; }
   Status wait() override;
+  void fetch_bytes(void* begin, int64_t bytes) override { cuda_->fetch_bytes(begin, bytes); }
+  void copy(const void* from, void* to, int64_t bytes) override { cuda_->copy(from, to, bytes); }
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
   void rms_norm(const float* weight, Rows x, Rows y) override { cuda_->rms_norm(weight, x, y); }
@@ -80,6 +91,7 @@ class TrtBackend final : public Backend {
   std::unique_ptr<Backend> cuda_;
   const TrtAdapter* adapter_;
   TrtExpertShape shape_;
+  bool own_memory_;  // of the device: the host's rows are copies
   std::string name_;
   int device_ = 0;
   cudaStream_t stream_ = nullptr;

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cgroups of this process, versions 1 and 2: their limits, and those of their parents."""
+
+import os
+from collections.abc import Iterator
+
+from adapmoe.kernel_tree import KernelTree
+
+_MOUNT = "sys/fs/cgroup"
+
+
+def control_files(tree: KernelTree, controller: str, unified: str, legacy: str) -> Iterator[str]:
+    """Where a limit may stand, as `tree` takes it: called `unified` in version 2, else `legacy`."""
+    for line in (tree.text("proc/self/cgroup") or "").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            mount, name = _MOUNT, unified
+        elif controller in controllers.split(","):
+            mount, name = f"{_MOUNT}/{controller}", legacy
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            yield "/".join([mount, *parts[:depth], name])
+
+
+def usable_cpus(tree: KernelTree | None = None) -> int:
+    """Cores that this process may use: its affinity, and the time that its cgroups allow; >= 1."""
+    tree = KernelTree() if tree is None else tree
+    cores = float(len(os.sched_getaffinity(0)))
+    for path in control_files(tree, "cpu", "cpu.max", "cpu.cfs_quota_us"):
+        words = (tree.text(path) or "").split()
+        if path.endswith("quota_us"):
+            words.append(tree.text(path.replace("quota_us", "period_us")) or "")
+        try:
+            quota, period = map(int, words)
+        except ValueError:  # "max", or not there
+            continue
+        if quota > 0 and period > 0:
+            cores = min(cores, quota / period)
+    return max(1, int(cores))
