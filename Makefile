@@ -27,8 +27,8 @@ STRESS := stress-thread stress-address,undefined
 ARM_PYTHON := build/aarch64/python
 FUZZERS := manifest_fuzz safetensors_fuzz
 
-BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/cuda.cmake runtime/tools/CMakeLists.txt
-PACKAGE_CPP := $(shell find runtime tests/cpp tests/cuda_emulation -name '*.cc' -o -name '*.h' -o -name '*.cu')
+BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/cuda.cmake runtime/tensorrt.cmake runtime/tools/CMakeLists.txt
+PACKAGE_CPP := $(shell find runtime tests/cpp tests/cuda_emulation tests/tensorrt_emulation -name '*.cc' -o -name '*.h' -o -name '*.cu')
 CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/fuzz/*.cc)
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
@@ -133,13 +133,22 @@ aarch64-wheel: $(STAMPS)/test
 	  -C cmake.define.ADAPMOE_CUDA=OFF
 
 # The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them
-# for every GPU that a build serves.
+# for every GPU that a build serves. TENSORRT10_INCLUDE and TENSORRT11_INCLUDE are the folders of
+# TensorRT's headers, for its adapters.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
 	  -DADAPMOE_TOOLS=ON -DADAPMOE_STRESS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
+	rm -f build/cuda/runtime/tools/libadapmoe_trt*.so  # of an earlier configuration
 	@if command -v nvcc >/dev/null; then $(MAKE) cuda-tools; \
 	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
+	@for major in 10 11; do \
+	  if [ -e build/cuda/runtime/tools/libadapmoe_trt$$major.so ]; then \
+	    echo "gpu-kernels: compiled the adapter for TensorRT $$major, which is not run here"; \
+	  else \
+	    echo "gpu-kernels: no adapter compiled for TensorRT $$major, no TENSORRT$${major}_INCLUDE"; \
+	  fi; \
+	done
 	$(BIN)/python -m pytest -q -m emulated
 
 # The same tests on the GPU of this machine, and what needs a real one.
@@ -148,7 +157,9 @@ gpu-tests: $(STAMPS)/test cuda-tools
 
 cuda-tools: $(STAMPS)/test
 	$(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
-	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON \
+	  -DADAPMOE_TENSORRT10_INCLUDE="$(TENSORRT10_INCLUDE)" \
+	  -DADAPMOE_TENSORRT11_INCLUDE="$(TENSORRT11_INCLUDE)"
 	$(BIN)/cmake --build build/cuda
 
 clean:

@@ -76,6 +76,9 @@ function(use_cuda target)
                                 COMPILE_OPTIONS "-Wno-unknown-pragmas")
     target_sources(${target} PRIVATE "${emulation}/emulation.cc"
                                      "${emulation}/emulated_memory.cc")
+    # For what programs load: stand-ins for libraries that use the GPU.
+    set_source_files_properties("${emulation}/emulation.cc" "${emulation}/emulated_memory.cc"
+                                PROPERTIES COMPILE_OPTIONS "-fvisibility=default")
     target_include_directories(${target} SYSTEM PRIVATE "${emulation}")
     return()
   endif()

@@ -103,7 +103,7 @@ class Session:
         first_layer_gate: _Seq[float] = (),  # [num_local_experts * hidden_size], row-major
         first_layer_embedding: bool = True,  # foresee layer 0 by its router on the embedding
         timeline: bool = False,  # record spans
-        experts: str = "auto",  # auto | w4a8 | w4a16
+        experts: str = "auto",  # auto | w4a8 | w4a16 | tensorrt
         exact: bool = True,  # only paths with the bits of the CPU
     ) -> None: ...
     def new_sequence(self) -> Sequence: ...
@@ -164,8 +164,9 @@ def inspect_pack(path: str) -> str:
     """The validated manifest as JSON text, without opening a session. Raises PackError."""
 
 def build_info() -> dict[str, _Any]:
-    """{"compiler": version, "cuda": built in?, "io_uring": built in?, "kernels": names that this
-    machine can run, best first}."""
+    """{"compiler": version, "cuda": built in?, "io_uring": built in?, "tensorrt": major
+    versions that can be used where they are installed, "kernels": names that this machine can run,
+    best first}."""
 
 def io_uring_problem(path: str) -> str:
     """Why this file cannot be read through io_uring here, "" where it can. Raises PackError where

@@ -65,7 +65,9 @@ class LLM(TextLevel):
         backend: "auto", "cpu" or "cuda".
         experts: how int4 and int8 experts meet activations: "w4a8" gives the same bits everywhere;
             "w4a16", on a GPU, keeps activations as floats and is nearer to the exact product, so it
-            needs `exact=False`. "auto" is "w4a8", or with `exact=False` what is fastest here,
+            needs `exact=False`. "tensorrt", with `backend="cuda"`, runs each expert by the engine
+            that `adapmoe build-engines` made on this device, with fp16 activations; it needs
+            `exact=False`, too. "auto" is "w4a8", or with `exact=False` what is fastest here,
             measured once and kept in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
         exact: permit only what gives the bits of the CPU.
         policy: which expert to evict: "next-use", "farthest-layer", "lru", "lfru" or "least-stale".
@@ -105,6 +107,7 @@ class LLM(TextLevel):
         BudgetError: `memory` is below the floor; the message has the bytes needed.
         CalibrationError: a setting needs a calibration, and the pack has none or another pack's.
         BackendUnavailableError: backend or kernels that this machine lacks.
+        EngineError: with `experts="tensorrt"`: an engine is missing, damaged or of something else.
         ValueError: a setting is out of its range.
     """
 

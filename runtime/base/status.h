@@ -16,6 +16,7 @@ enum class StatusCode : uint8_t {
   kReadError,        // the disk failed or the file shrank     -> ReadError
   kBudgetError,      // memory below the floor or unavailable  -> BudgetError
   kContextOverflow,  // more tokens than max_context           -> ContextOverflowError
+  kEngineError,      // a TensorRT engine is missing or wrong  -> EngineError
   kUnavailable,      // backend, ISA or feature not here       -> BackendUnavailableError
   kCancelled,  // interrupted by the caller              -> KeyboardInterrupt or CancelledError
 };
@@ -43,6 +44,7 @@ inline Status budget_error(std::string m) { return {StatusCode::kBudgetError, st
 inline Status context_overflow(std::string m) {
   return {StatusCode::kContextOverflow, std::move(m)};
 }
+inline Status engine_error(std::string m) { return {StatusCode::kEngineError, std::move(m)}; }
 inline Status unavailable(std::string m) { return {StatusCode::kUnavailable, std::move(m)}; }
 inline Status cancelled(std::string m) { return {StatusCode::kCancelled, std::move(m)}; }
 

@@ -5,6 +5,7 @@
 
 #include "runtime/backend/backend.h"
 #include "runtime/backend/cpu/cpu_features.h"
+#include "runtime/backend/expert_engines.h"
 #include "runtime/bindings/errors.h"
 #include "runtime/io/async_reader.h"
 
@@ -16,10 +17,13 @@ namespace {
 nb::dict build_info() {
   nb::list kernels;
   for (const KernelTable* table : available_kernels()) kernels.append(table->name);
+  nb::list majors;
+  for (const int major : tensorrt_majors()) majors.append(major);
   nb::dict info;
   info["compiler"] = __VERSION__;
   info["cuda"] = built_with_cuda();
   info["io_uring"] = built_with_io_uring();
+  info["tensorrt"] = nb::tuple(majors);
   info["kernels"] = kernels;
   return info;
 }

@@ -14,6 +14,7 @@ const char* class_name(StatusCode code) {
     case StatusCode::kReadError: return "ReadError";
     case StatusCode::kBudgetError: return "BudgetError";
     case StatusCode::kContextOverflow: return "ContextOverflowError";
+    case StatusCode::kEngineError: return "EngineError";
     case StatusCode::kUnavailable: return "BackendUnavailableError";
     case StatusCode::kCancelled: return "CancelledError";
     case StatusCode::kOk:

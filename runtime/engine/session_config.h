@@ -21,7 +21,7 @@ struct SessionConfig {
   int64_t prefill_chunk = 128;  // token rows per step
   std::string backend = "auto";
   std::string kernels = "auto";
-  std::string experts = "auto";  // see choose_expert_path()
+  std::string experts = "auto";  // see choose_expert_path(), or "tensorrt": one engine per expert
   bool exact = true;             // only paths that give the bits of the CPU
   std::string policy = "next-use";
   std::string reader = "auto";    // auto | io_uring | pread

@@ -93,21 +93,26 @@ Status Session::Parts::check_config() {
                                     c.hidden_size, "], got ", config.first_layer_gate.size(),
                                     " values"));
   }
+  ADAPMOE_RETURN_IF_ERROR(check_experts(config));
   return check_gating(config.gating, c);
 }
 
-Status Session::Parts::make_backend_and_split(const std::string& name) {
+Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
+                                              const std::string& name) {
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
-  const auto path = choose_expert_path(config.experts, config.exact, e.dtype);
+  const bool by_engines = config.experts == "tensorrt";
+  const auto path = by_engines ? Result<ExpertPath>(ExpertPath::kW4A8)
+                               : choose_expert_path(config.experts, config.exact, e.dtype);
   if (!path.ok()) return path.status();
-  std::string note;
   const BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
+  std::string note;
   auto made = make_backend(name, config.kernels, config.threads, shape, &note);
   if (!made.ok()) return made.status();
   backend = std::move(made).value();
   if (!note.empty()) notes.push_back(note);
+  if (by_engines) ADAPMOE_RETURN_IF_ERROR(make_engines(pack_dir, shape));
   ADAPMOE_RETURN_IF_ERROR(make_expert_split(shape));
 
   const int64_t kv_bytes =
@@ -120,9 +125,10 @@ Status Session::Parts::make_backend_and_split(const std::string& name) {
   needs = {.dense_bytes = pack->dense_bytes(),
            .kv_bytes = config.max_sequences * kv_bytes,
            .scratch_bytes = align_up(work_bytes(), kPageBytes) +
-                            align_up(backend->scratch_bytes(), kPageBytes) + split_scratch,
-           .tile_bytes = e.tile_bytes,
-           .tiles_per_expert = e.tiles,
+                            align_up(backend->scratch_bytes(), kPageBytes) + split_scratch +
+                            plan_staging_bytes() + engines.shared_bytes,
+           .tile_bytes = tile_bytes(),
+           .tiles_per_expert = tiles(),
            .top_k = c.router.top_k,
            .num_layers = c.num_hidden_layers,
            .num_experts = c.num_hidden_layers * c.num_local_experts};
@@ -155,16 +161,17 @@ Status Session::Parts::make_expert_split(BackendShape shape) {
 }
 
 Status Session::Parts::reserve() {
-  auto reserved =
-      Arena::reserve(split.dense_bytes + split.kv_bytes + split.scratch_bytes +
-                     split.frames_total * split.tile_bytes);  // set_memory() may use them all later
+  // Engines lie outside the arena: their frames, what they share, and plans on their way.
+  const int64_t before_frames = align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes -
+                                             engines.shared_bytes - plan_staging_bytes(),
+                                         kPageBytes);
+  const int64_t frame = plans ? 0 : split.tile_bytes;
+  auto reserved = Arena::reserve(before_frames + split.frames_total *
+                                                     frame);  // set_memory() may use them all later
   if (!reserved.ok()) return reserved.status();
   arena.emplace(std::move(reserved).value());
   frames_mapped = split.frames;
-  const int64_t before_frames =
-      align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes, kPageBytes);
-  ADAPMOE_RETURN_IF_ERROR(
-      backend->use_memory(arena->first(before_frames + split.frames * split.tile_bytes)));
+  ADAPMOE_RETURN_IF_ERROR(backend->use_memory(arena->first(before_frames + split.frames * frame)));
   return make_staging();
 }
 
@@ -172,7 +179,7 @@ Status Session::Parts::reserve() {
 Status Session::Parts::fall_back_to_cpu(const Status& why) {
   backend.reset();
   arena.reset();
-  ADAPMOE_RETURN_IF_ERROR(make_backend_and_split("cpu"));
+  ADAPMOE_RETURN_IF_ERROR(make_backend_and_split("", "cpu"));  // no engines: "auto" has none
   notes.push_back(str_cat(why.message(), "; running on ", backend->name()));
   return reserve();
 }
@@ -207,33 +214,33 @@ Status Session::Parts::make_residency() {
   auto policy = make_eviction_policy(config.policy, c.num_hidden_layers);
   if (!policy.ok()) return policy.status();
   if (config.timeline) timeline = std::make_unique<Timeline>();
-  const std::span<std::byte> region = arena->carve(split.frames_total * split.tile_bytes);
-  auto chosen = make_reader(config.reader, pack->expert_file(),
-                            {.depth = config.readers,
-                             .request_bytes = config.request_bytes,
-                             .timeline = timeline.get(),
-                             .frames = read_into(region),
-                             .register_frames = config.register_buffers});
+  auto region =
+      plans ? engines.reserve(split.frames)
+            : Result<std::span<std::byte>>(arena->carve(split.frames_total * split.tile_bytes));
+  if (!region.ok()) return region.status();
+  auto chosen = make_expert_reader(region.value());
   if (!chosen.ok()) return chosen.status();
-  reader = chosen.value().name;
-  if (!chosen.value().note.empty()) notes.push_back(chosen.value().note);
-  ExpertCacheConfig residency{config.verify, config.evict_tiles, config.layer_floors,
-                              timeline.get()};
-  if (!staging.empty()) {
+  ExpertCacheConfig residency{.verify = plans ? VerifyTiles::kNever : config.verify,
+                              .evict_tiles = config.evict_tiles,
+                              .layer_floors = config.layer_floors,
+                              .timeline = timeline.get(),
+                              .tiles = tiles(),
+                              .tile_read_bytes = plans ? plans->largest_bytes() : 0};
+  if (!staging.empty() && !plans) {
     residency.land = [this](std::span<const std::byte> read, std::byte* frame) {
       return backend->upload(read, frame);
     };
   }
   experts = std::make_unique<ExpertCache>(
       *pack,
-      FramePool(region, split.tile_bytes, static_cast<int32_t>(split.frames),
+      FramePool(region.value(), split.tile_bytes, static_cast<int32_t>(split.frames),
                 backend->pins_memory()),
-      staged(std::move(chosen.value().reader)), std::move(policy).value(), std::move(residency));
+      std::move(chosen).value(), std::move(policy).value(), std::move(residency));
   ADAPMOE_RETURN_IF_ERROR(make_prefetcher());
-  decoder = std::make_unique<Decoder>(
-      MoeContext{c, *backend, *experts, config.gating, work, pack->experts().tiles,
-                 prefetcher.get(), timeline.get(), expert_split.get()},
-      dense);
+  decoder =
+      std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work, tiles(),
+                                           prefetcher.get(), timeline.get(), expert_split.get()},
+                                dense);
   return {};
 }
 
@@ -291,7 +298,7 @@ Result<std::unique_ptr<Session::Parts>> Session::Parts::build(const std::string&
   if (!pack.ok()) return pack.status();
   parts->pack.emplace(std::move(pack).value());
   ADAPMOE_RETURN_IF_ERROR(parts->check_config());
-  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split(parts->config.backend));
+  ADAPMOE_RETURN_IF_ERROR(parts->make_backend_and_split(pack_dir, parts->config.backend));
   Status reserved = parts->reserve();
   if (reserved.code() == StatusCode::kUnavailable && parts->config.backend == "auto") {
     reserved = parts->fall_back_to_cpu(reserved);

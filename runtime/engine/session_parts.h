@@ -6,15 +6,18 @@
 #include <string>
 #include <vector>
 
+#include "runtime/backend/expert_engines.h"
 #include "runtime/engine/session.h"
 #include "runtime/memory/arena.h"
 #include "runtime/model/decoder.h"
 #include "runtime/model/kv_cache.h"
+#include "runtime/store/engine_store.h"
 
 namespace adapmoe {
 
 // Errors: kInvalidArgument naming the setting.
 Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model);
+Status check_experts(const SessionConfig& config);
 Status check_gating(const GatingConfig& gating, const ModelConfig& model);
 
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
@@ -31,6 +34,8 @@ struct Session::Parts {
   std::vector<std::string> notes;
   std::string reader;  // the one in use: "io_uring" or "pread"
   std::optional<Pack> pack;
+  std::optional<EngineStore> plans;  // empty: experts are the pack's records
+  std::optional<Arena> plan_staging;
   MemoryNeeds needs;
   MemorySplit split;
   int64_t frames_mapped = 0;  // that the backend was told of
@@ -40,6 +45,7 @@ struct Session::Parts {
   std::optional<Arena> host;
   std::vector<std::span<std::byte>> staging;  // in it, one tile each; else empty
   std::unique_ptr<Backend> backend;           // uses both until its end
+  ExpertEngines engines;                      // of `backend`, where there are plans
   DenseWeights dense;
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;
@@ -63,15 +69,22 @@ struct Session::Parts {
 
  private:
   Status check_config();
-  Status make_backend_and_split(const std::string& name);
+  Status make_backend_and_split(const std::string& pack_dir, const std::string& name);
+  Status make_engines(const std::string& pack_dir, const BackendShape& shape);
   Status reserve();
   Status fall_back_to_cpu(const Status& why);
   Status make_expert_split(BackendShape shape);
   Status carve(const Interrupt& interrupt);
   Status make_residency();
+  Result<std::unique_ptr<AsyncReader>> make_expert_reader(std::span<std::byte> frames);
+  // Of an expert, and what they take.
+  int64_t tiles() const { return plans ? 1 : pack->experts().tiles; }
+  int64_t tile_bytes() const { return plans ? engines.frame_bytes : pack->experts().tile_bytes; }
+  int64_t plan_staging_bytes() const;  // of plans that are read
   Status make_prefetcher();
 
   int64_t work_bytes() const;
+  int64_t staging_places() const;
   int64_t staging_bytes() const;
   Status check_host_memory(int64_t available);
   Status make_staging();

@@ -28,9 +28,14 @@ int64_t Session::Parts::work_bytes() const {
   return count.used();
 }
 
+// Of one tile. Plans have staging of their own; dense weights take one place in any case.
+int64_t Session::Parts::staging_places() const {
+  return plans ? 1 : config.readers + kBeingUploaded;
+}
+
 // Of `host`.
 int64_t Session::Parts::staging_bytes() const {
-  return (config.readers + kBeingUploaded) * split.tile_bytes +
+  return staging_places() * split.tile_bytes +
          pack->config().num_hidden_layers * router_bytes(pack->config());
 }
 
@@ -50,7 +55,7 @@ Status Session::Parts::make_staging() {
   if (!reserved.ok()) return reserved.status();
   host.emplace(std::move(reserved).value());
   ADAPMOE_RETURN_IF_ERROR(backend->share(host->first(staging_bytes())));
-  for (int64_t i = 0; i < config.readers + kBeingUploaded; ++i) {
+  for (int64_t i = 0; i < staging_places(); ++i) {
     staging.push_back(host->carve(split.tile_bytes));
   }
   return {};

@@ -21,7 +21,8 @@ struct ReadRequest {
   int64_t offset = 0;         // with O_DIRECT a multiple of 4 KiB, like the size and the address
   std::span<std::byte> into;  // stays valid until the completion
   ReadPriority priority = ReadPriority::kDemand;
-  uint64_t tag = 0;  // given back with the completion
+  uint64_t tag = 0;            // given back with the completion
+  const File* file = nullptr;  // outlives the completion; null: the reader's own
 };
 
 // Equal frames that requests go to, one after the other from the beginning of `memory`.

@@ -76,19 +76,22 @@ Status File::read_at(int64_t offset, std::span<std::byte> out) const {
 }
 
 Status File::finish_read(int64_t offset, std::span<std::byte> out, int64_t first) const {
+  const int64_t beyond = offset + static_cast<int64_t>(out.size()) - size_;
+  const bool ends_there = beyond > 0 && beyond < kPageBytes;  // in the last page of `out`
+  const size_t wanted = out.size() - (ends_there ? static_cast<size_t>(beyond) : 0);
   size_t done = 0;
   int attempts = 0;  // without progress
   int64_t n = first;
   while (true) {
     // O_DIRECT continues on a page boundary: what a short read left of a page is read again.
     size_t now = done + static_cast<size_t>(std::max<int64_t>(n, 0));
-    if (now >= out.size()) return {};
+    if (now >= wanted) return {};
     if (direct_) now = now / kPageBytes * kPageBytes;
     if (now > done) {
       done = now;
       attempts = 0;
     } else if (n != -EINTR && ++attempts == kAttempts) {
-      return read_error(str_cat(path_, ": cannot read ", out.size() - done, " bytes at offset ",
+      return read_error(str_cat(path_, ": cannot read ", wanted - done, " bytes at offset ",
                                 offset + static_cast<int64_t>(done), ": ", shortfall(n), " (",
                                 kAttempts,
                                 " attempts); check the disk, or copy or export the pack again"));

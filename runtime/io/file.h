@@ -25,9 +25,10 @@ class File {
   bool direct() const { return direct_; }
   int descriptor() const { return fd_; }
 
-  // Fills `out` from `offset`. With direct(), offset, size and address are multiples of 4 KiB.
-  // Short reads are continued, failed ones tried again. Errors: kReadError naming file, offset and
-  // reason, also for a file that ends early.
+  // Fills `out` from `offset`; the page in which the file ends may be asked for whole. With
+  // direct(), offset, size and address are multiples of 4 KiB. Short reads are continued, failed
+  // ones tried again. Errors: kReadError naming file, offset and reason, also for a file that ends
+  // early.
   Status read_at(int64_t offset, std::span<std::byte> out) const;
 
   // The same for a read whose first try was made elsewhere and gave `first` bytes, or -errno.

@@ -77,7 +77,8 @@ class PreadReader final : public AsyncReader {
       lock.unlock();
       const Status status = [&] {
         const SpanTimer span(timeline_, lane_of(piece.part.priority), "read", thread);
-        return file_.read_at(piece.part.offset, piece.part.into);
+        const File& file = piece.part.file == nullptr ? file_ : *piece.part.file;
+        return file.read_at(piece.part.offset, piece.part.into);
       }();
       lock.lock();
       if (const auto whole = ReadQueue::settle(piece, status)) {

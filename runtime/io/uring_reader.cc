@@ -129,8 +129,8 @@ class UringReader final : public AsyncReader {
     }
     for (const size_t lane : starting_) {  // without the lock: registering a frame may take a while
       const ReadRequest& part = lanes_[lane].piece.part;
-      ring_->add_read(file_.descriptor(), part.offset, part.into, frames_.buffer_of(part.into),
-                      lane);
+      ring_->add_read(file_of(part).descriptor(), part.offset, part.into,
+                      frames_.buffer_of(part.into), lane);
     }
     return true;
   }
@@ -159,7 +159,7 @@ class UringReader final : public AsyncReader {
       arrivals_.pop_front();
       lock.unlock();
       const ReadRequest& part = arrival.piece.part;
-      const Status status = file_.finish_read(part.offset, part.into, arrival.result);
+      const Status status = file_of(part).finish_read(part.offset, part.into, arrival.result);
       lock.lock();
       const std::optional<Status> whole = ReadQueue::settle(arrival.piece, status);
       if (!whole) continue;
@@ -167,6 +167,10 @@ class UringReader final : public AsyncReader {
       completion_(part.tag, *whole, arrival.piece.job->request.into);
       lock.lock();
     }
+  }
+
+  const File& file_of(const ReadRequest& request) const {
+    return request.file == nullptr ? file_ : *request.file;
   }
 
   const File& file_;

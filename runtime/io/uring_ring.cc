@@ -24,7 +24,7 @@ struct Ring::State {
   io_uring ring{};
   bool ready = false;
   int wake = -1;
-  bool file_registered = false;
+  int registered_file = -1;
   bool buffers_reserved = false;
 
   State() = default;
@@ -91,7 +91,7 @@ Result<std::unique_ptr<Ring>> Ring::open(int depth) {
 
 int Ring::register_file(int fd) {
   const int error = errno_of(io_uring_register_files(&state_->ring, &fd, 1));
-  state_->file_registered = error == 0;
+  if (error == 0) state_->registered_file = fd;
   return error;
 }
 
@@ -117,14 +117,15 @@ void Ring::add_read(int fd, int64_t offset, std::span<std::byte> into, int buffe
   const auto bytes =
       static_cast<unsigned>(std::min(into.size(), static_cast<size_t>(kLargestBuffer)));
   io_uring_sqe* entry = state_->next_entry();
-  const int file = state_->file_registered ? 0 : fd;
+  const bool registered = fd == state_->registered_file;
+  const int file = registered ? 0 : fd;
   const auto at = static_cast<uint64_t>(offset);
   if (buffer == kNoBuffer) {
     io_uring_prep_read(entry, file, into.data(), bytes, at);
   } else {
     io_uring_prep_read_fixed(entry, file, into.data(), bytes, at, buffer);
   }
-  if (state_->file_registered) entry->flags |= IOSQE_FIXED_FILE;
+  if (registered) entry->flags |= IOSQE_FIXED_FILE;
   entry->user_data = user_data;
 }
 

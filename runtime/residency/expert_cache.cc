@@ -27,7 +27,7 @@ Result<const std::byte*> ExpertHandle::tile(int64_t index, const Interrupt& inte
 ExpertCache::ExpertCache(const Pack& pack, FramePool frames, std::unique_ptr<AsyncReader> reader,
                          std::unique_ptr<EvictionPolicy> policy, ExpertCacheConfig config)
     : pack_(pack),
-      tiles_(pack.experts().tiles),
+      tiles_(config.tiles > 0 ? config.tiles : pack.experts().tiles),
       frames_(std::move(frames)),
       policy_(std::move(policy)),
       config_(std::move(config)),
@@ -234,7 +234,9 @@ void ExpertCache::complete(uint64_t tag, const Status& read, std::span<const std
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[flat(id)];
     --entry.loading;
-    stats_.bytes_read += read.ok() ? frames_.frame_bytes() : 0;
+    const int64_t read_bytes =
+        config_.tile_read_bytes > 0 ? config_.tile_read_bytes : frames_.frame_bytes();
+    stats_.bytes_read += read.ok() ? read_bytes : 0;
     if (status.ok()) {
       verified_[tag] = true;
       ++ready_;

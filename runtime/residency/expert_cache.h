@@ -40,6 +40,9 @@ struct ExpertCacheConfig {
   // Moves a tile that was read elsewhere, and checked there, to its frame, and returns when it has
   // landed. On reader threads. Empty: tiles are read into their frames.
   std::function<Status(std::span<const std::byte> read, std::byte* frame)> land = {};
+  // Where the reader brings other records than the pack's, and checks them itself.
+  int64_t tiles = 0;            // per expert; 0: the pack's
+  int64_t tile_read_bytes = 0;  // that a tile's read takes; 0: those of a frame
 };
 
 // Counted since the cache was made.

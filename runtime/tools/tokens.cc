@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -24,7 +25,7 @@ constexpr char kUsage[] =
     "usage: adapmoe-tokens PACK ID... [-n N] [--backend NAME] [--kernels NAME] [--threads N]\n"
     "                      [--memory BYTES] [--kv f16|f32] [--sequences N] [--gating T]\n"
     "                      [--warm yes] [--memory-later BYTES] [--prefetch N]\n"
-    "                      [--experts NAME] [--exact yes|no]\n"
+    "                      [--experts NAME] [--exact yes|no] [--logits FILE]\n"
     "\n"
     "Feeds the token ids to the model in PACK and decodes N tokens greedily.\n"
     "Prints the decoded ids, the CRC32C of all logits, the prompt's included, how often the\n"
@@ -33,7 +34,7 @@ constexpr char kUsage[] =
     "\n"
     "  -n N            tokens to decode (default 16)\n"
     "  --backend NAME  auto, cpu or cuda (default auto)\n"
-    "  --experts NAME  auto, w4a8, or w4a16 (GPU only, not exact; default auto)\n"
+    "  --experts NAME  auto, w4a8, or w4a16 or tensorrt (GPU only, not exact; default auto)\n"
     "  --exact yes|no  only what gives the bits of the CPU (default yes)\n"
     "  --kernels NAME  instruction set of the CPU kernels (default auto)\n"
     "  --threads N     compute threads (default: one per core)\n"
@@ -43,6 +44,7 @@ constexpr char kUsage[] =
     "  --gating T      gating=\"sensitivity\" with this threshold and sensitivity 1\n"
     "  --warm yes      read every expert first\n"
     "  --memory-later BYTES  the ceiling during the second third of the tokens\n"
+    "  --logits FILE   also write all logits there: float32 [tokens, vocab_size]\n"
     "  --prefetch N    layers to look ahead and read for, 0 to 3 (default 1)\n"
     "\n"
     "Exit status: 0 done, 1 the model cannot run, 2 wrong usage.\n";
@@ -54,6 +56,7 @@ struct Options {
   std::optional<float> threshold;  // of gating="sensitivity"; empty: off
   bool warm = false;
   int64_t memory_later = 0;  // 0: the ceiling stays
+  std::string logits;        // file; empty: none
   SessionConfig config;
 };
 
@@ -66,12 +69,13 @@ std::optional<T> parse_number(std::string_view text) {
 }
 
 Status set_option(std::string_view name, const std::string& value, Options& options) {
-  if (name == "--kernels" || name == "--backend") {
-    (name == "--kernels" ? options.config.kernels : options.config.backend) = value;
-    return {};
-  }
-  if (name == "--experts") {
-    options.config.experts = value;
+  const std::pair<std::string_view, std::string*> texts[] = {{"--kernels", &options.config.kernels},
+                                                             {"--backend", &options.config.backend},
+                                                             {"--experts", &options.config.experts},
+                                                             {"--logits", &options.logits}};
+  for (const auto& [option, text] : texts) {
+    if (name != option) continue;
+    *text = value;
     return {};
   }
   if (name == "--exact") {
@@ -107,9 +111,10 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
 }
 
 Result<Options> parse(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kNames[] = {
-      "-n",          "--backend", "--kernels",      "--threads",  "--memory",  "--kv",   "--gating",
-      "--sequences", "--warm",    "--memory-later", "--prefetch", "--experts", "--exact"};
+  constexpr std::string_view kNames[] = {"-n",       "--backend",      "--kernels",  "--threads",
+                                         "--memory", "--kv",           "--gating",   "--sequences",
+                                         "--warm",   "--memory-later", "--prefetch", "--experts",
+                                         "--exact",  "--logits"};
   Options options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -134,8 +139,45 @@ Result<Options> parse(const std::vector<std::string>& arguments) {
   return options;
 }
 
-uint32_t digest(const std::vector<float>& logits, uint32_t before) {
-  return crc32c(logits.data(), logits.size() * sizeof(float), before);
+// Takes the logits as they come: their CRC32C, and a file where one is wanted.
+class LogitSink {
+ public:
+  explicit LogitSink(const std::string& path) {
+    if (!path.empty()) file_.open(path, std::ios::binary);
+    ok_ = path.empty() || file_.is_open();
+  }
+
+  void add(const std::vector<float>& logits) {
+    const size_t bytes = logits.size() * sizeof(float);
+    digest_ = crc32c(logits.data(), bytes, digest_);
+    if (file_.is_open()) {
+      file_.write(reinterpret_cast<const char*>(logits.data()),
+                  static_cast<std::streamsize>(bytes));
+    }
+  }
+  uint32_t digest() const { return digest_; }
+  // Whether everything was written.
+  bool close() {
+    if (!file_.is_open()) return ok_;
+    file_.close();
+    return ok_ && !file_.fail();
+  }
+
+ private:
+  std::ofstream file_;
+  bool ok_ = false;
+  uint32_t digest_ = 0;
+};
+
+// Of this program since it began; 0 where the system does not say.
+int64_t peak_rss_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  int64_t kib = 0;
+  while (status >> word) {
+    if (word == "VmHWM:" && status >> kib) break;
+  }
+  return kib * 1024;
 }
 
 // Reads every expert before the first step, so that which of them are found resident is not a
@@ -158,7 +200,9 @@ Status warm_all(Session& session) {
 // first, so that no two are of the same length.
 class Batch {
  public:
-  Batch(Session& session, int64_t sequences) : session_(session), count_(sequences) {}
+  // All logits go to `sink`.
+  Batch(Session& session, int64_t sequences, LogitSink& sink)
+      : session_(session), count_(sequences), sink_(sink) {}
 
   Status prefill(std::vector<int32_t> ids) {
     const auto vocab = static_cast<size_t>(session_.model().vocab_size);
@@ -170,7 +214,7 @@ class Batch {
       const auto done =
           session_.prefill(sequences_.back(), ids, /*all_logits=*/true, logits, Interrupt());
       if (!done.ok()) return done.status();
-      crc_ = digest(logits, crc_);
+      sink_.add(logits);
       last_.insert(last_.end(), logits.end() - static_cast<ptrdiff_t>(vocab), logits.end());
       ids.erase(ids.begin());
     }
@@ -189,17 +233,16 @@ class Batch {
     }
     tokens.insert(tokens.end(), ids.begin(), ids.end());
     auto done = session_.decode(sequences, ids, last_, Interrupt());
-    crc_ = digest(last_, crc_);
+    sink_.add(last_);
     return done;
   }
-  uint32_t crc() const { return crc_; }
 
  private:
   Session& session_;
   int64_t count_;
+  LogitSink& sink_;
   std::vector<Sequence> sequences_;
   std::vector<float> last_;  // [sequences][vocab_size]
-  uint32_t crc_ = 0;
 };
 
 void print_line(const char* name, const std::vector<int32_t>& numbers) {
@@ -218,7 +261,8 @@ void print_totals(Session& session) {
       {"gated", s.gated},
       {"on_cpu", s.experts_on_cpu},
       {"prefetched", s.prefetched},
-      {"floor_bytes", session.memory_split().floor_bytes}};
+      {"floor_bytes", session.memory_split().floor_bytes},
+      {"peak_rss_bytes", peak_rss_bytes()}};
   for (const auto& [name, count] : counts) {
     std::printf("%s %lld\n", name, static_cast<long long>(count));
   }
@@ -245,7 +289,8 @@ Status run(const Options& options) {
         {GatingMode::kSensitivity, *options.threshold, std::vector<float>(layers, 1.0F)}));
   }
   if (options.warm) ADAPMOE_RETURN_IF_ERROR(warm_all(session));
-  Batch batch(session, options.config.max_sequences);
+  LogitSink sink(options.logits);
+  Batch batch(session, options.config.max_sequences, sink);
   ADAPMOE_RETURN_IF_ERROR(batch.prefill(options.ids));
 
   std::vector<int32_t> tokens;
@@ -270,7 +315,7 @@ Status run(const Options& options) {
   }
   std::printf("backend %s\n", session.backend().c_str());
   print_line("tokens", tokens);
-  std::printf("logits %08x\n", batch.crc());
+  std::printf("logits %08x\n", sink.digest());
   print_line("waits", waits);
   print_line("replays", replays);
   if (!seconds.empty()) {
@@ -279,6 +324,7 @@ Status run(const Options& options) {
     std::printf("decode_median_s %.6g\n", *middle);
   }
   print_totals(session);
+  if (!sink.close()) return read_error(options.logits + ": cannot be written");
   return {};
 }
 

@@ -11,6 +11,7 @@ void export_gate(nanobind::module_& m);
 void export_memory(nanobind::module_& m);
 void export_residency(nanobind::module_& m);
 void export_prefetch(nanobind::module_& m);
+void export_engines(nanobind::module_& m);
 
 }  // namespace adapmoe
 
@@ -22,4 +23,5 @@ NB_MODULE(_testing, m) {
   adapmoe::export_memory(m);
   adapmoe::export_residency(m);
   adapmoe::export_prefetch(m);
+  adapmoe::export_engines(m);
 }

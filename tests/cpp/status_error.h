@@ -18,7 +18,7 @@ class StatusError : public std::runtime_error {
   static std::string code_name(StatusCode code) {
     static constexpr const char* kNames[] = {"kOk",          "kInvalidArgument", "kPackError",
                                              "kReadError",   "kBudgetError",     "kContextOverflow",
-                                             "kUnavailable", "kCancelled"};
+                                             "kEngineError", "kUnavailable",     "kCancelled"};
     return kNames[static_cast<size_t>(code)];
   }
 };

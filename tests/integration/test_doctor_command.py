@@ -64,5 +64,6 @@ def test_the_core_tells_about_its_build(tmp_path):
     info = _core.build_info()
     assert info["kernels"][-1] == "scalar"
     assert isinstance(info["cuda"], bool)
+    assert set(info["tensorrt"]) <= {10, 11}
     with pytest.raises(PackError, match="none"):
         _core.io_uring_problem(str(tmp_path / "none"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adapmoe import _core
-from adapmoe.errors import BudgetError
+from adapmoe.errors import BackendUnavailableError, BudgetError
 
 IDS = np.arange(5, 45, dtype=np.int32)
 
@@ -113,12 +113,24 @@ def test_closed_session_is_refused_everywhere(session):
         ("gating", "magic"),
         ("gating_threshold", -0.1),
         ("backend", "tpu"),
+        ("experts", "magic"),
         ("memory_bytes", -5),
     ],
 )
 def test_settings_out_of_range_are_named(pack_factory, option, value):
     with pytest.raises(ValueError, match=option):
         _core.Session(str(pack_factory()), **{option: value})
+
+
+def test_engines_need_the_gpu_backend_and_inexactness(pack_factory):
+    pack = str(pack_factory())
+    with pytest.raises(ValueError, match="is a way of the GPU backend"):
+        _core.Session(pack, experts="tensorrt", exact=False)
+    with pytest.raises(ValueError, match="allow that with exact=False"):
+        _core.Session(pack, backend="cuda", experts="tensorrt")
+    if not _core.build_info()["cuda"]:
+        with pytest.raises(BackendUnavailableError, match='backend="cuda"'):
+            _core.Session(pack, backend="cuda", experts="tensorrt", exact=False)
 
 
 def test_step_arguments_are_checked(session):

@@ -32,6 +32,7 @@ VENDOR_HEADERS = {
         "runtime/backend/tensorrt/",
         "runtime/memory/unified_arena.",
         "tests/cuda_emulation/",
+        "tests/tensorrt_emulation/",
     ),
     r"NvInfer.*|NvOnnx.*": ("runtime/backend/tensorrt/",),
     r"liburing.*": ("runtime/io/uring_ring.cc",),
@@ -40,6 +41,7 @@ VENDOR_HEADERS = {
     r"\w*intrin\.h|arm_\w+\.h": (
         "runtime/backend/cpu/",
         "runtime/base/crc32c.cc",
+        "runtime/base/sha256.cc",
         "runtime/base/fp_environment.h",
     ),
 }

@@ -211,6 +211,19 @@ def test_a_core_that_cannot_be_loaded_is_a_problem():
     (bare,) = examine_core(Core("", "13", cuda=False, io_uring=False), gpu=True)
     assert "liburing-dev" in bare.remedy
     assert "CUDA" in bare.remedy
+    assert "without CUDA, TensorRT, io_uring" in bare.seen
+
+
+def test_a_build_without_tensorrt_is_worth_knowing_where_there_is_a_gpu():
+    without = Core("", "13", cuda=True, io_uring=True)
+    (finding,) = examine_core(without, gpu=True)
+    assert finding.status == "note"
+    assert "libnvinfer-headers-dev" in finding.remedy
+    (finding,) = examine_core(without, gpu=False)
+    assert finding.status == "ok"
+    (finding,) = examine_core(dataclasses.replace(without, tensorrt=(10, 11)), gpu=True)
+    assert finding.status == "ok"
+    assert "with CUDA, TensorRT 10 and 11, io_uring" in finding.seen
 
 
 def test_commands_libraries_and_packages_may_be_missing(tmp_path, monkeypatch):

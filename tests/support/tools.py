@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs of runtime/tools, as `make venv` builds them here and `make aarch64` for Arm."""
 
+import os
 import shutil
 import subprocess
 
@@ -44,8 +45,11 @@ def require_gpu():
         pytest.fail(f"no {path.relative_to(ROOT)}: run `make gpu-tests`, which needs nvcc")
 
 
-def run(command, *arguments):
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+def run(command, *arguments, env=None):
+    """`env`: added to this process's environment."""
+    whole = None if env is None else os.environ | env
+    arguments = map(str, arguments)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=whole)
 
 
 def kernel_digests(cpu=None):
@@ -59,9 +63,9 @@ def kernel_digests(cpu=None):
     return digests
 
 
-def token_report(pack, *arguments, cpu=None, build="test"):
+def token_report(pack, *arguments, cpu=None, build="test", env=None):
     """{word: rest of its line} of adapmoe-tokens."""
-    done = run(tool("tokens", cpu, build), pack, *arguments)
+    done = run(tool("tokens", cpu, build), pack, *arguments, env=env)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 

@@ -72,7 +72,8 @@ BackendOption = Annotated[
 ExpertPathOption = Annotated[
     str,
     typer.Option(
-        help="w4a8, w4a16 (on a GPU, with --no-exact), or auto: w4a8, with --no-exact the fastest."
+        help="w4a8; w4a16 (on a GPU) or tensorrt (its engines), both with --no-exact; or auto: "
+        "w4a8, with --no-exact the faster of the first two."
     ),
 ]
 ExactOption = Annotated[

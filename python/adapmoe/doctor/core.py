@@ -19,6 +19,7 @@ class Core:
         error: why it cannot be loaded; empty if it was.
         compiler: that built it.
         cuda, io_uring: built in.
+        tensorrt: major versions with an adapter.
         kernels: names that this machine can run, best first.
     """
 
@@ -27,6 +28,7 @@ class Core:
     cuda: bool = False
     io_uring: bool = False
     kernels: tuple[str, ...] = ()
+    tensorrt: tuple[int, ...] = ()
 
 
 def load_core() -> Core:
@@ -37,7 +39,11 @@ def load_core() -> Core:
         return Core(error=str(error))
     info = _core.build_info()
     return Core(
-        "", info["compiler"], info["cuda"], info["io_uring"], tuple(map(str, info["kernels"]))
+        compiler=info["compiler"],
+        cuda=info["cuda"],
+        io_uring=info["io_uring"],
+        kernels=tuple(map(str, info["kernels"])),
+        tensorrt=info["tensorrt"],
     )
 
 
@@ -66,7 +72,8 @@ def examine_core(core: Core, *, gpu: bool) -> list[Finding]:
     if core.error:
         remedy = "pip install --force-reinstall adapmoe, with this Python"
         return [Finding("build", "problem", f"cannot be loaded: {core.error}", _WHY, remedy)]
-    parts = {"CUDA": core.cuda, "io_uring": core.io_uring}
+    engines = "TensorRT " + " and ".join(map(str, core.tensorrt))
+    parts = {"CUDA": core.cuda, engines.strip(): bool(core.tensorrt), "io_uring": core.io_uring}
     present = ", ".join(name for name, built in parts.items() if built)
     absent = ", ".join(name for name, built in parts.items() if not built)
     seen = f"GCC or clang {core.compiler}; with {present or 'nothing optional'}"
@@ -75,6 +82,8 @@ def examine_core(core: Core, *, gpu: bool) -> list[Finding]:
     remedies = []
     if gpu and not core.cuda:
         remedies.append("install the CUDA toolkit")
+    if gpu and core.cuda and not core.tensorrt:
+        remedies.append("sudo apt install libnvinfer-headers-dev")
     if not core.io_uring:
         remedies.append("sudo apt install liburing-dev")
     if not remedies:

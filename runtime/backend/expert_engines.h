@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Experts as TensorRT engines, one for each expert, deserialised into places of device memory that
+// is reserved when the session opens. fp16 activations: not the canonical bits.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/backend/backend.h"
+#include "runtime/base/status.h"
+
+namespace adapmoe {
+
+inline constexpr int64_t kEngineRows = 16;  // rows that engines are built for (export/FORMAT.md)
+
+// Where plans come from, to choose the library and for messages.
+struct PlanOrigin {
+  std::string version;   // of the TensorRT that built them, such as "10.3.0"
+  std::string built_by;  // the list, and what it says: "DIR/engines.json: built by tensorrt ..."
+  std::string rebuild;   // the command that builds them again
+};
+
+struct ExpertEngines {
+  // Runs experts by their engines and everything else by the backend that it was made from. The
+  // tile of an expert is the frame that its plan was placed in.
+  std::unique_ptr<Backend> backend;
+  int64_t frame_bytes = 0;   // device memory of one engine
+  int64_t shared_bytes = 0;  // that all of them share, beside the frames
+  // Reserves this memory, once, before anything is placed. Returns `frames` places of
+  // frame_bytes. Errors: kBudgetError.
+  std::function<Result<std::span<std::byte>>(int64_t frames)> reserve;
+  // Makes the engine of a plan that was checked, in place of the one in that frame, which nothing
+  // uses any more. Different frames may be filled at the same time, on any thread. Errors:
+  // kEngineError saying what is wrong with the plan.
+  std::function<Status(std::span<const std::byte> plan, std::byte* frame)> place;
+};
+
+// Defined by backend/tensorrt, or by backend/no_tensorrt where there is none.
+// Major versions of TensorRT that this build can use where they are installed.
+std::vector<int> tensorrt_majors();
+// The compute capability of the device, such as "sm_87". Errors: kUnavailable.
+Result<std::string> engine_target();
+// Loads the TensorRT that built the plans, and makes an engine of the `largest` one, once, to learn
+// how much memory they need. `cuda` is the GPU backend. Errors: kUnavailable where there is no such
+// TensorRT, naming both versions; kEngineError for the plan.
+Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
+                                          const PlanOrigin& origin,
+                                          std::span<const std::byte> largest);
+
+}  // namespace adapmoe

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linked where the build has no adapter for TensorRT, so that callers need no #ifdef.
+#include "runtime/backend/expert_engines.h"
+
+namespace adapmoe {
+namespace {
+
+Status absent() {
+  return unavailable(
+      "experts=\"tensorrt\": this build has no TensorRT; build it where CUDA and the headers of "
+      "TensorRT are, or use experts=\"w4a8\"");
+}
+
+}  // namespace
+
+std::vector<int> tensorrt_majors() { return {}; }
+
+Result<std::string> engine_target() { return absent(); }
+
+Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> /*cuda*/,
+                                          const BackendShape& /*shape*/,
+                                          const PlanOrigin& /*origin*/,
+                                          std::span<const std::byte> /*largest*/) {
+  return absent();
+}
+
+}  // namespace adapmoe
