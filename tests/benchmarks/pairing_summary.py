@@ -5,11 +5,16 @@ import math
 import statistics
 from typing import Any
 
-from benchmarks.bounds import Bounds, fraction_of_bound
+from benchmarks.bounds import Bounds, fraction_of_bound, fraction_of_token_bound
 from benchmarks.rows import AGREEMENT, ROWS, Row
 from rich.table import Table
 
 from adapmoe.bench.summary import Spread
+
+_FRACTIONS = {
+    "fraction_of_bound": fraction_of_bound,
+    "fraction_of_token_bound": fraction_of_token_bound,
+}
 
 Pair = dict[str, Any]  # {"bounds": Bounds as dict, side's name: report}
 
@@ -44,12 +49,13 @@ def _side(row: Row, name: str, pairs: list[Pair], weight_bytes: int) -> dict[str
     if row.task == "decode":
         nll = statistics.fmean(report["nll"] for report in reports)
         summary["perplexity"] = math.exp(nll)
-        summary["fraction_of_bound"] = _spread(
-            [
-                fraction_of_bound(report, Bounds(**pair["bounds"]), weight_bytes)
-                for report, pair in zip(reports, pairs, strict=True)
-            ]
-        )
+        for figure, fraction in _FRACTIONS.items():
+            summary[figure] = _spread(
+                [
+                    fraction(report, Bounds(**pair["bounds"]), weight_bytes)
+                    for report, pair in zip(reports, pairs, strict=True)
+                ]
+            )
     return summary
 
 
@@ -74,8 +80,10 @@ def table_of(results: dict[str, Any]) -> Table:
     table = Table(title="paired with llama.cpp: median (least - most)")
     for column in ("row", "side"):
         table.add_column(column)
-    for column in ("tokens/s or s", "ratio", "MB read", "Belady's MB", "of the bound", "ppl"):
+    for column in ("tokens/s or s", "ratio", "MB read", "Belady's MB", "of the bound"):
         table.add_column(column, justify="right")
+    table.add_column("token by token", justify="right")
+    table.add_column("ppl", justify="right")
     table.add_column("bar")
     for name, row in ROWS.items():
         if name in results["rows"]:
@@ -95,7 +103,7 @@ def _add_row(table: Table, row: Row, summary: dict[str, Any]) -> None:
             _text(summary["ratios"][name]) + "x" if number else "",
             _text(read, 1e6),
             _text(best, 1e6) if best else "",
-            _text(side["fraction_of_bound"]) if "fraction_of_bound" in side else "",
+            *(_text(side[figure]) if figure in side else "" for figure in _FRACTIONS),
             f"{side['perplexity']:.3f}" if "perplexity" in side else "",
             "" if number else row.bar,
             end_section=number + 1 == len(summary["sides"]),

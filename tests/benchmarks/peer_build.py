@@ -53,7 +53,8 @@ def peer_python() -> Path:
     print(f"building {PACKAGE} {VERSION} in {folder}: minutes, once", file=sys.stderr)
     _run([sys.executable, "-m", "venv", str(folder / "venv")])
     environment = os.environ | {"CMAKE_ARGS": CMAKE, "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
-    from_source = ["--no-binary", PACKAGE, f"{PACKAGE}=={VERSION}"]
+    # Not from pip's cache, which does not know CMAKE_ARGS.
+    from_source = ["--no-cache-dir", "--no-binary", PACKAGE, f"{PACKAGE}=={VERSION}"]
     _run([str(python), "-m", "pip", "install", "-q", *from_source], environment)
     _run([str(python), "-c", "import llama_cpp"])
     built.write_text(CMAKE)

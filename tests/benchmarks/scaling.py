@@ -18,7 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bounds import weight_bytes_per_step
+
 import adapmoe
+from adapmoe.geometry import read_manifest
 
 _TEXT = Path(__file__).resolve().parents[1] / "text" / "evaluation.txt"
 _PROMPT = 64  # tokens before the measured ones, where the context is not what grows
@@ -29,7 +32,8 @@ class Row:
     """One size: medians of the times, in milliseconds, and means of the counts.
 
     A step decodes a token of each sequence, and all of them share what it reads from the pack:
-    `bytes_per_step` in all, `bytes_per_token` of it for each.
+    `bytes_per_step` in all, `bytes_per_token` of it for each. `weight_bytes_per_step` are read from
+    memory: the dense weights and every expert that some sequence needs, once.
     """
 
     size: str
@@ -43,6 +47,7 @@ class Row:
     stall_ms: float
     hit_rate: float
     experts_per_token: float
+    weight_bytes_per_step: float
 
 
 def pieces(llm: adapmoe.LLM, rows: int, length: int) -> list[list[int]]:
@@ -60,7 +65,7 @@ def measure(
     size: str,
 ) -> Row:
     """Feed every sequence its text, one token of each per step."""
-    rows = len(sequences)
+    rows, manifest = len(sequences), read_manifest(llm.path)
     steps: list[tuple[float, Any]] = []
     for ids in zip(*texts, strict=True):
         began = time.perf_counter()
@@ -71,6 +76,9 @@ def measure(
     tokens = rows * len(measured)
     read = sum(stats.bytes_read for _, stats in measured)
     visits = sum(stats.experts_used for _, stats in measured)
+    weights = statistics.fmean(
+        weight_bytes_per_step(manifest, stats.experts_used) for _, stats in measured
+    )
     return Row(
         size=size,
         step_ms=statistics.median(seconds) * 1e3,
@@ -83,6 +91,7 @@ def measure(
         stall_ms=statistics.median(stats.stall_s for _, stats in measured) * 1e3,
         hit_rate=sum(stats.expert_hits for _, stats in measured) / visits,
         experts_per_token=visits / tokens,
+        weight_bytes_per_step=weights,
     )
 
 
@@ -141,6 +150,7 @@ def print_table(what: str, rows: list[Row]) -> None:
     print(
         f"{what:>12} {'step ms (least - most)':>26} {'computing':>10} {'waiting':>8}"
         f" {'tokens/s':>9} {'MB/step':>8} {'MB/token':>9} {'hits':>6} {'experts/token':>14}"
+        f" {'GB of weights':>14} {'GB/s':>5}"
     )
     for row in rows:
         spread = f"{row.step_ms:.1f} ({row.least_ms:.1f} - {row.most_ms:.1f})"
@@ -148,7 +158,8 @@ def print_table(what: str, rows: list[Row]) -> None:
             f"{row.size:>12} {spread:>26} {row.compute_ms:>10.1f} {row.stall_ms:>8.1f}"
             f" {row.tokens_per_s:>9.2f} {row.bytes_per_step / 1e6:>8.1f}"
             f" {row.bytes_per_token / 1e6:>9.1f} {row.hit_rate:>6.1%}"
-            f" {row.experts_per_token:>14.2f}"
+            f" {row.experts_per_token:>14.2f} {row.weight_bytes_per_step / 1e9:>14.2f}"
+            f" {row.weight_bytes_per_step / row.step_ms / 1e6:>5.1f}"
         )
 
 

@@ -6,6 +6,7 @@ A job is JSON: `task` ("decode", "prefill", "first_token" or "agreement"), `ids`
 `warm_up`, `context`, `threads`, and what the side itself needs to open the model.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -59,15 +60,17 @@ def decode(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
         engine.decode(token)
     measured, logits, steps = ids[prompt + warm_up : -1], [], []
     engine.begin()
-    before = bytes_read()
+    read = [bytes_read()]
     for token in measured:
         began = time.perf_counter()
         logits.append(engine.decode(token))
         steps.append(time.perf_counter() - began)
+        read.append(bytes_read())
     return {
         "tokens_per_s": len(measured) / sum(steps),
         "slowest_step_s": max(steps),
-        "bytes_per_token": (bytes_read() - before) / len(measured),
+        "bytes_per_token": (read[-1] - read[0]) / len(measured),
+        "bytes_of_tokens": [after - before for before, after in itertools.pairwise(read)],
         "nll": negative_log_likelihood(logits, ids[prompt + warm_up + 1 :]),
     }
 

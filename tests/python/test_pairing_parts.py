@@ -29,7 +29,14 @@ BOUNDS = {"memory_bytes_per_s": 100.0, "disk_bytes_per_s": 10.0, "direct": True}
 
 
 def run_of(speed, read):
-    return {"tokens_per_s": speed, "bytes_per_token": read, "nll": math.log(40.0), "open_s": 1.0}
+    """One token of two reads everything."""
+    return {
+        "tokens_per_s": speed,
+        "bytes_per_token": read,
+        "bytes_of_tokens": [0.0, 2 * read],
+        "nll": math.log(40.0),
+        "open_s": 1.0,
+    }
 
 
 def test_ratios_are_paired_and_the_bound_is_the_slower_of_memory_and_disk():
@@ -44,6 +51,10 @@ def test_ratios_are_paired_and_the_bound_is_the_slower_of_memory_and_disk():
     assert ours["tokens_per_s"]["median"] == 3.0
     # 20 bytes of memory take 0.2 s, one from the disk 0.1 s, three 0.3 s.
     assert ours["fraction_of_bound"] == pytest.approx({"median": 0.8, "least": 0.4, "most": 0.9})
+    # By themselves: 0.2 s and 0.2 s, or 0.2 s and 0.6 s.
+    assert ours["fraction_of_token_bound"] == pytest.approx(
+        {"median": 0.8, "least": 0.4, "most": 1.2}
+    )
     assert ours["perplexity"] == pytest.approx(40.0)
     console = Console(width=150)
     with console.capture() as printed:
