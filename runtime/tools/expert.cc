@@ -2,7 +2,6 @@
 // adapmoe-expert: what one expert of a pack computes.
 #include <charconv>
 #include <cstdio>
-#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +10,7 @@
 #include "runtime/base/strings.h"
 #include "runtime/engine/backend_shape.h"
 #include "runtime/engine/expert_bench.h"
+#include "runtime/tools/program.h"
 
 namespace adapmoe {
 namespace {
@@ -68,11 +68,7 @@ Status run(const Pack& pack, ExpertId id, const std::string& backend, const std:
   return {};
 }
 
-int run_program(const std::vector<std::string>& arguments) {
-  if (arguments == std::vector<std::string>{"--help"}) {
-    std::fputs(kUsage, stdout);
-    return 0;
-  }
+int run_with(const std::vector<std::string>& arguments) {
   const auto layer = arguments.size() == 5 ? parse_index(arguments[1]) : std::nullopt;
   const auto expert = arguments.size() == 5 ? parse_index(arguments[2]) : std::nullopt;
   if (!layer || !expert) {
@@ -83,18 +79,12 @@ int run_program(const std::vector<std::string>& arguments) {
   const auto pack = Pack::open(arguments[0], /*direct_io=*/true);
   const Status status =
       pack.ok() ? run(pack.value(), {*layer, *expert}, arguments[3], arguments[4]) : pack.status();
-  if (!status.ok()) std::fprintf(stderr, "adapmoe-expert: %s\n", status.message().c_str());
-  return status.ok() ? 0 : 1;
+  return exit_code("adapmoe-expert", status);
 }
 
 }  // namespace
 }  // namespace adapmoe
 
 int main(int argc, char** argv) {
-  try {
-    return adapmoe::run_program(std::vector<std::string>(argv + 1, argv + argc));
-  } catch (const std::exception& error) {  // out of memory
-    std::fprintf(stderr, "adapmoe-expert: %s\n", error.what());
-    return 1;
-  }
+  return adapmoe::run_program("adapmoe-expert", adapmoe::kUsage, argc, argv, adapmoe::run_with);
 }

@@ -2,7 +2,6 @@
 // adapmoe-gpu-bench: one figure of the GPU, for tests/benchmarks/gpu_speed.py.
 #include <charconv>
 #include <cstdio>
-#include <exception>
 #include <iterator>
 #include <optional>
 #include <string>
@@ -13,6 +12,7 @@
 #include "runtime/base/strings.h"
 #include "runtime/engine/backend_shape.h"
 #include "runtime/engine/expert_bench.h"
+#include "runtime/tools/program.h"
 
 namespace adapmoe {
 namespace {
@@ -118,11 +118,7 @@ std::optional<Status> expert(const Arguments& a) {
   return Status();
 }
 
-int run_program(const Arguments& arguments) {
-  if (arguments == Arguments{"--help"}) {
-    std::fputs(kUsage, stdout);
-    return 0;
-  }
+int run_with(const Arguments& arguments) {
   const std::string what = arguments.empty() ? "" : arguments[0];
   std::optional<Status> status;
   if (what == "bandwidth") status = bandwidth(arguments);
@@ -132,18 +128,12 @@ int run_program(const Arguments& arguments) {
     std::fprintf(stderr, "adapmoe-gpu-bench: wrong arguments\n%s", kUsage);
     return 2;
   }
-  if (!status->ok()) std::fprintf(stderr, "adapmoe-gpu-bench: %s\n", status->message().c_str());
-  return status->ok() ? 0 : 1;
+  return exit_code("adapmoe-gpu-bench", *status);
 }
 
 }  // namespace
 }  // namespace adapmoe
 
 int main(int argc, char** argv) {
-  try {
-    return adapmoe::run_program(std::vector<std::string>(argv + 1, argv + argc));
-  } catch (const std::exception& error) {  // out of memory
-    std::fprintf(stderr, "adapmoe-gpu-bench: %s\n", error.what());
-    return 1;
-  }
+  return adapmoe::run_program("adapmoe-gpu-bench", adapmoe::kUsage, argc, argv, adapmoe::run_with);
 }

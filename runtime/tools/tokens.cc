@@ -5,7 +5,6 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <exception>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -17,6 +16,7 @@
 #include "runtime/base/crc32c.h"
 #include "runtime/base/strings.h"
 #include "runtime/engine/session.h"
+#include "runtime/tools/program.h"
 
 namespace adapmoe {
 namespace {
@@ -328,29 +328,19 @@ Status run(const Options& options) {
   return {};
 }
 
-int run_program(const std::vector<std::string>& arguments) {
-  if (arguments == std::vector<std::string>{"--help"}) {
-    std::fputs(kUsage, stdout);
-    return 0;
-  }
+int run_with(const std::vector<std::string>& arguments) {
   const auto options = parse(arguments);
   if (!options.ok()) {
     std::fprintf(stderr, "adapmoe-tokens: %s\n%s", options.status().message().c_str(), kUsage);
     return 2;
   }
   const Status status = run(options.value());
-  if (!status.ok()) std::fprintf(stderr, "adapmoe-tokens: %s\n", status.message().c_str());
-  return status.ok() ? 0 : 1;
+  return exit_code("adapmoe-tokens", status);
 }
 
 }  // namespace
 }  // namespace adapmoe
 
 int main(int argc, char** argv) {
-  try {
-    return adapmoe::run_program(std::vector<std::string>(argv + 1, argv + argc));
-  } catch (const std::exception& error) {  // out of memory
-    std::fprintf(stderr, "adapmoe-tokens: %s\n", error.what());
-    return 1;
-  }
+  return adapmoe::run_program("adapmoe-tokens", adapmoe::kUsage, argc, argv, adapmoe::run_with);
 }

@@ -70,8 +70,9 @@ struct Products {
   static void start(const BlockArgs& args, int64_t first, int64_t block, L (&acc)[R][B]) {
     for (int r = 0; r < R; ++r) {
       const float* y = args.y + (first + r) * args.y_stride + 16 * block;
-      for (int b = 0; b < B; ++b)
+      for (int b = 0; b < B; ++b) {
         acc[r][b] = args.accumulate ? L::load(y + int64_t{16} * b) : L::set1(0.0F);
+      }
     }
   }
   template <int R, int B>
