@@ -48,6 +48,11 @@ endif()
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/backend/cuda/*.cu")
 
+# Each memory access is announced to race_check.cc; a misaligned one, or one outside of its array,
+# ends the process.
+set(emulated_kernel_flags -fsanitize=thread -fsanitize=alignment,bounds
+                          -fsanitize-undefined-trap-on-error CACHE INTERNAL "")
+
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
   message(STATUS "AdapMoE: GPU kernels emulated on the CPU")
 elseif(gpu_folder STREQUAL "cuda")
@@ -73,9 +78,10 @@ function(use_cuda target)
   if(ADAPMOE_CUDA STREQUAL "EMULATED")
     set(emulation "${PROJECT_SOURCE_DIR}/tests/cuda_emulation")
     set_source_files_properties(${cuda_kernels} PROPERTIES LANGUAGE CXX
-                                COMPILE_OPTIONS "-Wno-unknown-pragmas")
+                                COMPILE_OPTIONS "-Wno-unknown-pragmas;${emulated_kernel_flags}")
     target_sources(${target} PRIVATE "${emulation}/emulation.cc"
-                                     "${emulation}/emulated_memory.cc")
+                                     "${emulation}/emulated_memory.cc"
+                                     "${emulation}/race_check.cc")
     # For what programs load: stand-ins for libraries that use the GPU.
     set_source_files_properties("${emulation}/emulation.cc" "${emulation}/emulated_memory.cc"
                                 PROPERTIES COMPILE_OPTIONS "-fvisibility=default")

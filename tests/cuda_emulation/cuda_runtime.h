@@ -22,10 +22,10 @@ struct dim3 {
   dim3() = default;
   explicit dim3(unsigned n) : x(n) {}
 };
-struct uint4 {
+struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
-struct float4 {
+struct alignas(16) float4 {
   float x, y, z, w;
 };
 

@@ -13,6 +13,7 @@
 
 #include "cuda_runtime.h"
 #include "emulated_memory.h"
+#include "race_check.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -66,6 +67,9 @@ void run_block(unsigned threads) {
       if (fibers[i]->done) continue;
       current = i;
       threadIdx = dim3(i);
+      race_thread.thread = i;
+      race_thread.barriers = barriers;
+      race_thread.stack = fibers[i]->stack.get();
       swapcontext(&scheduler, &fibers[i]->context);
       left -= fibers[i]->done ? 1 : 0;
     }
@@ -136,6 +140,7 @@ void __syncthreads() {
   if (++at_barrier == blockDim.x) {
     at_barrier = 0;
     ++barriers;
+    race_thread.barriers = barriers;
   }
   while (barriers == mine) yield();
 }
@@ -225,10 +230,14 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     body = &thread;
     gridDim = config.gridDim;
     blockDim = config.blockDim;
+    race_begin_launch();
+    race_thread.stack_bytes = kStackBytes;
     for (unsigned block = 0; block < config.gridDim.x; ++block) {
       blockIdx = dim3(block);
+      race_thread.block = block;
       run_block(config.blockDim.x);
     }
+    race_thread.launch = 0;
   }
   return cudaSuccess;
 }

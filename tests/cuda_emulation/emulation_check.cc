@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// emulation_check: prints one line per property of emulated memory, "ok" or "FAILED"; exit status 1
+// emulation_check: prints one line per property of the emulation, "ok" or "FAILED"; exit status 1
 // when one failed.
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "cuda_runtime.h"
 
@@ -22,16 +23,86 @@ void check(bool holds, const char* what) {
   failed += holds ? 0 : 1;
 }
 
-// Whether the host's touching `at` ends the process.
-bool faults(const volatile char* at) {
+// The signal that ends a process which calls `act`; 0 where none does.
+template <typename Act>
+int signal_of(const Act& act) {
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
     std::signal(SIGSEGV, SIG_DFL);  // whatever a sanitizer has put there
-    _exit(*at == 1 ? 1 : 0);
+    (void)std::freopen("/dev/null", "w", stderr);
+    act();
+    _exit(0);
   }
   int status = 0;
-  return waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
+  if (waitpid(child, &status, 0) != child) std::abort();
+  return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+// Whether the host's touching `at` ends the process.
+bool faults(const volatile char* at) {
+  return signal_of([at] { (void)*at; }) == SIGSEGV;
+}
+
+constexpr unsigned kThreads = 64;
+
+// Kernels that are right where `right`, and wrong in one way where not.
+struct RaceArgs {
+  uint32_t* out = nullptr;  // [blocks][kThreads]
+  bool right = true;
+};
+uint32_t& own_place(const RaceArgs& args) { return args.out[blockIdx.x * kThreads + threadIdx.x]; }
+void read_a_neighbour(RaceArgs args) {
+  __shared__ uint32_t shared[kThreads];
+  shared[threadIdx.x] = threadIdx.x;
+  if (args.right) __syncthreads();
+  own_place(args) = shared[(threadIdx.x + 1) % kThreads];
+}
+void overwrite(RaceArgs args) {
+  __shared__ uint32_t shared[kThreads];
+  shared[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  const uint32_t read = shared[(threadIdx.x + 1) % kThreads];
+  if (args.right) __syncthreads();
+  shared[threadIdx.x] = read;
+}
+void write_for_all_blocks(RaceArgs args) {
+  if (threadIdx.x == 0) args.out[args.right ? blockIdx.x : 0] = 1;
+}
+void read_before_writing(RaceArgs args) {
+  __shared__ uint32_t shared[kThreads];
+  if (args.right) shared[threadIdx.x] = 0;
+  own_place(args) = shared[threadIdx.x];
+}
+void read_between_words(RaceArgs args) {
+  const uint32_t* at = args.out + (args.right ? 4 : 1);
+  if (reinterpret_cast<const uint4*>(at)->x == 1) own_place(args) = 1;
+}
+
+// The signal that ends a launch of two blocks.
+int signal_of_launch(void (*kernel)(RaceArgs), bool right) {
+  return signal_of([&] {
+    const auto out = std::make_unique<uint32_t[]>(size_t{2} * kThreads);
+    cudaStream_t stream = nullptr;
+    if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) std::abort();
+    cudaLaunchConfig_t config{};
+    config.gridDim.x = 2;
+    config.blockDim.x = kThreads;
+    config.stream = stream;
+    (void)cudaLaunchKernelEx(&config, kernel, RaceArgs{out.get(), right});
+    (void)cudaStreamSynchronize(stream);
+  });
+}
+
+void check_kernels() {
+  const auto check_kernel = [](void (*kernel)(RaceArgs), int signal, const char* what) {
+    check(signal_of_launch(kernel, true) == 0 && signal_of_launch(kernel, false) == signal, what);
+  };
+  check_kernel(read_a_neighbour, SIGABRT, "a read needs a barrier after another thread's write");
+  check_kernel(overwrite, SIGABRT, "a write needs one after another thread's read");
+  check_kernel(write_for_all_blocks, SIGABRT, "blocks write different places");
+  check_kernel(read_before_writing, SIGABRT, "a block's shared memory holds nothing at first");
+  check_kernel(read_between_words, SIGILL, "a vector lies at a multiple of its size");
 }
 
 struct AddOne {
@@ -99,6 +170,7 @@ int main() {
   check(cudaFree(device) == cudaSuccess && cudaMemGetInfo(&after, &total) == cudaSuccess &&
             after == before + kBytes,
         "and is given back");
+  check_kernels();
   (void)cudaHostUnregister(host);
   (void)cudaStreamDestroy(stream);
   return failed == 0 ? 0 : 1;
