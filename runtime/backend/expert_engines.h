@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "runtime/backend/backend.h"
+#include "runtime/base/engine_device.h"
 #include "runtime/base/status.h"
 
 namespace adapmoe {
@@ -42,8 +43,8 @@ struct ExpertEngines {
 // Defined by backend/tensorrt, or by backend/no_tensorrt where there is none.
 // Major versions of TensorRT that this build can use where they are installed.
 std::vector<int> tensorrt_majors();
-// The compute capability of the device, such as "sm_87". Errors: kUnavailable.
-Result<std::string> engine_target();
+// The device that engines would run on. Errors: kUnavailable.
+Result<EngineDevice> engine_target();
 // Loads the TensorRT that built the plans, and makes an engine of the `largest` one, once, to learn
 // how much memory they need. `cuda` is the GPU backend. Errors: kUnavailable where there is no such
 // TensorRT, naming both versions; kEngineError for the plan.

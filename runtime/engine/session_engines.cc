@@ -39,9 +39,9 @@ Status check_experts(const SessionConfig& config) {
 }
 
 Status Session::Parts::make_engines(const std::string& pack_dir, const BackendShape& shape) {
-  auto target = engine_target();
-  if (!target.ok()) return target.status();
-  auto opened = EngineStore::open(pack_dir, pack->config(), target.value(), config.direct_io);
+  auto device = engine_target();
+  if (!device.ok()) return device.status();
+  auto opened = EngineStore::open(pack_dir, pack->config(), device.value(), config.direct_io);
   if (!opened.ok()) return opened.status();
   plans.emplace(std::move(opened).value());
   auto largest = plans->read_largest();

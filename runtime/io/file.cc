@@ -2,6 +2,7 @@
 #include "runtime/io/file.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,6 +29,13 @@ std::string error_text(int64_t error) {
   return std::generic_category().message(static_cast<int>(error));
 }
 
+std::string open_problem(int error) {
+  std::string text = error_text(error);
+  if (error == EMFILE) text += "; let this process have more of them open: ulimit -n";
+  if (error == EACCES) text += "; let this user read it";
+  return text;
+}
+
 // Why a read that returned `n` gave less than was asked for.
 std::string shortfall(int64_t n) {
   if (n < 0) return error_text(-n);
@@ -49,7 +57,7 @@ Result<File> File::open(const std::string& path, bool direct) {
     fd = ::open(path.c_str(), kOpenFlags);
   }
   if (fd < 0) {
-    return pack_error(str_cat(path, ": cannot open: ", error_text(errno)));
+    return pack_error(str_cat(path, ": cannot open: ", open_problem(errno)));
   }
   struct stat info{};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -103,5 +111,12 @@ Status File::finish_read(int64_t offset, std::span<std::byte> out, int64_t first
 }
 
 void File::drop_page_cache() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
+
+void expect_open_files(size_t files) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || files <= limit.rlim_cur / 2) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, limit.rlim_cur + files);
+  (void)setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, opening says so
+}
 
 }  // namespace adapmoe

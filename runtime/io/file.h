@@ -47,4 +47,8 @@ class File {
   bool direct_;
 };
 
+// Raises this process's limit on open files, as far as it may be raised, where `files` more would
+// take over half of it.
+void expect_open_files(size_t files);
+
 }  // namespace adapmoe

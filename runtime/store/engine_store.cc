@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <map>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -21,6 +21,7 @@ struct EngineStore::Record {
   std::vector<std::string> targets;
   std::string sha256;
   int64_t bytes = 0;
+  std::optional<EngineDevice> device;  // that it was built on, where that is recorded
 };
 
 namespace {
@@ -48,6 +49,19 @@ std::string read_sha256(const Fields& f, const char* key) {
   return digits;
 }
 
+std::optional<EngineDevice> read_device(const Fields& f) {
+  if (!f.json().contains("device")) return std::nullopt;
+  const Fields device = f.object("device");
+  device.allow_only({"name", "multiprocessors"});
+  return EngineDevice{.target = "",
+                      .name = device.text("name"),
+                      .multiprocessors = device.integer("multiprocessors", 1, 1 << 20)};
+}
+
+std::string described(const EngineDevice& device) {
+  return str_cat(shown_name(device.name), " with ", device.multiprocessors, " multiprocessors");
+}
+
 // The folders with a list, for messages.
 std::string tags_there(const fs::path& engines) {
   std::vector<std::string> tags;
@@ -67,6 +81,11 @@ std::string joined(const std::vector<std::string>& texts) {
   return all;
 }
 
+bool is_missing(const std::string& path) {
+  std::error_code error;
+  return fs::status(path, error).type() == fs::file_type::not_found;
+}
+
 // Whether a target, "sm_87", or "sm_80+" for that and later, covers `device`.
 bool covers(const std::string& target, const std::string& device) {
   if (target == device) return true;
@@ -84,11 +103,11 @@ bool covers(const std::string& target, const std::string& device) {
 }  // namespace
 
 Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelConfig& config,
-                                      const std::string& target, bool direct_io) {
-  const std::string folder = str_cat(pack_dir, "/engines/", kLibrary, "-", target);
+                                      const EngineDevice& device, bool direct_io) {
+  const std::string folder = str_cat(pack_dir, "/engines/", kLibrary, "-", device.target);
   EngineStore store;
   store.path_ = folder + "/engines.json";
-  store.target_ = target;
+  store.device_ = device;
   store.rebuild_ = str_cat("adapmoe build-engines ", pack_dir, " --builder ", kLibrary);
   const auto refuse = [&](const std::string& reason) {
     return engine_error(
@@ -96,7 +115,10 @@ Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelCo
   };
 
   auto file = File::open(store.path_, /*direct=*/false);
-  if (!file.ok()) return refuse("missing; " + tags_there(fs::path(pack_dir) / "engines"));
+  if (!file.ok() && is_missing(store.path_)) {
+    return refuse("missing; " + tags_there(fs::path(pack_dir) / "engines"));
+  }
+  if (!file.ok()) return store.unopened(store.path_, file.status());
   if (file.value().size() > kMaxJsonBytes) return refuse("too large for a list of engines");
   std::string text(static_cast<size_t>(file.value().size()), '\0');
   ADAPMOE_RETURN_IF_ERROR(file.value().read_at(0, std::as_writable_bytes(std::span(text))));
@@ -104,7 +126,7 @@ Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelCo
   if (!manifest.ok()) return manifest.status();
   const std::string pack_hash = to_hex(sha256(std::as_bytes(std::span(manifest.value()))));
 
-  std::map<std::pair<int64_t, int64_t>, Record> records;
+  Records records;
   try {
     const nlohmann::json root = parse_json(text);
     const Fields f(root, "engines");
@@ -119,7 +141,7 @@ Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelCo
     for (const nlohmann::json& item : f.at("engines")) {
       const Fields e(item, str_cat("engines[", records.size(), "]"));
       e.allow_only({"layer", "expert", "file", "bytes", "sha256", "library", "version", "targets",
-                    "flags", "onnx_sha256", "seconds", "peak_rss_bytes"});
+                    "flags", "onnx_sha256", "seconds", "peak_rss_bytes", "device"});
       const int64_t layer = e.integer("layer", 0, config.num_hidden_layers - 1);
       const int64_t expert = e.integer("expert", 0, config.num_local_experts - 1);
       e.require("library", kLibrary);
@@ -129,7 +151,8 @@ Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelCo
                     .version = e.text("version"),
                     .targets = read_texts(e, "targets"),
                     .sha256 = read_sha256(e, "sha256"),
-                    .bytes = e.integer("bytes", 1, kMaxBytes)};
+                    .bytes = e.integer("bytes", 1, kMaxBytes),
+                    .device = read_device(e)};
       if (!records.emplace(std::pair(layer, expert), std::move(record)).second) {
         throw FieldError(str_cat("expert ", expert, " of layer ", layer, " is listed twice"));
       }
@@ -143,29 +166,51 @@ Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelCo
     return refuse(str_cat("lists ", records.size(), " engines, the model has ", experts,
                           " experts; an expert without a listed plan cannot run"));
   }
-  store.version_ = records.begin()->second.version;
-  store.plans_.reserve(records.size());
-  for (const auto& [id, record] : records) {
-    ADAPMOE_RETURN_IF_ERROR(store.open_plan(folder, record, direct_io));
-  }
+  ADAPMOE_RETURN_IF_ERROR(store.open_plans(folder, records, direct_io));
   return store;
 }
 
-Status EngineStore::open_plan(const std::string& folder, const Record& record, bool direct_io) {
-  const std::string path = folder + "/" + record.file;
+Status EngineStore::open_plans(const std::string& folder, const Records& records, bool direct_io) {
+  version_ = records.begin()->second.version;
+  plans_.reserve(records.size());
+  expect_open_files(records.size());
+  for (const auto& [id, record] : records) {
+    ADAPMOE_RETURN_IF_ERROR(open_plan(str_cat(folder, "/", record.file), record, direct_io));
+  }
+  return {};
+}
+
+Status EngineStore::check_origin(const std::string& path, const Record& record) const {
   if (record.version != version_) {
     return engine_error(str_cat(path, ": built by ", kLibrary, " ", shown_name(record.version),
                                 ", others by ", shown_name(version_), "; rebuild: ", rebuild_));
   }
   const bool fits = std::any_of(record.targets.begin(), record.targets.end(),
-                                [&](const std::string& t) { return covers(t, target_); });
+                                [&](const std::string& t) { return covers(t, device_.target); });
   if (!fits) {
     return engine_error(str_cat(path, ": built by ", kLibrary, " ", version_, " for ",
-                                joined(record.targets), ", but this device is ", target_,
+                                joined(record.targets), ", but this device is ", device_.target,
                                 "; build for it: ", rebuild_));
   }
+  const auto& on = record.device;
+  if (on && (on->name != device_.name || on->multiprocessors != device_.multiprocessors)) {
+    return engine_error(str_cat(path, ": built by ", kLibrary, " ", version_, " on ",
+                                described(*on), ", but this device is ", described(device_),
+                                "; build for it: ", rebuild_));
+  }
+  return {};
+}
+
+// Building again mends what is missing, not what cannot be opened.
+Status EngineStore::unopened(const std::string& path, const Status& reason) const {
+  if (!is_missing(path)) return engine_error(reason.message());
+  return engine_error(str_cat(reason.message(), "; rebuild: ", rebuild_));
+}
+
+Status EngineStore::open_plan(const std::string& path, const Record& record, bool direct_io) {
+  ADAPMOE_RETURN_IF_ERROR(check_origin(path, record));
   auto file = File::open(path, direct_io);
-  if (!file.ok()) return engine_error(str_cat(file.status().message(), "; rebuild: ", rebuild_));
+  if (!file.ok()) return unopened(path, file.status());
   if (file.value().size() != record.bytes) {
     return engine_error(str_cat(path, ": ", file.value().size(), " bytes, the list says ",
                                 record.bytes, ": it is damaged and not used; rebuild: ", rebuild_));
@@ -176,13 +221,14 @@ Status EngineStore::open_plan(const std::string& folder, const Record& record, b
 }
 
 std::string EngineStore::built_by() const {
-  return str_cat(path_, ": built by ", kLibrary, " ", shown_name(version_), " for ", target_);
+  return str_cat(path_, ": built by ", kLibrary, " ", shown_name(version_), " for ",
+                 device_.target);
 }
 
 Result<std::vector<std::byte>> EngineStore::read_largest() const {
   // Through the page cache, whose pages are whole and at any address.
   auto file = File::open(plans_[largest_].file.path(), /*direct=*/false);
-  if (!file.ok()) return refused(largest_, file.status().message());
+  if (!file.ok()) return unopened(plans_[largest_].file.path(), file.status());
   std::vector<std::byte> plan(static_cast<size_t>(largest_bytes()));
   ADAPMOE_RETURN_IF_ERROR(file.value().read_at(0, plan));
   file.value().drop_page_cache();

@@ -4,10 +4,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "runtime/base/engine_device.h"
 #include "runtime/base/model_config.h"
 #include "runtime/base/sha256.h"
 #include "runtime/base/status.h"
@@ -17,12 +20,13 @@ namespace adapmoe {
 
 class EngineStore {
  public:
-  // The plans that the library "tensorrt" built for `target`, such as "sm_87". Refuses a list of
-  // another pack or format, one that leaves an expert out, plans built for another device, and a
-  // file whose size is not the recorded one. `pack_dir` is a pack that was opened. Errors:
-  // kEngineError naming the file, what is there and the command that builds what is missing.
+  // The plans that the library "tensorrt" built for `device`. Refuses a list of another pack or
+  // format, one that leaves an expert out, plans built for or on another device, and a file whose
+  // size is not the recorded one. `pack_dir` is a pack that was opened. Every plan stays open, and
+  // the process's limit on open files is raised where that takes much of it. Errors: kEngineError
+  // naming the file, what is there and the command that builds what is missing.
   static Result<EngineStore> open(const std::string& pack_dir, const ModelConfig& config,
-                                  const std::string& target, bool direct_io);
+                                  const EngineDevice& device, bool direct_io);
 
   const std::string& version() const { return version_; }  // of the TensorRT that built them
   std::string built_by() const;                            // for messages
@@ -44,13 +48,17 @@ class EngineStore {
     std::string sha256;  // 64 hexadecimal digits
   };
   struct Record;
+  using Records = std::map<std::pair<int64_t, int64_t>, Record>;  // by layer and expert
 
   EngineStore() = default;
-  Status open_plan(const std::string& folder, const Record& record, bool direct_io);
+  Status open_plans(const std::string& folder, const Records& records, bool direct_io);
+  Status open_plan(const std::string& path, const Record& record, bool direct_io);
+  Status check_origin(const std::string& path, const Record& record) const;
+  Status unopened(const std::string& path, const Status& reason) const;
 
   std::string path_;  // of engines.json
   std::string version_;
-  std::string target_;
+  EngineDevice device_;
   std::string rebuild_;
   std::vector<Plan> plans_;
   size_t largest_ = 0;

@@ -53,9 +53,9 @@ class MemoryRig {
 // The plans of a pack, and a checker of them.
 class StoreRig {
  public:
-  StoreRig(const std::string& pack, const std::string& target, bool always)
+  StoreRig(const std::string& pack, const EngineDevice& device, bool always)
       : store_(value_or_throw(EngineStore::open(
-            pack, value_or_throw(Pack::open(pack, false)).config(), target, /*direct_io=*/false))),
+            pack, value_or_throw(Pack::open(pack, false)).config(), device, /*direct_io=*/false))),
         checker_(store_, always) {}
 
   void check(size_t expert, const nb::bytes& plan) {
@@ -145,8 +145,13 @@ void export_engines(nb::module_& m) {
         [](const nb::bytes& data) { return to_hex(sha256_portable(bytes_of(data))); });
   m.def("read_file_records", &read_file_records);
   nb::class_<StoreRig>(m, "EngineStore")
-      .def(nb::init<std::string, std::string, bool>(), nb::arg("pack"), nb::arg("target"),
-           nb::arg("always") = true)
+      .def(
+          "__init__",
+          [](StoreRig* self, const std::string& pack, const std::string& target,
+             const std::string& name, int64_t multiprocessors,
+             bool always) { new (self) StoreRig(pack, {target, name, multiprocessors}, always); },
+          nb::arg("pack"), nb::arg("target"), nb::arg("name") = "emulated",
+          nb::arg("multiprocessors") = 1, nb::arg("always") = true)
       .def("check", &StoreRig::check)
       .def("read_largest", &StoreRig::read_largest);
   nb::class_<MemoryRig>(m, "EngineMemory")

@@ -161,6 +161,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*d
   if (attribute == cudaDevAttrIntegrated) *value = emulated_is_integrated();
   return cudaSuccess;
 }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int /*device*/) {
+  *properties = {.name = "emulated", .major = 0, .minor = 0, .multiProcessorCount = 1};
+  return cudaSuccess;
+}
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
   *stream = new EmulatedStream;
   return cudaSuccess;

@@ -13,6 +13,7 @@ import pytest
 
 from adapmoe.expert_weights import ExpertReader
 from support.stand_in_engines import (
+    DEVICE,
     LIBRARIES,
     change_list,
     copy_pack,
@@ -217,6 +218,16 @@ def test_plans_of_another_version_are_refused(spoilt, version, reason):
     change_list(folder, set_all(version=version))
     text = refusal(pack)
     assert reason in text
+    assert f"adapmoe build-engines {pack} --builder tensorrt" in text
+
+
+def test_plans_of_another_device_are_refused(spoilt):
+    pack, folder = spoilt
+    change_list(folder, set_all(device=DEVICE))
+    report(pack, "-n", 1)
+    change_list(folder, set_all(device=DEVICE | {"multiprocessors": 16}))
+    text = refusal(pack)
+    assert "on emulated with 16 multiprocessors, but this device is emulated with 1" in text
     assert f"adapmoe build-engines {pack} --builder tensorrt" in text
 
 

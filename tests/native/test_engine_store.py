@@ -2,12 +2,16 @@
 """Which lists of TensorRT plans are accepted, and which plans are let through."""
 
 import hashlib
+import os
+import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from adapmoe import _testing
-from support.stand_in_engines import TARGET, change_list, copy_pack, set_all, write_engines
+from support.stand_in_engines import DEVICE, TARGET, change_list, copy_pack, set_all, write_engines
 
 EXPERTS = 64  # of the tiny checkpoint
 
@@ -86,6 +90,11 @@ def set_first(**fields):
         (set_first(targets="sm_00"), "targets: expected a list"),
         (set_first(targets=[87]), "targets: expected texts"),
         (set_first(surprise=1), "unknown field"),
+        (set_first(device=None), "device: expected an object"),
+        (set_first(device={"name": "emulated"}), "multiprocessors: missing"),
+        (set_first(device=DEVICE | {"multiprocessors": 0}), "expected an integer in"),
+        (set_first(device=DEVICE | {"name": 1}), "name: expected a string"),
+        (set_first(device=DEVICE | {"surprise": 1}), "unknown field"),
         (lambda found: found.update(engines={}), "engines: expected a list"),
         (lambda found: found.update(manifest_sha256="0" * 64), "the engines are of another pack"),
         (lambda found: found.update(format_version=2), "format_version: this version reads only"),
@@ -98,6 +107,60 @@ def test_lists_that_do_not_fit_are_refused(spoilt, change, reason):
     match = f"kEngineError: .*{reason}.*adapmoe build-engines {pack}"
     with pytest.raises(_testing.StatusError, match=match):
         open_store(pack)
+
+
+def test_plans_of_another_model_of_device_are_refused(spoilt):
+    pack, folder = spoilt
+    change_list(folder, set_all(device=DEVICE))
+    open_store(pack)
+    built = "built by tensorrt 10.3.0 on emulated with 1 multiprocessors, but this device is"
+    for device, name in (
+        ({"multiprocessors": 8}, "emulated with 8 multiprocessors"),
+        ({"name": "other"}, "other with 1 multiprocessors"),
+    ):
+        match = f"kEngineError: .*plan: {built} {name}; .*adapmoe build-engines {pack}"
+        with pytest.raises(_testing.StatusError, match=match):
+            open_store(pack, **device)
+
+
+OPEN_WITHIN = """
+import resource, sys
+from adapmoe import _testing
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))
+try:
+    store = _testing.EngineStore(sys.argv[1], "sm_00")
+except _testing.StatusError as error:
+    print(error)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def open_within(pack, soft, hard):
+    """What a process prints that may have so many files open: the error, and its limit then."""
+    arguments = [str(pack), str(soft), str(hard)]
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_WITHIN, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_limit_on_open_files_is_raised_for_the_plans(engine_pack):
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 1000
+    assert open_within(engine_pack, 40, 1000) == [str(40 + EXPERTS)]
+    assert open_within(engine_pack, 500, 1000) == ["500"]
+    error, limit = open_within(engine_pack, 40, 50)
+    assert "plan: cannot open: Too many open files" in error
+    assert error.endswith("ulimit -n")  # building again is no remedy
+    assert limit == "50"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_building_again_is_no_remedy_for_what_may_not_be_read(spoilt):
+    pack, folder = spoilt
+    for name in ("layer1-expert2.plan", "engines.json"):
+        (folder / name).chmod(0)
+        with pytest.raises(_testing.StatusError, match=f"{name}: cannot open: .*read it$"):
+            open_store(pack)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"format": "adapmoe-engines"', b"\xff"])

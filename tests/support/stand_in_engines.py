@@ -13,6 +13,7 @@ from adapmoe.expert_weights import ExpertReader
 from support.source_tree import ROOT
 
 TARGET = "sm_00"  # of the emulated GPU
+DEVICE = {"name": "emulated", "multiprocessors": 1}
 VERSIONS = {10: "10.3.0", 11: "11.3.0"}  # of the stand-ins for libnvinfer
 LIBRARIES = ROOT / "build/emulated/tensorrt"
 

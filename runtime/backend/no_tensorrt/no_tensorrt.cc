@@ -15,7 +15,7 @@ Status absent() {
 
 std::vector<int> tensorrt_majors() { return {}; }
 
-Result<std::string> engine_target() { return absent(); }
+Result<EngineDevice> engine_target() { return absent(); }
 
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> /*cuda*/,
                                           const BackendShape& /*shape*/,

@@ -21,17 +21,15 @@ Status failed(std::string_view what, cudaError_t error) {
 
 }  // namespace
 
-Result<std::string> engine_target() {
+Result<EngineDevice> engine_target() {
   int device = 0;
-  int major = 0;
-  int minor = 0;
+  cudaDeviceProp found{};
   cudaError_t error = cudaGetDevice(&device);
-  for (const auto& [value, attribute] : {std::pair{&major, cudaDevAttrComputeCapabilityMajor},
-                                         std::pair{&minor, cudaDevAttrComputeCapabilityMinor}}) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
-  }
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&found, device);
   if (error != cudaSuccess) return failed("no usable GPU", error);
-  return str_cat("sm_", major, minor);
+  return EngineDevice{.target = str_cat("sm_", found.major, found.minor),
+                      .name = found.name,
+                      .multiprocessors = found.multiProcessorCount};
 }
 
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
