@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from adapmoe.errors import EngineError
+from adapmoe.kernel_tree import KernelTree
 from adapmoe.units import format_bytes
 
 _POLL_SECONDS = 0.05
+_LEAST_AVAILABLE = 256 << 20  # of the machine's memory while a worker runs
 _TAIL_LINES = 4  # of what a crashed worker said
 
 
@@ -61,23 +62,31 @@ class WorkerPool:
                 return process.communicate(unsent, timeout=_POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 unsent = None  # the first call keeps it
-            rss = _rss_bytes(process.pid)
-            if rss > self._max_rss_bytes:
-                raise EngineError(
-                    f"the worker took {format_bytes(rss)}, more than "
-                    f"{format_bytes(self._max_rss_bytes)} of memory, and was ended; allow it more: "
-                    "--max-rss"
-                )
+            if reason := reason_to_end(KernelTree(), process.pid, self._max_rss_bytes):
+                raise EngineError(reason)
 
 
-def _rss_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    lines = [line for line in text.splitlines() if line.startswith("VmRSS:")]
-    return int(lines[0].split()[1]) * 1024 if lines else 0
+def reason_to_end(tree: KernelTree, pid: int, max_rss_bytes: int) -> str:
+    """Why a worker takes too much memory; empty where it does not, or is gone.
+
+    The memory of an integrated GPU is not in its resident memory: only the machine's shows it.
+    """
+    rss = tree.fields(f"proc/{pid}/status").get("VmRSS", "0 kB")
+    taken = int(rss.split()[0]) * 1024
+    if taken > max_rss_bytes:
+        return (
+            f"the worker took {format_bytes(taken)}, more than {format_bytes(max_rss_bytes)} of "
+            "memory, and was ended; allow it more: --max-rss"
+        )
+    available = tree.meminfo("MemAvailable")
+    if available is not None and available < _LEAST_AVAILABLE:
+        return (
+            f"{format_bytes(available)} of this machine's memory were left, less than "
+            f"{format_bytes(_LEAST_AVAILABLE)}, and the worker, with {format_bytes(taken)} of its "
+            "own and perhaps more on the GPU, was ended; end other programs, or build with less "
+            "workspace: a smaller --max-rss"
+        )
+    return ""
 
 
 def _describe_crash(code: int, said: bytes) -> str:
