@@ -2,18 +2,21 @@
 """Only a plan that is recorded, intact, and right for this library and device is handed out."""
 
 import json
+import os
 import shutil
 
 import pytest
 
-from adapmoe.engines import EngineRecord, read_engine_records
+from adapmoe.engines import CudaDevice, DeviceModel, EngineRecord, read_engine_records
 from adapmoe.engines.records import write_records
 from adapmoe.errors import EngineError
 from support.small_pack import write_small_pack
+from support.stand_in_engines import set_all
 
 TAG = "tensorrt-sm_87"
 LAYERS, EXPERTS = 2, 3
-HERE = {"library": "tensorrt", "version": "10.3.0", "compute_capability": "sm_87"}
+AGX, NANO = DeviceModel("Orin", 16), DeviceModel("Orin", 8)
+HERE = {"library": "tensorrt", "version": "10.3.0", "device": CudaDevice("sm_87", AGX)}
 REBUILD = "adapmoe build-engines .*small.adapmoe --builder tensorrt"
 
 
@@ -105,7 +108,32 @@ def test_a_plan_of_another_version_or_library_is_refused(pack):
 
 
 def test_a_plan_for_another_device_is_refused(pack):
-    refused(pack, "for sm_87, but this device is sm_86; build for it", compute_capability="sm_86")
+    other = CudaDevice("sm_86", AGX)
+    refused(pack, "for sm_87, but this device is sm_86; build for it", device=other)
+
+
+def test_a_plan_of_another_model_of_device_is_refused(pack):
+    edit(pack, set_all(device={"name": "Orin", "multiprocessors": 16}))
+    engines = read_engine_records(pack, TAG, **HERE)
+    assert engines.records[1, 1].device == AGX
+    wanted = "on Orin with 16 multiprocessors, but this device is Orin with 8 multiprocessors"
+    refused(pack, f"{wanted}; build for it: {REBUILD}", device=CudaDevice("sm_87", NANO))
+    named = CudaDevice("sm_87", DeviceModel("Another", 16))
+    refused(pack, "on Orin with 16 .* is Another with 16", device=named)
+
+
+def test_what_it_was_built_on_need_not_be_recorded(pack):
+    read_engine_records(pack, TAG, **(HERE | {"device": CudaDevice("sm_87", NANO)}))
+    write_records(pack, TAG, [record(0, 0, b"", device=AGX), record(0, 1, b"")])
+    listed = json.loads((pack / "engines" / TAG / "engines.json").read_text())["engines"]
+    assert listed[0]["device"] == {"name": "Orin", "multiprocessors": 16}
+    assert "device" not in listed[1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_building_again_is_no_remedy_for_a_plan_that_may_not_be_read(pack):
+    (pack / "engines" / TAG / "layer1-expert0.plan").chmod(0)
+    refused(pack, "layer1-expert0.plan: cannot be read: Permission denied$")
 
 
 def test_a_plan_that_is_not_listed_is_refused(pack):
@@ -153,6 +181,11 @@ def test_a_damaged_list_is_refused(pack, text):
         {"flags": [1]},
         {"version": 10},
         {"seconds": "1"},
+        {"device": None},
+        {"device": {"name": "Orin"}},
+        {"device": {"name": 1, "multiprocessors": 16}},
+        {"device": {"name": "Orin", "multiprocessors": 0}},
+        {"device": {"name": "Orin", "multiprocessors": 16, "more": 1}},
         {"unknown": 1},
     ],
     ids=str,

@@ -15,7 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from adapmoe.cli.main import app
-from adapmoe.engines import build_engines, read_engine_records, tensorrt_builder, validate
+from adapmoe.engines import (
+    CudaDevice,
+    DeviceModel,
+    build_engines,
+    read_engine_records,
+    tensorrt_builder,
+    validate,
+)
 from adapmoe.engines.builder import open_builder
 from adapmoe.errors import BackendUnavailableError, EngineError
 from adapmoe.expert_weights import ExpertReader
@@ -25,6 +32,8 @@ pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
 
 TAG = "tensorrt_rtx-sm_80+"
 EXPERTS = 8
+ORIN = CudaDevice("sm_87", DeviceModel("Orin", 16))
+RTX = CudaDevice("sm_86", DeviceModel("RTX", 28))
 
 
 @pytest.fixture
@@ -61,9 +70,7 @@ def test_every_engine_is_built_as_asked_and_recorded(pack, fake):
     assert steps[0] == (0, EXPERTS)
     assert steps[-1] == (EXPERTS, EXPERTS)
     listed = json.loads((pack / "onnx" / "onnx.json").read_text())["models"]
-    engines = read_engine_records(
-        pack, TAG, library="tensorrt_rtx", version="1.0", compute_capability="sm_87"
-    )
+    engines = read_engine_records(pack, TAG, library="tensorrt_rtx", version="1.0", device=ORIN)
     for model, record in zip(listed, records_of(pack), strict=True):
         key = record["layer"], record["expert"]
         assert key == (model["layer"], model["expert"])
@@ -158,9 +165,7 @@ def test_a_killed_build_goes_on_where_it_stopped(pack, fake):
     )
     assert summary["kept"] in (done, done - 1)  # a worker may have put the last word on the disk
     assert summary["engines"] == EXPERTS
-    read_engine_records(
-        pack, TAG, library="tensorrt_rtx", version="1.0", compute_capability="sm_86"
-    )
+    read_engine_records(pack, TAG, library="tensorrt_rtx", version="1.0", device=RTX)
 
 
 def test_ctrl_c_says_that_the_rest_is_kept(pack, fake):
@@ -187,9 +192,9 @@ def test_two_builds_at_once_are_refused(pack, fake):
 
 
 def test_auto_takes_what_can_build_here(fake, monkeypatch):
-    monkeypatch.setattr(tensorrt_builder, "compute_capability", lambda: "sm_87")
+    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: ORIN)
     assert open_builder("auto").name == "tensorrt"
-    monkeypatch.setattr(tensorrt_builder, "compute_capability", lambda: None)
+    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: None)
     assert open_builder("auto").name == "tensorrt_rtx"
     fake.remove("tensorrt_rtx")
     with pytest.raises(BackendUnavailableError, match=r"none here; tensorrt_rtx is not installed"):
@@ -201,7 +206,7 @@ def test_auto_takes_what_can_build_here(fake, monkeypatch):
 
 
 def test_tensorrt_builds_for_its_device_and_keeps_its_timings(pack, fake, monkeypatch):
-    monkeypatch.setattr(tensorrt_builder, "compute_capability", lambda: "sm_87")
+    monkeypatch.setattr(tensorrt_builder, "find_device", lambda: ORIN)
     with pytest.raises(EngineError, match=r"the device that it runs on, sm_87, not for sm_86"):
         build_engines(pack, builder="tensorrt", targets=["sm_86"])
     summary = build_engines(pack, builder="tensorrt")
@@ -214,8 +219,55 @@ def test_tensorrt_builds_for_its_device_and_keeps_its_timings(pack, fake, monkey
     assert cache.read_bytes() == b"+" * EXPERTS
 
 
+@pytest.fixture
+def on_orin(fake, monkeypatch):
+    """Builds the engines of a pack with tensorrt, on an Orin of so many multiprocessors."""
+
+    def build_on(pack, multiprocessors=16, **options):
+        device = CudaDevice("sm_87", DeviceModel("Orin", multiprocessors))
+        monkeypatch.setattr(tensorrt_builder, "find_device", lambda: device)
+        return build_engines(pack, builder="tensorrt", **options)
+
+    return build_on
+
+
+def test_tensorrt_does_not_build_experts_of_int8(fake, on_orin, tmp_path):
+    pack = make_engine_pack(tmp_path, experts="int8")
+    shutil.rmtree(pack / "onnx")  # not even looked for
+    with pytest.raises(EngineError, match=r'are int8, .*--experts int4, .*experts="w4a8" on the'):
+        on_orin(pack)
+    assert not (pack / "engines").exists()
+
+
+@pytest.mark.parametrize("experts", ["f16", "f32"])
+def test_tensorrt_builds_experts_of_floats(fake, on_orin, tmp_path, experts):
+    assert on_orin(make_engine_pack(tmp_path, experts=experts)).engines == EXPERTS
+
+
+def test_tensorrt_builds_one_engine_at_a_time(pack, on_orin):
+    with pytest.raises(EngineError, match="--jobs 2: tensorrt chooses kernels by their times"):
+        on_orin(pack, jobs=2)
+    assert on_orin(pack, jobs=1).jobs == 1
+
+
+def test_the_workspace_on_a_device_is_a_quarter_of_the_memory(pack, on_orin):
+    on_orin(pack, max_rss_bytes=1 << 30)
+    (plan, *_) = (pack / "engines" / "tensorrt-sm_87").glob("*.plan")
+    assert json.loads(plan.read_text())["WORKSPACE"] == 1 << 28
+    assert records_of(pack, "tensorrt-sm_87")[0]["flags"][-1] == "workspace=268435456"
+    assert on_orin(pack, max_rss_bytes=2 << 30).kept == EXPERTS  # whatever the limit was then
+
+
+def test_plans_are_built_again_on_another_model_of_device(pack, on_orin):
+    on_orin(pack)
+    assert on_orin(pack).kept == EXPERTS
+    assert on_orin(pack, multiprocessors=8).kept == 0
+    (device, *_) = (record["device"] for record in records_of(pack, "tensorrt-sm_87"))
+    assert device == {"name": "Orin", "multiprocessors": 8}
+
+
 def test_validation_needs_a_device(pack, fake, monkeypatch):
-    monkeypatch.setattr(validate, "compute_capability", lambda: None)
+    monkeypatch.setattr(validate, "find_device", lambda: None)
     done = CliRunner().invoke(app, ["build-engines", str(pack), "--validate"])
     assert done.exit_code == 1
     assert "--validate runs the engines on a CUDA device, and there is none here" in done.output
@@ -233,7 +285,26 @@ def test_validation_compares_with_the_weights(pack, fake, monkeypatch, noise, lo
         return [y[:1], y * (1 + noise * np.sign(np.sin(np.arange(y.size).reshape(y.shape))))]
 
     monkeypatch.setattr(validate, "_run", run)
+    monkeypatch.setattr(validate, "find_device", lambda: RTX)
     assert low <= validate.relative_error(pack, TAG, 1, 2) <= high
+
+
+def test_validation_refuses_what_may_not_run_here(pack, fake, on_orin, monkeypatch):
+    monkeypatch.setattr(validate, "check_can_validate", lambda: None)
+    monkeypatch.setattr(validate, "find_device", lambda: ORIN)
+    on_orin(pack, multiprocessors=8)
+    other = "on Orin with 8 multiprocessors, but this device is Orin with 16"
+    with pytest.raises(EngineError, match=other):
+        validate.validate_engines(pack, "tensorrt-sm_87")
+    on_orin(pack)
+    fake.set_version("2.0")
+    version = "built by tensorrt 1.0 for sm_87, but here is tensorrt 2.0, .* build-engines"
+    for check in (
+        lambda: validate.validate_engines(pack, "tensorrt-sm_87"),
+        lambda: validate.relative_error(pack, "tensorrt-sm_87", 0, 0),
+    ):
+        with pytest.raises(EngineError, match=version):
+            check()
 
 
 def test_the_command_prints_sizes_or_json(pack, fake):

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adapmoe.cli.main import app
-from adapmoe.engines import build_engines, read_engine_records
+from adapmoe.engines import CudaDevice, DeviceModel, build_engines, read_engine_records
 from adapmoe.engines.validate import TOLERANCE
 from adapmoe_export import export_pack
 from support.big_checkpoint import big_config, write_big_checkpoint
@@ -45,7 +45,7 @@ def build(pack, capsys, **options):
         summary.tag,
         library="tensorrt_rtx",
         version=importlib.metadata.version("tensorrt_rtx"),
-        compute_capability="sm_86",
+        device=CudaDevice("sm_86", DeviceModel("any", 1)),
     )
     assert len(engines.records) == summary.engines
     assert all(r.peak_rss_bytes <= MEMORY_LIMIT for r in engines.records.values())

@@ -10,7 +10,7 @@ import pytest
 from adapmoe.doctor.cgroup import memory_limit
 from adapmoe.doctor.commands import run_command
 from adapmoe.doctor.core import Core, examine_core, examine_kernels
-from adapmoe.doctor.cuda_driver import DriverError, ask_driver
+from adapmoe.doctor.cuda_driver import Device, DriverError, ask_driver
 from adapmoe.doctor.disk_access import Trial, examine_disk_access, try_reading
 from adapmoe.doctor.examine import examine_machine
 from adapmoe.doctor.machine import Machine, load_library, package_version
@@ -84,14 +84,14 @@ class FakeDriver:
         return 0
 
     def _cuDeviceGetAttribute(self, value, attribute, device):
-        value._obj.value = {75: 8, 76: 7, 18: 1}[attribute]
+        value._obj.value = {75: 8, 76: 7, 18: 1, 16: 16}[attribute]
         return 0
 
 
 def test_the_driver_is_asked_through_its_c_interface(tmp_path):
     driver = ask_driver(FakeDriver())
     assert driver.version == "12.6"
-    assert [(d.name, d.capability, d.integrated) for d in driver.devices] == [("Orin", "8.7", True)]
+    assert driver.devices == [Device("Orin", "8.7", 62 << 30, True, 16)]
     with pytest.raises(DriverError, match="cuInit returned 999"):
         ask_driver(FakeDriver("cuInit"))
     with pytest.raises(DriverError, match="no function cuInit"):

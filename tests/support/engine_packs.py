@@ -12,13 +12,13 @@ from support.checkpoints import make_config, make_tensors, write_checkpoint
 TESTS = Path(__file__).resolve().parent.parent
 
 
-def make_engine_pack(folder: Path) -> Path:
+def make_engine_pack(folder: Path, **options) -> Path:
     """2 layers x 4 experts, hidden_size 64, with ONNX models."""
     from adapmoe_export.onnx_export import export_onnx
 
     config = make_config()
     checkpoint = write_checkpoint(folder / "checkpoint", config, make_tensors(config))
-    export_pack(checkpoint, folder / "small.adapmoe")
+    export_pack(checkpoint, folder / "small.adapmoe", **options)
     export_onnx(folder / "small.adapmoe")
     return folder / "small.adapmoe"
 

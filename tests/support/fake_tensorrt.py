@@ -16,6 +16,7 @@ from types import SimpleNamespace
 __version__ = os.environ.get("FAKE_TENSORRT_VERSION", "1.0")
 
 ComputeCapability = enum.Enum("ComputeCapability", ["NONE", "SM75", "SM80", "SM86", "SM120"])
+MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
 NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
 
 
@@ -54,6 +55,10 @@ class Config:
     def __init__(self):
         self.targets, self.profiles, self.num_compute_capabilities = [], [], 0
         self.timings, self.known_timings = None, None
+        self.pools = {}
+
+    def set_memory_pool_limit(self, pool, size):
+        self.pools[pool.name] = size
 
     def set_compute_capability(self, capability, index):
         assert index == len(self.targets) < self.num_compute_capabilities
@@ -101,5 +106,5 @@ class Builder:
             "aux_streams": config.max_aux_streams,
             "targets": config.targets,
             "profiles": config.profiles,
-        }
+        } | config.pools
         return json.dumps(asked).encode()

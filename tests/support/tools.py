@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from adapmoe.engines.cuda_device import compute_capability
+from adapmoe.engines.cuda_device import find_device
 from support.source_tree import ROOT
 
 EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
@@ -38,7 +38,7 @@ def tool(name, cpu=None, build="test"):
 
 def require_gpu():
     """Fail, with the reason, where this machine cannot run what `make gpu-tests` builds."""
-    if compute_capability() is None:
+    if find_device() is None:
         pytest.fail("-m gpu needs a CUDA device, and the driver (libcuda.so.1) shows none here")
     path = ROOT / "build/cuda/runtime/tools/adapmoe-tokens"
     if not path.exists():

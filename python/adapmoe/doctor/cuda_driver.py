@@ -5,7 +5,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CU_DEVICE_ATTRIBUTE_...
+_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16  # CU_DEVICE_ATTRIBUTE_...
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Device:
     capability: str
     memory_bytes: int
     integrated: bool
+    multiprocessors: int
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,17 @@ def _device(library: Any, index: int) -> Device:  # noqa: ANN401
     _call(library, "cuDeviceGetName", name, len(name), handle)
     memory = ctypes.c_size_t()
     _call(library, "cuDeviceTotalMem_v2", ctypes.byref(memory), handle)
-    major, minor, integrated = (
-        _attribute(library, attribute, handle) for attribute in (_MAJOR, _MINOR, _INTEGRATED)
+    major, minor, integrated, multiprocessors = (
+        _attribute(library, attribute, handle)
+        for attribute in (_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS)
     )
-    capability = f"{major}.{minor}"
-    return Device(name.value.decode(), capability, memory.value, integrated == 1)
+    return Device(
+        name=name.value.decode(),
+        capability=f"{major}.{minor}",
+        memory_bytes=memory.value,
+        integrated=integrated == 1,
+        multiprocessors=multiprocessors,
+    )
 
 
 def _attribute(library: Any, attribute: int, device: ctypes.c_int) -> int:  # noqa: ANN401

@@ -6,11 +6,14 @@ SHA-256, and only by the library version and on the devices that it was built fo
 """
 
 from adapmoe.engines.build import BuildSummary, build_engines
+from adapmoe.engines.cuda_device import CudaDevice, DeviceModel
 from adapmoe.engines.reading import EngineRecords, read_engine_records
 from adapmoe.engines.records import EngineRecord
 
 __all__ = [
     "BuildSummary",
+    "CudaDevice",
+    "DeviceModel",
     "EngineRecord",
     "EngineRecords",
     "build_engines",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the engine of every expert, several at a time, going on where an earlier run stopped."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,15 @@ from typing import Any
 from adapmoe import _core
 from adapmoe.cgroup import usable_cpus
 from adapmoe.engines.builder import EngineBuilder, open_builder
-from adapmoe.engines.network import FLAGS
-from adapmoe.engines.reading import check_plan
-from adapmoe.engines.records import (
-    FOLDER,
-    EngineRecord,
-    Key,
-    load_records,
-    make_tag,
-    plan_file,
-    write_records,
-)
+from adapmoe.engines.records import FOLDER, write_records
+from adapmoe.engines.tag_build import Progress, TagBuild
 from adapmoe.engines.worker_process import WorkerPool
 from adapmoe.errors import EngineError, ReadError
+from adapmoe.kernel_tree import KernelTree
 from adapmoe.onnx_sidecar import FOLDER as ONNX_FOLDER
 from adapmoe.onnx_sidecar import OnnxModel, read_onnx_models
-from adapmoe.sidecar_files import locked_folder, publish, temporary_path
+from adapmoe.sidecar_files import locked_folder
 
-Progress = Callable[[int, int], None]  # (engines in place so far, engines in all)
 _COPIES = 6  # of an ONNX model that a builder may hold at once
 _NAMED_FAILURES = 3
 
@@ -49,75 +41,6 @@ class BuildSummary:
     peak_rss_bytes: int  # the largest of all builds
 
 
-class _Build:
-    """The engines of one tag while they are built. REQUIRES: the folder is locked."""
-
-    def __init__(
-        self, pack: Path, builder: EngineBuilder, targets: tuple[str, ...], models: Path
-    ) -> None:
-        self._pack = pack
-        self._builder = builder
-        self._targets = targets
-        self._models = models
-        self.tag = make_tag(builder.name, targets)
-        self.records: dict[Key, EngineRecord] = {}
-
-    def keep(self, models: Sequence[OnnxModel], progress: Progress) -> None:
-        """Keep the recorded engines that would come out of building `models` again."""
-        before: dict[Key, EngineRecord] = {}
-        with suppress(EngineError):  # nothing that could be kept
-            before = load_records(self._pack, self.tag)
-        for model in models:
-            record = before.get((model.layer, model.expert))
-            if record is None or not self._fits(record, model):
-                continue
-            with suppress(EngineError):  # it is built again
-                check_plan(self._pack, self.tag, record)
-                self.records[record.key] = record
-            progress(len(self.records), len(models))
-
-    def job(self, model: OnnxModel) -> dict[str, Any]:
-        """For a worker."""
-        plan = self._folder / plan_file(model.layer, model.expert)
-        return {
-            "kind": "build",
-            "builder": self._builder.name,
-            "version": self._builder.version,
-            "targets": self._targets,
-            "onnx": str(self._models / model.file),
-            "onnx_sha256": model.sha256,
-            "plan": str(temporary_path(plan)),
-            "timing_cache": str(self._folder / "timing.cache"),
-        }
-
-    def finish(self, model: OnnxModel, result: dict[str, Any]) -> None:
-        """Put a plan in its place and record it."""
-        plan = self._folder / plan_file(model.layer, model.expert)
-        publish(temporary_path(plan), plan)
-        record = EngineRecord(
-            layer=model.layer,
-            expert=model.expert,
-            file=plan.name,
-            library=self._builder.name,
-            version=self._builder.version,
-            targets=self._targets,
-            flags=FLAGS,
-            onnx_sha256=model.sha256,
-            **result,
-        )
-        self.records[record.key] = record
-        write_records(self._pack, self.tag, self.records.values())
-
-    def _fits(self, record: EngineRecord, model: OnnxModel) -> bool:
-        found = (record.library, record.version, record.targets, record.flags, record.onnx_sha256)
-        builder = self._builder
-        return found == (builder.name, builder.version, self._targets, FLAGS, model.sha256)
-
-    @property
-    def _folder(self) -> Path:
-        return self._pack / FOLDER / self.tag
-
-
 def build_engines(
     pack: Path,
     *,
@@ -136,21 +59,23 @@ def build_engines(
         onnx_folder: None: `pack`/onnx.
         jobs: builds at a time; 0: one per core as far as memory goes, one where builds are timed.
         max_rss_bytes: resident memory of a build, at most; 0: chosen from the size of the models.
+            On a device, kernels may work in a quarter of that.
 
     Raises:
         PackError: the pack.
-        EngineError: the models, the targets, or the experts that could not be built; all others
-            are recorded then, and the next run keeps them.
+        EngineError: the models, the targets, a dtype or `jobs` that the builder does not take, or
+            experts that could not be built; the others are recorded, and the next run keeps them.
         BackendUnavailableError: no such builder here.
     """
-    _core.inspect_pack(str(pack))
+    manifest = json.loads(_core.inspect_pack(str(pack)))
+    chosen = open_builder(builder)
+    _check_request(pack, chosen, manifest["quantization"]["experts"]["dtype"], jobs)
     folder = onnx_folder or pack / ONNX_FOLDER
     models = sorted(read_onnx_models(pack, folder).values(), key=lambda m: (m.layer, m.expert))
     if not models:
         raise EngineError(f"{folder}: lists no models; make them: adapmoe export {pack} --onnx")
-    chosen = open_builder(builder)
-    build = _Build(pack, chosen, chosen.choose_targets(targets), folder)
     limit = max_rss_bytes or chosen.working_bytes + _COPIES * max(m.bytes for m in models)
+    build = TagBuild(pack, chosen, chosen.choose_targets(targets), folder, limit)
     jobs = jobs or (_fitting_jobs(limit) if chosen.parallel else 1)
     progress = progress or (lambda done, total: None)
     with _locked(pack, build.tag):
@@ -173,8 +98,22 @@ def build_engines(
     )
 
 
+def _check_request(pack: Path, builder: EngineBuilder, dtype: str, jobs: int) -> None:
+    if dtype not in builder.dtypes:
+        raise EngineError(
+            f"{pack}: its experts are {dtype}, and {builder.name} does not dequantise groups of "
+            f"{dtype}, only of int4; export the checkpoint again with --experts int4, or run this "
+            'pack with experts="w4a8" on the GPU, which needs no engines'
+        )
+    if jobs > 1 and not builder.parallel:
+        raise EngineError(
+            f"--jobs {jobs}: {builder.name} chooses kernels by their times, so a build must have "
+            "the device for itself; leave --jobs out"
+        )
+
+
 def _build_missing(
-    build: _Build, models: list[OnnxModel], workers: WorkerPool, jobs: int, progress: Progress
+    build: TagBuild, models: list[OnnxModel], workers: WorkerPool, jobs: int, progress: Progress
 ) -> None:
     missing = [model for model in models if (model.layer, model.expert) not in build.records]
     failures: list[str] = []
@@ -204,8 +143,7 @@ def _build_missing(
 
 def _fitting_jobs(limit: int) -> int:
     """One per core that may be used, as far as memory goes."""
-    with Path("/proc/meminfo").open(encoding="ascii") as lines:
-        available = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    available = KernelTree().meminfo("MemAvailable") or 0
     return max(1, min(usable_cpus(), available // limit))
 
 

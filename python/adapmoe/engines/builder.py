@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from adapmoe.engines.cuda_device import DeviceModel
 from adapmoe.errors import BackendUnavailableError, EngineError
 
 
@@ -16,15 +17,22 @@ class EngineBuilder(Protocol):
         name: the library's module.
         parallel: whether builds may run side by side. Not if they time kernels on a device.
         working_bytes: resident memory that a build may take besides a few copies of the weights.
+        dtypes: of the experts that it can build.
     """
 
     name: ClassVar[str]
     parallel: ClassVar[bool]
     working_bytes: ClassVar[int]
+    dtypes: ClassVar[tuple[str, ...]]
 
     @property
     def version(self) -> str:
         """Of the library."""
+        ...
+
+    @property
+    def device(self) -> DeviceModel | None:
+        """The only one that plans run on; None: whatever the targets cover."""
         ...
 
     def choose_targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -35,9 +43,12 @@ class EngineBuilder(Protocol):
         """
         ...
 
-    def build(self, onnx: Path, targets: Sequence[str], timing_cache: Path) -> memoryview:
+    def build(
+        self, onnx: Path, targets: Sequence[str], timing_cache: Path, workspace_bytes: int
+    ) -> memoryview:
         """The plan of the model at `onnx`; what was timed is kept in the file `timing_cache`.
 
+        `workspace_bytes`: device memory that kernels may work in. For builds on a device only.
         Raises EngineError with what the library said.
         """
         ...

@@ -2,23 +2,39 @@
 """The CUDA device of this machine, asked through the driver alone."""
 
 import ctypes
+from dataclasses import dataclass
 
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+from adapmoe.doctor.cuda_driver import DriverError, ask_driver
 
 
-def compute_capability() -> str | None:
-    """Of device 0, such as "sm_87"; None where there is no driver or no device."""
+@dataclass(frozen=True)
+class DeviceModel:
+    """What tells devices of one compute capability apart: an AGX Orin from an Orin Nano."""
+
+    name: str  # the driver's, such as "Orin"
+    multiprocessors: int
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.name} with {self.multiprocessors} multiprocessors"
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """A device."""
+
+    target: str  # its compute capability, such as "sm_87"
+    model: DeviceModel
+
+
+def find_device() -> CudaDevice | None:
+    """Device 0; None where there is no driver or no device."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        devices = ask_driver(ctypes.CDLL("libcuda.so.1")).devices
+    except (OSError, DriverError):
         return None
-    device = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+    if not devices:
         return None
-    numbers = []
-    for attribute in (_MAJOR, _MINOR):
-        number = ctypes.c_int()
-        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device) != 0:
-            return None
-        numbers.append(number.value)
-    return f"sm_{numbers[0]}{numbers[1]}"
+    first = devices[0]
+    target = f"sm_{first.capability.replace('.', '')}"
+    return CudaDevice(target, DeviceModel(first.name, first.multiprocessors))

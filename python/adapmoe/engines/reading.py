@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapmoe.engines.cuda_device import CudaDevice
 from adapmoe.engines.records import (
     FILE,
     FOLDER,
@@ -57,7 +58,7 @@ def read_engine_records(
     *,
     library: str,
     version: str,
-    compute_capability: str,
+    device: CudaDevice,
     check_plans: bool = True,
 ) -> EngineRecords:
     """The engines that may run here.
@@ -67,7 +68,7 @@ def read_engine_records(
         tag: the folder below `engines/`.
         library: "tensorrt" or "tensorrt_rtx", the one that is loaded.
         version: its version; plans of any other are refused.
-        compute_capability: of the device, such as "sm_87".
+        device: that they shall run on.
         check_plans: read every plan and compare its SHA-256 now. `read_plan` does so in any case.
 
     Raises:
@@ -83,10 +84,15 @@ def read_engine_records(
                 f"{where}, but here is {library} {version}, and a plan is only read by the version "
                 f"that built it; {_rebuild(pack, tag)}"
             )
-        if not record.runs_on(compute_capability):
+        if not record.runs_on(device.target):
             raise EngineError(
-                f"{where}, but this device is {compute_capability}; "
+                f"{where}, but this device is {device.target}; "
                 f"build for it: adapmoe build-engines {pack}"
+            )
+        if record.device not in (None, device.model):
+            raise EngineError(
+                f"{where} on {record.device}, but this device is {device.model}; "
+                f"build for it: {rebuild_command(pack, tag)}"
             )
     _check_complete(pack, tag, records)
     if check_plans:
@@ -108,9 +114,9 @@ def _readable(path: Path, pack: Path, tag: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EngineError(
-            f"{path}: cannot be read: {error.strerror}; {_rebuild(pack, tag)}"
-        ) from error
+        # Building again mends what is missing, not what cannot be opened.
+        advice = f"; {_rebuild(pack, tag)}" if isinstance(error, FileNotFoundError) else ""
+        raise EngineError(f"{path}: cannot be read: {error.strerror}{advice}") from error
 
 
 def _check_hash(pack: Path, tag: str, record: EngineRecord, found: str) -> None:

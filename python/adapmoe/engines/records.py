@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from adapmoe.engines.cuda_device import DeviceModel
 from adapmoe.errors import EngineError
 from adapmoe.geometry import manifest_sha256
 from adapmoe.sidecar_files import check_header, replace_file
@@ -32,6 +33,7 @@ class EngineRecord:
         flags: what else the builder was told.
         seconds: that building took, in its own process.
         peak_rss_bytes: of that process.
+        device: that it was built on and for; None if ahead of time, or if nobody recorded it.
     """
 
     layer: int
@@ -46,6 +48,7 @@ class EngineRecord:
     bytes: int
     seconds: float
     peak_rss_bytes: int
+    device: DeviceModel | None = None
 
     @property
     def key(self) -> Key:
@@ -122,17 +125,32 @@ def write_records(pack: Path, tag: str, records: Iterable[EngineRecord]) -> None
         "format": _FORMAT,
         "format_version": _VERSION,
         "manifest_sha256": manifest_sha256(pack),
-        "engines": [asdict(record) for record in sorted(records, key=lambda record: record.key)],
+        "engines": [_entry(record) for record in sorted(records, key=lambda record: record.key)],
     }
     data = (json.dumps(found, indent=1, sort_keys=True) + "\n").encode()
     replace_file(pack / FOLDER / tag / FILE, data)
 
 
+def _entry(record: EngineRecord) -> dict[str, Any]:
+    entry = asdict(record)
+    if record.device is None:
+        del entry["device"]
+    return entry
+
+
+def _device(entry: dict[str, Any]) -> DeviceModel:
+    device = DeviceModel(**entry)
+    if not isinstance(device.name, str):
+        raise TypeError(f"device {device.name!r}")
+    if type(device.multiprocessors) is not int or device.multiprocessors < 1:
+        raise ValueError(f"{device.multiprocessors!r} multiprocessors")
+    return device
+
+
 def _record(entry: dict[str, Any]) -> EngineRecord:
-    record = EngineRecord(**entry)
-    record = EngineRecord(
-        **{**entry, "targets": tuple(record.targets), "flags": tuple(record.flags)}
-    )
+    lists = {name: tuple(entry[name]) for name in ("targets", "flags")}
+    device = {"device": _device(entry["device"])} if "device" in entry else {}
+    record = EngineRecord(**(entry | lists | device))
     for count in (record.layer, record.expert, record.bytes, record.peak_rss_bytes):
         if type(count) is not int or count < 0:
             raise ValueError(f"{count!r} is no count")

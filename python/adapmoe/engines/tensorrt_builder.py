@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from adapmoe.engines.cuda_device import compute_capability
+from adapmoe.engines.cuda_device import CudaDevice, DeviceModel, find_device
 from adapmoe.engines.network import build_plan
 from adapmoe.errors import BackendUnavailableError, EngineError
 from adapmoe.sidecar_files import replace_file
@@ -18,24 +18,32 @@ class TensorRtBuilder:
     name: ClassVar[str] = "tensorrt"
     parallel: ClassVar[bool] = False
     working_bytes: ClassVar[int] = 4 << 30
+    # It dequantises no blocks of int8: NvInfer.h, IDequantizeLayer.
+    dtypes: ClassVar[tuple[str, ...]] = ("int4", "f16", "f32")
 
     def __init__(self) -> None:
         """Import the library."""
         self._trt: Any = importlib.import_module(self.name)
+        self._device: CudaDevice | None = find_device()
 
     @property
     def version(self) -> str:
         """Of the library."""
         return str(self._trt.__version__)
 
+    @property
+    def device(self) -> DeviceModel | None:
+        """The one of this machine: kernels are chosen by their times on it."""
+        return self._device.model if self._device else None
+
     def choose_targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """The device of this machine. Raises EngineError for any other."""
-        device = compute_capability()
-        if device is None:
+        if self._device is None:
             raise BackendUnavailableError(
                 "tensorrt builds on a CUDA device, and there is none here; run this on the device, "
                 "or use --builder tensorrt_rtx"
             )
+        device = self._device.target
         if any(target != device for target in wanted):
             raise EngineError(
                 f"tensorrt builds for the device that it runs on, {device}, not for "
@@ -43,12 +51,15 @@ class TensorRtBuilder:
             )
         return (device,)
 
-    def build(self, onnx: Path, targets: Sequence[str], timing_cache: Path) -> memoryview:
+    def build(
+        self, onnx: Path, targets: Sequence[str], timing_cache: Path, workspace_bytes: int
+    ) -> memoryview:
         """The plan, with the help of what was timed before."""
         configs: list[Any] = []
 
         def configure(config: Any) -> None:  # noqa: ANN401
             configs.append(config)
+            config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, workspace_bytes)
             self._load_timings(config, timing_cache)
 
         plan = build_plan(self._trt, onnx, configure)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from adapmoe.engines.cuda_device import DeviceModel
 from adapmoe.engines.network import build_plan
 from adapmoe.errors import EngineError
 
@@ -19,6 +20,8 @@ class TensorRtRtxBuilder:
     name: ClassVar[str] = "tensorrt_rtx"
     parallel: ClassVar[bool] = True
     working_bytes: ClassVar[int] = 1 << 30
+    dtypes: ClassVar[tuple[str, ...]] = ("int4", "int8", "f16", "f32")
+    device: DeviceModel | None = None
 
     def __init__(self) -> None:
         """Import the library."""
@@ -46,8 +49,10 @@ class TensorRtRtxBuilder:
                 )
         return tuple(sorted(set(wanted), key=list(known).index))
 
-    def build(self, onnx: Path, targets: Sequence[str], timing_cache: Path) -> memoryview:
-        """The plan. This library times nothing, so `timing_cache` is not used."""
+    def build(
+        self, onnx: Path, targets: Sequence[str], timing_cache: Path, workspace_bytes: int
+    ) -> memoryview:
+        """The plan. This library runs nothing to build it: the last two are not used."""
         return build_plan(self._trt, onnx, lambda config: self._set_targets(config, targets))
 
     def _set_targets(self, config: Any, targets: Sequence[str]) -> None:  # noqa: ANN401

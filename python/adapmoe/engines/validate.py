@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapmoe.engines.cuda_device import compute_capability
+from adapmoe.engines.builder import open_builder
+from adapmoe.engines.cuda_device import CudaDevice, find_device
 from adapmoe.engines.network import make_logger
-from adapmoe.engines.reading import EngineRecords
-from adapmoe.engines.records import FOLDER, load_records
+from adapmoe.engines.reading import EngineRecords, read_engine_records
+from adapmoe.engines.records import FOLDER
 from adapmoe.engines.worker_process import WorkerPool
 from adapmoe.errors import BackendUnavailableError, EngineError
 from adapmoe.expert_weights import ExpertReader
@@ -28,11 +29,7 @@ F16 = NDArray[np.float16]
 
 def check_can_validate() -> None:
     """Raises BackendUnavailableError without a CUDA device or pycuda."""
-    if compute_capability() is None:
-        raise BackendUnavailableError(
-            "--validate runs the engines on a CUDA device, and there is none here; nothing was "
-            "validated: build without --validate, and validate where the engines will run"
-        )
+    _device()
     if importlib.util.find_spec("pycuda") is None:
         raise BackendUnavailableError(
             "--validate needs the Python package 'pycuda', which is missing: pip install pycuda"
@@ -49,10 +46,10 @@ def validate_engines(
 
     Raises:
         BackendUnavailableError: there is no CUDA device or no pycuda.
-        EngineError: an engine cannot be run, or is further off than TOLERANCE.
+        EngineError: an engine may not run here, cannot, or is further off than TOLERANCE.
     """
     check_can_validate()
-    records = load_records(pack, tag)
+    records = _engines(pack, tag).records
     workers, worst = WorkerPool(max_rss_bytes or _MAX_RSS_BYTES), 0.0
     for done, (layer, expert) in enumerate(records):
         job = {"kind": "validate", "pack": str(pack), "tag": tag, "layer": layer, "expert": expert}
@@ -72,18 +69,37 @@ def relative_error(pack: Path, tag: str, layer: int, expert: int) -> float:
     """The worst relative L2 distance of an engine's result, over 1 to 16 rows.
 
     Raises:
-        EngineError: the plan is not the recorded one, or cannot be run.
+        EngineError: the plan is not the recorded one, may not run here, or cannot.
     """
-    records = load_records(pack, tag)
-    record = records[layer, expert]
-    plan = EngineRecords(pack, tag, records).read_plan(layer, expert)
+    engines = _engines(pack, tag)
+    plan = engines.read_plan(layer, expert)
     reader = ExpertReader(pack)
     x = _inputs(reader.hidden_size)
     reference = reader.read(layer, expert).evaluate(x)
-    results = _run(importlib.import_module(record.library), plan, x)
+    library = engines.records[layer, expert].library
+    results = _run(importlib.import_module(library), plan, x)
     return max(
         float(np.linalg.norm(y - reference[: len(y)]) / np.linalg.norm(reference[: len(y)]))
         for y in results
+    )
+
+
+def _device() -> CudaDevice:
+    device = find_device()
+    if device is None:
+        raise BackendUnavailableError(
+            "--validate runs the engines on a CUDA device, and there is none here; nothing was "
+            "validated: build without --validate, and validate where the engines will run"
+        )
+    return device
+
+
+def _engines(pack: Path, tag: str) -> EngineRecords:
+    """Those of a tag, if the library and the device that are here may run them."""
+    library = tag.partition("-")[0]
+    version = open_builder(library).version
+    return read_engine_records(
+        pack, tag, library=library, version=version, device=_device(), check_plans=False
     )
 
 

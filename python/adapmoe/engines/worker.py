@@ -39,7 +39,8 @@ def build(job: Job) -> Job:
             f"{builder.name} is {builder.version} now, the build began with {job['version']}"
         )
     begin = time.perf_counter()
-    data = builder.build(onnx, job["targets"], Path(job["timing_cache"]))
+    timing_cache, workspace = Path(job["timing_cache"]), job["workspace_bytes"]
+    data = builder.build(onnx, job["targets"], timing_cache, workspace)
     seconds = time.perf_counter() - begin
     with plan.open("wb") as file:
         file.write(data)
