@@ -31,7 +31,7 @@ class StepStats:
     experts_used: int  # expert visits, one per (layer, expert) and chunk
     experts_activated: int  # routed (token, layer, expert) triples
     expert_hits: int  # visits that found the expert resident
-    experts_on_cpu: int  # computed by the CPU beside a GPU
+    experts_on_cpu: int  # computed by the CPU though a GPU computes experts
     gated: int  # (token, layer) pairs where the gate left experts out
     dropped_share_sq: float  # sum over them of the squared share of the weight left out
     prefetched: int  # experts read ahead

@@ -13,9 +13,11 @@ import pytest
 
 from adapmoe.expert_weights import ExpertReader
 from support.stand_in_engines import (
-    LIBRARIES,
+    ENGINES,
     change_list,
     copy_pack,
+    flip_bit,
+    library,
     plan_bytes,
     set_all,
     write_engines,
@@ -25,12 +27,6 @@ from support.tools import run, token_report, tool
 pytestmark = pytest.mark.emulated
 
 IDS = [1, 45, 67, 300, 12, 99, 4, 2024, 8, 15, 16, 23, 42]
-ENGINES = ("--backend", "cuda", "--experts", "tensorrt", "--exact", "no", "--threads", 1)
-
-
-def library(*majors):
-    """The environment of a machine with these major versions of TensorRT."""
-    return {"LD_LIBRARY_PATH": ":".join(str(LIBRARIES / str(major)) for major in majors)}
 
 
 def report(pack, *options, env=None, ids=IDS):
@@ -95,6 +91,14 @@ def test_the_same_bits_while_engines_are_read_and_evicted(engine_pack):
     assert int(evicting["bytes_read"]) > 1.5 * int(everything["bytes_read"])
 
 
+def test_the_same_bits_while_the_ceiling_moves(engine_pack):
+    everything = report(engine_pack, "-n", 9)
+    least = floor_of(engine_pack, *ENGINES)
+    moved = report(engine_pack, "-n", 9, "--memory-later", least + (1 << 20))
+    assert (moved["tokens"], moved["logits"]) == (everything["tokens"], everything["logits"])
+    assert int(moved["bytes_read"]) > 1.5 * int(everything["bytes_read"])
+
+
 def floor_of(pack, *options):
     """The least memory for what report() decodes, as the refusal of less names it."""
     small = ("-n", 4, *options, "--memory", 1 << 20)
@@ -150,28 +154,10 @@ def test_other_experts_still_give_the_bits_of_the_cpu(engine_pack):
     assert by_name["logits"] == cpu["logits"]
 
 
-def flip(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
-
-
-def test_a_damaged_plan_is_never_deserialised(spoilt):
-    pack, folder = spoilt
-    ids = (0, 0)
-    flip(folder / f"layer{ids[0]}-expert{ids[1]}.plan", 5000)
-    done = run(
-        tool("tokens", build="emulated"), pack, *range(1, 60), "-n", 1, *ENGINES, env=library(10)
-    )
-    assert done.returncode == 1
-    assert "layer0-expert0.plan: SHA-256 is" in done.stderr
-    assert "it is damaged and not used; rebuild: adapmoe build-engines" in done.stderr
-
-
 def test_the_plan_that_is_tried_first_is_checked_too(spoilt):
     pack, folder = spoilt
     largest = max(folder.glob("*.plan"), key=lambda path: path.stat().st_size)
-    flip(largest, 5000)
+    flip_bit(largest, 5000)
     assert f"{largest.name}: SHA-256 is" in refusal(pack)
 
 

@@ -10,9 +10,11 @@
 #include <dlfcn.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -116,6 +118,8 @@ int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* s
                        reinterpret_cast<uintptr_t>(scratch) % 256 == 0;
   if (!aligned) return fail("an address is no multiple of 256");
   if (rows < 1 || rows > 16) return fail("built for 1 to 16 rows");
+  const char* refused = std::getenv("ADAPMOE_EMULATED_TENSORRT_REFUSES");
+  if (refused != nullptr && std::string_view(refused) == "enqueue") return fail("told to refuse");
   if (scratch_bytes < engine->scratch_bytes()) return fail("too little scratch memory");
   cudaLaunchConfig_t config;
   config.stream = static_cast<cudaStream_t>(stream);
