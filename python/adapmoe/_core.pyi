@@ -154,7 +154,7 @@ class Session:
     ) -> list[str]: ...  # one line each: O_DIRECT refused, fallbacks, below one cycle
     def close(self) -> None: ...
 
-def expert_paths(path: str, backend: str) -> list[str]:
+def expert_paths(path: str, backend: str) -> tuple[list[str], str]:
     """Ways to compute experts that `backend` has here, the exact one ("w4a8") first. PackError."""
 
 def time_expert(path: str, backend: str, experts: str) -> float:

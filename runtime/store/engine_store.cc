@@ -179,14 +179,14 @@ std::string EngineStore::built_by() const {
   return str_cat(path_, ": built by ", kLibrary, " ", shown_name(version_), " for ", target_);
 }
 
-Result<std::vector<std::byte>> EngineStore::read_largest() const {
+Result<std::vector<std::byte>> EngineStore::read(size_t expert) const {
   // Through the page cache, whose pages are whole and at any address.
-  auto file = File::open(plans_[largest_].file.path(), /*direct=*/false);
-  if (!file.ok()) return refused(largest_, file.status().message());
-  std::vector<std::byte> plan(static_cast<size_t>(largest_bytes()));
+  auto file = File::open(plans_[expert].file.path(), /*direct=*/false);
+  if (!file.ok()) return refused(expert, file.status().message());
+  std::vector<std::byte> plan(static_cast<size_t>(plans_[expert].file.size()));
   ADAPMOE_RETURN_IF_ERROR(file.value().read_at(0, plan));
   file.value().drop_page_cache();
-  ADAPMOE_RETURN_IF_ERROR(check(largest_, plan));
+  ADAPMOE_RETURN_IF_ERROR(check(expert, plan));
   return plan;
 }
 

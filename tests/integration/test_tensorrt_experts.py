@@ -94,9 +94,20 @@ def test_the_same_bits_while_engines_are_read_and_evicted(engine_pack):
 def test_the_same_bits_while_the_ceiling_moves(engine_pack):
     everything = report(engine_pack, "-n", 9)
     least = floor_of(engine_pack, *ENGINES)
-    moved = report(engine_pack, "-n", 9, "--memory-later", least + (1 << 20))
+    moved = report(engine_pack, "-n", 9, "--memory", 256 << 20, "--memory-later", least + (1 << 20))
     assert (moved["tokens"], moved["logits"]) == (everything["tokens"], everything["logits"])
     assert int(moved["bytes_read"]) > 1.5 * int(everything["bytes_read"])
+
+
+@pytest.mark.parametrize("gpu", ["integrated", "discrete"])
+def test_the_speed_of_an_engine_is_measured(engine_pack, gpu):
+    env = library(10) | {"ADAPMOE_EMULATED_GPU": gpu}
+    command = (tool("gpu-bench", build="emulated"), "expert", engine_pack, "cuda", "tensorrt")
+    done = run(*command, env=env)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[1]) > 0
+    done = run(*command, env={"LD_LIBRARY_PATH": ""})
+    assert "TensorRT 10 is not here" in done.stderr
 
 
 def floor_of(pack, *options):
