@@ -13,6 +13,7 @@ from adapmoe.expert_path import choose_expert_path, device_probe
 from adapmoe.pack_files import check_small_files
 from adapmoe.reading.settings import read_settings
 from adapmoe.stats import describe_split
+from adapmoe.tensorrt_library import load_packaged_tensorrt
 from adapmoe.text_level import TextLevel
 from adapmoe.tokenizer import Tokenizer
 from adapmoe.units import parse_memory
@@ -28,6 +29,8 @@ def _open_session(path: str, **options: Any) -> "_core.Session":  # noqa: ANN401
     from adapmoe._core import Session, inspect_pack
 
     check_small_files(Path(path), inspect_pack(path))
+    if options["experts"] == "tensorrt":
+        load_packaged_tensorrt()
     return Session(path, **options)
 
 

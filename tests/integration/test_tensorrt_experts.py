@@ -153,7 +153,9 @@ def test_the_library_that_built_the_plans_is_chosen(spoilt):
 
 def test_engines_need_a_library_the_gpu_backend_and_inexactness(engine_pack):
     none = {"LD_LIBRARY_PATH": ""}
-    assert "TensorRT 10 is not here: libnvinfer.so.10" in refusal(engine_pack, env=none)
+    text = refusal(engine_pack, env=none)
+    assert "TensorRT 10 is not here: libnvinfer.so.10" in text
+    assert "name its folder in LD_LIBRARY_PATH" in text
     assert "allow that with exact=False" in refusal(engine_pack, "--exact", "yes")
     assert "is a way of the GPU backend" in refusal(engine_pack, "--backend", "cpu")
     assert 'experts="fast": expected one of' in refusal(engine_pack, "--experts", "fast")
