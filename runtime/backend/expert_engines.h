@@ -25,19 +25,26 @@ struct PlanOrigin {
   std::string rebuild;   // the command that builds them again
 };
 
+// Computes an expert, numbered layer by layer, without its engine: see RecordExperts::run().
+using EnginelessExpert = std::function<Status(
+    uint64_t expert, Rows x, std::span<const int32_t> rows, int64_t first_output, Rows out)>;
+
 struct ExpertEngines {
   // Runs experts by their engines and everything else by the backend that it was made from. The
   // tile of an expert is the frame that its plan was placed in.
   std::unique_ptr<Backend> backend;
   int64_t frame_bytes = 0;   // device memory of one engine
-  int64_t shared_bytes = 0;  // that all of them share, beside the frames
-  // Reserves this memory, once, before anything is placed. Returns `frames` places of
-  // frame_bytes. Errors: kBudgetError.
+  int64_t shared_bytes = 0;  // device memory that all of them share, beside the frames
+  int64_t host_bytes = 0;    // of rows on their way
+  // Reserves this memory, once, before anything is placed. Returns `frames` names of places with
+  // frame_bytes: they are no addresses of anything. Errors: kBudgetError.
   std::function<Result<std::span<std::byte>>(int64_t frames)> reserve;
   // Makes the engine of a plan that was checked, in place of the one in that frame, which nothing
   // uses any more. Different frames may be filled at the same time, on any thread. Errors:
   // kEngineError saying what is wrong with the plan.
-  std::function<Status(std::span<const std::byte> plan, std::byte* frame)> place;
+  std::function<Status(uint64_t expert, std::span<const std::byte> plan, std::byte* frame)> place;
+  // Or leaves the frame without an engine: `engineless` computes the expert, and `why` is noted.
+  std::function<void(uint64_t expert, std::byte* frame, const std::string& why)> leave_out;
 };
 
 // Defined by backend/tensorrt, or by backend/no_tensorrt where there is none.
@@ -50,6 +57,7 @@ Result<EngineDevice> engine_target();
 // TensorRT, naming both versions; kEngineError for the plan.
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
                                           const PlanOrigin& origin,
-                                          std::span<const std::byte> largest);
+                                          std::span<const std::byte> largest,
+                                          EnginelessExpert engineless);
 
 }  // namespace adapmoe

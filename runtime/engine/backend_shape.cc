@@ -32,19 +32,4 @@ Result<ExpertPath> choose_expert_path(std::string_view experts, bool exact, DTyp
   return ExpertPath::kW4A16;
 }
 
-std::string_view expert_path_name(ExpertPath path) {
-  return path == ExpertPath::kW4A8 ? "w4a8" : "w4a16";
-}
-
-std::vector<ExpertPath> runnable_expert_paths(const Pack& pack, const std::string& backend) {
-  std::vector<ExpertPath> paths = {ExpertPath::kW4A8};
-  if (!is_quantized(pack.experts().dtype)) return paths;
-  std::string note;
-  const BackendShape shape = backend_shape(pack, /*max_rows=*/1, true, ExpertPath::kW4A16);
-  if (make_backend(backend, "auto", /*threads=*/1, shape, &note).ok()) {
-    paths.push_back(ExpertPath::kW4A16);
-  }
-  return paths;
-}
-
 }  // namespace adapmoe

@@ -2,9 +2,7 @@
 // What a backend is told of a pack.
 #pragma once
 #include <cstdint>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "runtime/backend/backend.h"
 #include "runtime/base/status.h"
@@ -19,10 +17,5 @@ BackendShape backend_shape(const Pack& pack, int64_t max_rows, bool kv_f16, Expe
 // name, for a path that is not `exact` where that is wanted, and for one that `dtype` has no use
 // of.
 Result<ExpertPath> choose_expert_path(std::string_view experts, bool exact, DType dtype);
-
-std::string_view expert_path_name(ExpertPath path);
-
-// What `backend` can run of `pack` here, kW4A8 first.
-std::vector<ExpertPath> runnable_expert_paths(const Pack& pack, const std::string& backend);
 
 }  // namespace adapmoe

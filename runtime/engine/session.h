@@ -25,7 +25,7 @@ struct StepStats {
   int64_t experts_used = 0;       // expert visits: one per layer, expert and chunk
   int64_t experts_activated = 0;  // (token, layer, expert) triples
   int64_t expert_hits = 0;        // visits that found the expert resident
-  int64_t experts_on_cpu = 0;     // computed by the CPU beside a GPU
+  int64_t experts_on_cpu = 0;     // computed by the CPU though a GPU computes experts
   int64_t gated = 0;              // (token, layer) pairs where the gate dropped experts
   double dropped_share_sq = 0.0;  // sum over them of the squared share of the weight dropped
   int64_t prefetched = 0;         // experts read ahead

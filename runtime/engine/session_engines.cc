@@ -46,9 +46,20 @@ Status Session::Parts::make_engines(const std::string& pack_dir, const BackendSh
   plans.emplace(std::move(opened).value());
   auto largest = plans->read_largest();
   if (!largest.ok()) return largest.status();
-  auto made =
-      make_expert_engines(std::move(backend), shape,
-                          {plans->version(), plans->built_by(), plans->rebuild()}, largest.value());
+  auto cpu = make_cpu_backend(config.kernels, config.threads, shape);
+  if (!cpu.ok()) return cpu.status();
+  record_experts.emplace(*pack, std::move(cpu).value());
+  const auto engineless = [this](uint64_t expert, Rows x, std::span<const int32_t> rows,
+                                 int64_t first_output, Rows out) {
+    const int64_t per_layer = pack->config().num_local_experts;
+    const auto number = static_cast<int64_t>(expert);
+    return record_experts->run(
+        {static_cast<int32_t>(number / per_layer), static_cast<int32_t>(number % per_layer)}, x,
+        rows, first_output, out);
+  };
+  auto made = make_expert_engines(std::move(backend), shape,
+                                  {plans->version(), plans->built_by(), plans->rebuild()},
+                                  largest.value(), engineless);
   if (!made.ok()) return made.status();
   engines = std::move(made).value();
   backend = std::move(engines.backend);
@@ -59,16 +70,21 @@ int64_t Session::Parts::plan_staging_bytes() const {
   return plans ? kPlansAtOnce * align_up(plans->largest_bytes(), kPageBytes) : 0;
 }
 
+int64_t Session::Parts::engine_host_bytes() const {
+  return plans ? plan_staging_bytes() + engines.host_bytes + record_experts->bytes() : 0;
+}
+
 Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader(
     std::span<std::byte> frames) {
   const File& file = plans ? plans->file(0) : pack->expert_file();
   if (plans) {
-    auto reserved = Arena::reserve(plan_staging_bytes());
+    auto reserved = Arena::reserve(plan_staging_bytes() + record_experts->bytes());
     if (!reserved.ok()) return reserved.status();
-    plan_staging.emplace(std::move(reserved).value());
+    engine_host.emplace(std::move(reserved).value());
+    record_experts->use_memory(engine_host->carve(record_experts->bytes()));
   }
   const std::span<std::byte> places =
-      plans ? plan_staging->carve(plan_staging_bytes()) : std::span<std::byte>();
+      plans ? engine_host->carve(plan_staging_bytes()) : std::span<std::byte>();
   auto chosen =
       make_reader(config.reader, file,
                   {.depth = plans ? std::max(kPlansAtOnce, config.readers) : config.readers,
@@ -84,9 +100,14 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader(
   const auto checker = std::make_shared<PlanChecker>(*plans, config.verify == VerifyTiles::kAlways);
   const auto place = [this, checker](uint64_t expert, std::span<const std::byte> plan,
                                      std::span<std::byte> frame) -> Status {
-    ADAPMOE_RETURN_IF_ERROR(checker->check(expert, plan));
-    const Status made = engines.place(plan, frame.data());
-    return made.ok() ? made : plans->refused(expert, made.message());
+    Status made = checker->check(expert, plan);
+    if (made.ok()) {
+      made = engines.place(expert, plan, frame.data());
+      if (made.code() == StatusCode::kEngineError) made = plans->refused(expert, made.message());
+    }
+    if (made.code() != StatusCode::kEngineError) return made;
+    engines.leave_out(expert, frame.data(), made.message());  // and the session goes on
+    return {};
   };
   return make_file_record_reader(
       std::move(chosen.value().reader), places, kPlansAtOnce,

@@ -126,7 +126,8 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
            .kv_bytes = config.max_sequences * kv_bytes,
            .scratch_bytes = align_up(work_bytes(), kPageBytes) +
                             align_up(backend->scratch_bytes(), kPageBytes) + split_scratch +
-                            plan_staging_bytes() + engines.shared_bytes,
+                            engines.shared_bytes +
+                            (backend->own_memory() ? 0 : engine_host_bytes()),
            .tile_bytes = tile_bytes(),
            .tiles_per_expert = tiles(),
            .top_k = c.router.top_k,
@@ -162,9 +163,9 @@ Status Session::Parts::make_expert_split(BackendShape shape) {
 
 Status Session::Parts::reserve() {
   // Engines lie outside the arena: their frames, what they share, and plans on their way.
-  const int64_t before_frames = align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes -
-                                             engines.shared_bytes - plan_staging_bytes(),
-                                         kPageBytes);
+  const int64_t outside = engines.shared_bytes + (backend->own_memory() ? 0 : engine_host_bytes());
+  const int64_t before_frames =
+      align_up(split.dense_bytes + split.kv_bytes + split.scratch_bytes - outside, kPageBytes);
   const int64_t frame = plans ? 0 : split.tile_bytes;
   auto reserved = Arena::reserve(before_frames + split.frames_total *
                                                      frame);  // set_memory() may use them all later

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/backend/expert_engines.h"
+#include "runtime/engine/record_experts.h"
 #include "runtime/engine/session.h"
 #include "runtime/memory/arena.h"
 #include "runtime/model/decoder.h"
@@ -35,7 +36,7 @@ struct Session::Parts {
   std::string reader;  // the one in use: "io_uring" or "pread"
   std::optional<Pack> pack;
   std::optional<EngineStore> plans;  // empty: experts are the pack's records
-  std::optional<Arena> plan_staging;
+  std::optional<Arena> engine_host;  // host memory of engines: plans, and of record_experts
   MemoryNeeds needs;
   MemorySplit split;
   int64_t frames_mapped = 0;  // that the backend was told of
@@ -43,9 +44,10 @@ struct Session::Parts {
   // Where the backend has memory of its own: what the host needs beside the arena, whose addresses
   // then only name places on the device (engine/session_staging.cc).
   std::optional<Arena> host;
-  std::vector<std::span<std::byte>> staging;  // in it, one tile each; else empty
-  std::unique_ptr<Backend> backend;           // uses both until its end
-  ExpertEngines engines;                      // of `backend`, where there are plans
+  std::vector<std::span<std::byte>> staging;    // in it, one tile each; else empty
+  std::unique_ptr<Backend> backend;             // uses both until its end
+  ExpertEngines engines;                        // of `backend`, where there are plans
+  std::optional<RecordExperts> record_experts;  // for experts that have none
   DenseWeights dense;
   std::vector<KVCache> kv;
   std::vector<bool> kv_in_use;
@@ -81,6 +83,7 @@ struct Session::Parts {
   int64_t tiles() const { return plans ? 1 : pack->experts().tiles; }
   int64_t tile_bytes() const { return plans ? engines.frame_bytes : pack->experts().tile_bytes; }
   int64_t plan_staging_bytes() const;  // of plans that are read
+  int64_t engine_host_bytes() const;   // that engines need of the host
   Status make_prefetcher();
 
   int64_t work_bytes() const;

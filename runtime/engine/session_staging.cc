@@ -41,7 +41,7 @@ int64_t Session::Parts::staging_bytes() const {
 
 Status Session::Parts::check_host_memory(int64_t available) {
   if (!backend->own_memory()) return {};
-  split.host_bytes = align_up(work_bytes(), kPageBytes) + staging_bytes();
+  split.host_bytes = align_up(work_bytes(), kPageBytes) + staging_bytes() + engine_host_bytes();
   if (split.host_bytes <= available) return {};
   return budget_error(
       str_cat("beside the GPU's memory ", format_bytes(split.host_bytes),

@@ -29,7 +29,7 @@ class StepMeter {
     s.experts_used = after.visits - before_.visits;
     s.experts_activated = counts.activated;
     s.expert_hits = after.hits - before_.hits;
-    s.experts_on_cpu = counts.on_cpu;
+    s.experts_on_cpu = counts.on_cpu + device.on_cpu - counts_before_.on_cpu;
     s.gated = counts.dropped;
     s.dropped_share_sq = counts.dropped_share_sq;
     s.prefetched = after.prefetched - before_.prefetched;

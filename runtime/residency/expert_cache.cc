@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "runtime/base/check.h"
-#include "runtime/base/crc32c.h"
 #include "runtime/base/strings.h"
 
 namespace adapmoe {
@@ -207,16 +206,6 @@ void ExpertCache::promote_reads_locked(ExpertId id) {
   }
 }
 
-Status ExpertCache::check_tile(ExpertId id, int64_t tile, std::span<const std::byte> data) const {
-  const uint32_t expected = pack_.tile_crc32c(id, tile);
-  const uint32_t found = crc32c(data.data(), data.size());
-  if (found == expected) return {};
-  return pack_error(str_cat(pack_.expert_file().path(), ": expert ", id.expert, " of layer ",
-                            id.layer, ", tile ", tile, " at offset ", pack_.tile_offset(id, tile),
-                            ": CRC32C is ", std::hex, found, ", expected ", expected,
-                            "; the file is damaged, copy or export the pack again"));
-}
-
 void ExpertCache::complete(uint64_t tag, const Status& read, std::span<const std::byte> bytes) {
   const auto tiles = static_cast<size_t>(tiles_);
   const ExpertId id = id_of(tag / tiles);
@@ -228,7 +217,7 @@ void ExpertCache::complete(uint64_t tag, const Status& read, std::span<const std
     frame = frames_.data(frame_of_[tag]);
     verify = verify || (config_.verify == VerifyTiles::kFirst && !verified_[tag]);
   }
-  Status status = read.ok() && verify ? check_tile(id, tile, bytes) : read;
+  Status status = read.ok() && verify ? pack_.check_tile(id, tile, bytes) : read;
   if (status.ok() && config_.land) status = config_.land(bytes, frame);
   {
     const std::lock_guard lock(mutex_);

@@ -148,7 +148,6 @@ class ExpertCache {
   void evict_locked(size_t victim, int64_t tiles);
   void drop_failed_locked(size_t at);
   void complete(uint64_t tag, const Status& read, std::span<const std::byte> bytes);
-  Status check_tile(ExpertId id, int64_t tile, std::span<const std::byte> data) const;
   Status wait_locked(std::unique_lock<std::mutex>& lock, const Interrupt& interrupt);
   void release(ExpertId id);
   void release_every();

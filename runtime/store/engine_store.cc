@@ -225,14 +225,14 @@ std::string EngineStore::built_by() const {
                  device_.target);
 }
 
-Result<std::vector<std::byte>> EngineStore::read_largest() const {
+Result<std::vector<std::byte>> EngineStore::read(size_t expert) const {
   // Through the page cache, whose pages are whole and at any address.
-  auto file = File::open(plans_[largest_].file.path(), /*direct=*/false);
-  if (!file.ok()) return unopened(plans_[largest_].file.path(), file.status());
-  std::vector<std::byte> plan(static_cast<size_t>(largest_bytes()));
+  auto file = File::open(plans_[expert].file.path(), /*direct=*/false);
+  if (!file.ok()) return unopened(plans_[expert].file.path(), file.status());
+  std::vector<std::byte> plan(static_cast<size_t>(plans_[expert].file.size()));
   ADAPMOE_RETURN_IF_ERROR(file.value().read_at(0, plan));
   file.value().drop_page_cache();
-  ADAPMOE_RETURN_IF_ERROR(check(largest_, plan));
+  ADAPMOE_RETURN_IF_ERROR(check(expert, plan));
   return plan;
 }
 

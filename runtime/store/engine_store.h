@@ -35,8 +35,9 @@ class EngineStore {
   // Experts are numbered layer by layer.
   const File& file(size_t expert) const { return plans_[expert].file; }
   int64_t largest_bytes() const { return plans_[largest_].file.size(); }
-  // The largest plan, checked. Errors: kEngineError, kReadError.
-  Result<std::vector<std::byte>> read_largest() const;
+  // A plan, checked. Errors: kEngineError, kReadError.
+  Result<std::vector<std::byte>> read(size_t expert) const;
+  Result<std::vector<std::byte>> read_largest() const { return read(largest_); }
   // Whether `plan` is what was built. Errors: kEngineError.
   Status check(size_t expert, std::span<const std::byte> plan) const;
   // An error about a plan whose bytes are right.

@@ -173,6 +173,17 @@ int64_t Pack::dense_bytes() const {
   return align_up(bytes, kPageBytes);
 }
 
+Status Pack::check_tile(ExpertId id, int64_t tile, std::span<const std::byte> data) const {
+  const auto at = static_cast<size_t>(flat(id) * manifest_.experts.tiles + tile);
+  const uint32_t expected = manifest_.tile_crc32c[at];
+  const uint32_t found = crc32c(data.data(), data.size());
+  if (found == expected) return {};
+  return pack_error(str_cat(expert_file_.path(), ": expert ", id.expert, " of layer ", id.layer,
+                            ", tile ", tile, " at offset ", tile_offset(id, tile), ": CRC32C is ",
+                            std::hex, found, ", expected ", expected,
+                            "; the file is damaged, copy or export the pack again"));
+}
+
 Status Pack::read_dense(std::span<std::byte> into, bool verify, const Interrupt& interrupt,
                         const DenseSink& sink) const {
   const int64_t bytes = dense_file_.size() - manifest_.dense_data_offset;

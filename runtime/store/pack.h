@@ -42,9 +42,8 @@ class Pack {
     return manifest_.experts.data_offset + flat(id) * manifest_.experts.expert_bytes +
            tile * manifest_.experts.tile_bytes;
   }
-  uint32_t tile_crc32c(ExpertId id, int64_t tile) const {
-    return manifest_.tile_crc32c[static_cast<size_t>(flat(id) * manifest_.experts.tiles + tile)];
-  }
+  // Whether `data` is what was exported. Errors: kPackError naming the place.
+  Status check_tile(ExpertId id, int64_t tile, std::span<const std::byte> data) const;
 
  private:
   Pack(Manifest manifest, File dense, File experts)

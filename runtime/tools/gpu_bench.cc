@@ -25,7 +25,7 @@ constexpr char kUsage[] =
     "bandwidth: at which BYTES are read by a kernel that does nothing else.\n"
     "product: the seconds of a packed matrix OUTPUTS x INPUTS times ROWS rows, BYTES of such\n"
     "matrices being read in turn, and the CRC32C of the result.\n"
-    "expert: the seconds of one expert of PACK for one row.\n"
+    "expert: the seconds of one expert of PACK for one row; PATH may be tensorrt too.\n"
     "\n"
     "  MEMORY   device, or mapped: the host's, registered with CUDA\n"
     "  TYPE     int4 or int8      PATH  w4a8 or w4a16\n"
@@ -108,11 +108,7 @@ std::optional<Status> product(const Arguments& a) {
 
 std::optional<Status> expert(const Arguments& a) {
   if (a.size() != 4) return std::nullopt;
-  const auto path = parse_name(a[3], kPaths);
-  if (!path) return std::nullopt;
-  const auto pack = Pack::open(a[1], /*direct_io=*/true);
-  if (!pack.ok()) return pack.status();
-  const auto seconds = time_expert(pack.value(), a[2], static_cast<ExpertPath>(*path));
+  const auto seconds = time_expert(a[1], a[2], a[3]);
   if (!seconds.ok()) return seconds.status();
   std::printf("seconds %.6g\n", seconds.value());
   return Status();

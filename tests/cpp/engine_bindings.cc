@@ -36,18 +36,20 @@ std::span<const std::byte> bytes_of(const nb::bytes& data) {
 // EngineMemory over addresses that nobody follows; tells offsets.
 class MemoryRig {
  public:
-  explicit MemoryRig(size_t bytes) { memory_.reset({begin(), bytes}); }
+  explicit MemoryRig(size_t bytes) { reset(bytes); }
+  void reset(size_t bytes) { memory_.reset({begin(), bytes}); }
   std::optional<uint64_t> allocate(uint64_t bytes, uint64_t alignment) {
-    void* at = memory_.allocate(bytes, alignment);
+    void* at = allocator_.allocate(allocator_.context, bytes, alignment);
     if (at == nullptr) return std::nullopt;
     return static_cast<uint64_t>(static_cast<std::byte*>(at) - begin());
   }
-  void release() { memory_.release(); }
+  void release(uint64_t offset) { allocator_.release(allocator_.context, begin() + offset); }
   int64_t wanted() const { return memory_.wanted(); }
 
  private:
   static std::byte* begin() { return reinterpret_cast<std::byte*>(uintptr_t{1} << 20); }
   tensorrt::EngineMemory memory_;
+  TrtAllocator allocator_ = memory_.allocator();
 };
 
 // The plans of a pack, and a checker of them.
@@ -158,6 +160,7 @@ void export_engines(nb::module_& m) {
       .def(nb::init<size_t>())
       .def("allocate", &MemoryRig::allocate)
       .def("release", &MemoryRig::release)
+      .def("reset", &MemoryRig::reset)
       .def_prop_ro("wanted", &MemoryRig::wanted);
 }
 

@@ -14,9 +14,11 @@ import pytest
 from adapmoe.expert_weights import ExpertReader
 from support.stand_in_engines import (
     DEVICE,
-    LIBRARIES,
+    ENGINES,
     change_list,
     copy_pack,
+    flip_bit,
+    library,
     plan_bytes,
     set_all,
     write_engines,
@@ -26,12 +28,6 @@ from support.tools import run, token_report, tool
 pytestmark = pytest.mark.emulated
 
 IDS = [1, 45, 67, 300, 12, 99, 4, 2024, 8, 15, 16, 23, 42]
-ENGINES = ("--backend", "cuda", "--experts", "tensorrt", "--exact", "no", "--threads", 1)
-
-
-def library(*majors):
-    """The environment of a machine with these major versions of TensorRT."""
-    return {"LD_LIBRARY_PATH": ":".join(str(LIBRARIES / str(major)) for major in majors)}
 
 
 def report(pack, *options, env=None, ids=IDS):
@@ -96,6 +92,25 @@ def test_the_same_bits_while_engines_are_read_and_evicted(engine_pack):
     assert int(evicting["bytes_read"]) > 1.5 * int(everything["bytes_read"])
 
 
+def test_the_same_bits_while_the_ceiling_moves(engine_pack):
+    everything = report(engine_pack, "-n", 9)
+    least = floor_of(engine_pack, *ENGINES)
+    moved = report(engine_pack, "-n", 9, "--memory", 256 << 20, "--memory-later", least + (1 << 20))
+    assert (moved["tokens"], moved["logits"]) == (everything["tokens"], everything["logits"])
+    assert int(moved["bytes_read"]) > 1.5 * int(everything["bytes_read"])
+
+
+@pytest.mark.parametrize("gpu", ["integrated", "discrete"])
+def test_the_speed_of_an_engine_is_measured(engine_pack, gpu):
+    env = library(10) | {"ADAPMOE_EMULATED_GPU": gpu}
+    command = (tool("gpu-bench", build="emulated"), "expert", engine_pack, "cuda", "tensorrt")
+    done = run(*command, env=env)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[1]) > 0
+    done = run(*command, env={"LD_LIBRARY_PATH": ""})
+    assert "TensorRT 10 is not here" in done.stderr
+
+
 def floor_of(pack, *options):
     """The least memory for what report() decodes, as the refusal of less names it."""
     small = ("-n", 4, *options, "--memory", 1 << 20)
@@ -139,7 +154,9 @@ def test_the_library_that_built_the_plans_is_chosen(spoilt):
 
 def test_engines_need_a_library_the_gpu_backend_and_inexactness(engine_pack):
     none = {"LD_LIBRARY_PATH": ""}
-    assert "TensorRT 10 is not here: libnvinfer.so.10" in refusal(engine_pack, env=none)
+    text = refusal(engine_pack, env=none)
+    assert "TensorRT 10 is not here: libnvinfer.so.10" in text
+    assert "name its folder in LD_LIBRARY_PATH" in text
     assert "allow that with exact=False" in refusal(engine_pack, "--exact", "yes")
     assert "is a way of the GPU backend" in refusal(engine_pack, "--backend", "cpu")
     assert 'experts="fast": expected one of' in refusal(engine_pack, "--experts", "fast")
@@ -151,28 +168,10 @@ def test_other_experts_still_give_the_bits_of_the_cpu(engine_pack):
     assert by_name["logits"] == cpu["logits"]
 
 
-def flip(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
-
-
-def test_a_damaged_plan_is_never_deserialised(spoilt):
-    pack, folder = spoilt
-    ids = (0, 0)
-    flip(folder / f"layer{ids[0]}-expert{ids[1]}.plan", 5000)
-    done = run(
-        tool("tokens", build="emulated"), pack, *range(1, 60), "-n", 1, *ENGINES, env=library(10)
-    )
-    assert done.returncode == 1
-    assert "layer0-expert0.plan: SHA-256 is" in done.stderr
-    assert "it is damaged and not used; rebuild: adapmoe build-engines" in done.stderr
-
-
 def test_the_plan_that_is_tried_first_is_checked_too(spoilt):
     pack, folder = spoilt
     largest = max(folder.glob("*.plan"), key=lambda path: path.stat().st_size)
-    flip(largest, 5000)
+    flip_bit(largest, 5000)
     assert f"{largest.name}: SHA-256 is" in refusal(pack)
 
 

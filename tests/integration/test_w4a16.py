@@ -39,6 +39,20 @@ def test_one_expert_against_float64(gpu_build, pack_factory, experts, group, til
     assert np.array_equal(exact, cpu)
 
 
+@pytest.mark.emulated
+@pytest.mark.parametrize("path", ["w4a8", "w4a16"])
+def test_a_gpu_with_memory_of_its_own(pack_factory, monkeypatch, path):
+    pack = pack_factory(tile_width=64)
+    x = np.random.default_rng(0).standard_normal((3, 256), np.float32)
+    shared = run_expert(pack, 3, 1, x, backend="cuda", path=path, build="emulated")
+    monkeypatch.setenv("ADAPMOE_EMULATED_GPU", "discrete")
+    own = run_expert(pack, 3, 1, x, backend="cuda", path=path, build="emulated")
+    assert np.array_equal(own, shared)
+    done = run(tool("gpu-bench", build="emulated"), "expert", pack, "cuda", path)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[1]) > 0
+
+
 @pytest.mark.slow
 def test_an_expert_of_the_size_of_mixtral_8x7b(gpu_build, tmp_path):
     config = big_config(4096, 14336, 1, 1, vocab_size=64) | {"num_experts_per_tok": 1}

@@ -33,14 +33,26 @@ def test_memory_that_is_not_there_is_refused_and_said():
     assert memory.allocate((1 << 63) - 1, 1) is None
 
 
-def test_memory_comes_back_when_all_of_it_was_released():
+@pytest.mark.parametrize(("alignment", "offset"), [(0, 100), (1, 100), (2, 100), (256, 256)])
+def test_an_alignment_is_a_power_of_two_or_zero_for_any(alignment, offset):
+    memory = _testing.EngineMemory(4096)
+    assert memory.allocate(100, 0) == 0
+    assert memory.allocate(10, alignment) == offset
+    assert memory.wanted == offset + 10
+
+
+def test_released_memory_is_not_handed_out_before_the_next_engine():
+    """Work that is queued may still use it."""
     memory = _testing.EngineMemory(1024)
     assert memory.allocate(512, 256) == 0
+    memory.release(0)
     assert memory.allocate(512, 256) == 512
-    memory.release()
+    memory.release(512)
     assert memory.allocate(1, 1) is None
-    memory.release()
-    assert memory.allocate(1024, 256) == 0
+    assert memory.wanted == 1025
+    memory.reset(2048)
+    assert memory.wanted == 0
+    assert memory.allocate(2048, 256) == 0
 
 
 @pytest.mark.parametrize("places", [1, 2, 5])

@@ -7,6 +7,7 @@ import pytest
 
 from adapmoe import LLM, BackendUnavailableError
 from adapmoe.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
+from support.stand_in_engines import change_list, copy_pack, set_all, write_engines
 
 SLOW, FAST = 2e-3, 1e-3
 
@@ -20,15 +21,17 @@ def cache(tmp_path, monkeypatch):
 class Device:
     """A probe with given times that counts its measurements."""
 
-    def __init__(self, seconds, key=("device", 1)):
+    def __init__(self, seconds, key=("device", 1), without_engines=""):
         self.seconds, self.key, self.measured = seconds, key, []
+        self.without_engines = without_engines
 
     def choose(self, experts="auto", *, exact=False):
         def time_of(path):
             self.measured.append(path)
             return self.seconds[path]
 
-        probe = Probe(lambda: list(self.seconds), time_of, lambda: {"device": list(self.key)})
+        paths = (list(self.seconds), self.without_engines)
+        probe = Probe(lambda: paths, time_of, lambda: {"device": list(self.key)})
         return choose_expert_path(experts, exact=exact, probe=probe)
 
 
@@ -83,6 +86,37 @@ def test_it_is_measured_once_and_said(cache):
     assert len(list(cache.iterdir())) == 3
 
 
+def test_engines_that_cannot_be_used_are_named(cache):
+    why = "engines.json: built for sm_87, but this device is sm_90"
+    assert Device({"w4a8": SLOW}, without_engines=why).choose() == Choice("w4a8", why)
+    both = Device({"w4a8": SLOW, "w4a16": FAST}, without_engines=why).choose()
+    assert both.path == "w4a16"
+    assert both.note.endswith(why)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "backend"),
+    [
+        ("tensorrt", "auto", "cuda"),
+        ("tensorrt", "cuda", "cuda"),
+        ("w4a8", "auto", "auto"),
+        ("w4a16", "cuda", "cuda"),
+    ],
+)
+def test_engines_run_on_the_gpu(path, asked, backend):
+    assert Choice(path).backend(asked) == backend
+
+
+def test_other_engines_are_measured_again(pack_factory, tmp_path):
+    pack = copy_pack(pack_factory(), tmp_path)
+    without = device_probe(pack, "cpu").key()
+    folder = write_engines(pack)
+    with_engines = device_probe(pack, "cpu").key()
+    change_list(folder, set_all(seconds=1.0))
+    keys = [without, with_engines, device_probe(pack, "cpu").key()]
+    assert len({json.dumps(key) for key in keys}) == 3
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -117,8 +151,10 @@ def test_without_a_place_to_keep_it_it_is_measured_every_time(tmp_path, monkeypa
 def test_the_cpu_has_one_path(pack_factory):
     pack = pack_factory()
     probe = device_probe(pack, "cpu")
-    assert probe.paths() == ["w4a8"]
+    assert probe.paths() == (["w4a8"], "")
     assert 0 < probe.seconds("w4a8") < 10
+    with pytest.raises(BackendUnavailableError, match=r"no TensorRT|no usable GPU"):
+        probe.seconds("tensorrt")
     assert probe.key()["sizes"][0] == 256
     with LLM(pack, backend="cpu", exact=False) as llm, LLM(pack, backend="cpu") as exact:
         assert llm.backend == exact.backend

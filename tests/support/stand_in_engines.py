@@ -15,7 +15,14 @@ from support.source_tree import ROOT
 TARGET = "sm_00"  # of the emulated GPU
 DEVICE = {"name": "emulated", "multiprocessors": 1}
 VERSIONS = {10: "10.3.0", 11: "11.3.0"}  # of the stand-ins for libnvinfer
-LIBRARIES = ROOT / "build/emulated/tensorrt"
+# Options of adapmoe-tokens.
+ENGINES = ("--backend", "cuda", "--experts", "tensorrt", "--exact", "no", "--threads", 1)
+
+
+def library(*majors):
+    """The environment of a machine with these major versions of TensorRT."""
+    folders = (ROOT / "build/emulated/tensorrt" / str(major) for major in majors)
+    return {"LD_LIBRARY_PATH": ":".join(map(str, folders))}
 
 
 def dense(matrix):
@@ -95,3 +102,9 @@ def set_all(**fields):
             engine.update(fields)
 
     return change
+
+
+def flip_bit(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)

@@ -5,14 +5,16 @@
 //
 // A plan, as tests write it: "standin\n", then uint32 TensorRT major, hidden_size, inner size, and
 // f32 gate_proj [inner, hidden], up_proj [inner, hidden], down_proj [hidden, inner]. Its engine
-// takes device memory for the weights, and scratch for the inner values of 16 rows.
+// takes device memory for the weights and for a state, and scratch for the inner values of 16 rows.
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,11 +26,13 @@ struct TrtEngine {
   int64_t hidden = 0;
   int64_t inner = 0;
   float* weights = nullptr;  // gate_proj, up_proj, down_proj
+  void* state = nullptr;     // as TensorRT takes for an execution context, of any alignment
   int64_t scratch_bytes() const { return 16 * inner * static_cast<int64_t>(sizeof(float)); }
 };
 
 namespace {
 
+constexpr uint64_t kStateBytes = 512;
 constexpr char kMagic[8] = {'s', 't', 'a', 'n', 'd', 'i', 'n', '\n'};
 
 thread_local std::string last_error;
@@ -79,7 +83,9 @@ TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
   if (!on_device([=] { std::memcpy(weights, from, weight_bytes); })) {
     return fail("the emulated GPU failed"), nullptr;
   }
-  auto* engine = new TrtEngine{*allocator, head[1], head[2], static_cast<float*>(weights)};
+  void* state = allocator->allocate(allocator->context, kStateBytes, 0);
+  if (state == nullptr) return fail("out of device memory"), nullptr;
+  auto* engine = new TrtEngine{*allocator, head[1], head[2], static_cast<float*>(weights), state};
   *scratch_bytes = engine->scratch_bytes();
   return engine;
 }
@@ -116,6 +122,8 @@ int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* s
                        reinterpret_cast<uintptr_t>(scratch) % 256 == 0;
   if (!aligned) return fail("an address is no multiple of 256");
   if (rows < 1 || rows > 16) return fail("built for 1 to 16 rows");
+  const char* refused = std::getenv("ADAPMOE_EMULATED_TENSORRT_REFUSES");
+  if (refused != nullptr && std::string_view(refused) == "enqueue") return fail("told to refuse");
   if (scratch_bytes < engine->scratch_bytes()) return fail("too little scratch memory");
   cudaLaunchConfig_t config;
   config.stream = static_cast<cudaStream_t>(stream);
@@ -130,6 +138,7 @@ void destroy(TrtEngine* engine) {
   // Whatever still ran it would show.
   const auto bytes = static_cast<size_t>(3 * engine->hidden * engine->inner) * sizeof(float);
   (void)on_device([=] { std::memset(engine->weights, 0xff, bytes); });
+  engine->allocator.release(engine->allocator.context, engine->state);
   engine->allocator.release(engine->allocator.context, engine->weights);
   delete engine;
 }

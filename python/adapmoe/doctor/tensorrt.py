@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT: the library as the loader finds it, and the Python packages that build engines."""
+"""TensorRT: the library as a session finds it, and the Python packages that build engines."""
 
 from adapmoe.doctor.finding import Finding
 from adapmoe.doctor.machine import Machine
+from adapmoe.tensorrt_library import LIBRARIES, packaged_library
 
-_MAJORS = (11, 10)
 _WHY_LIBRARY = "running one engine per expert needs it; all other backends do not"
 _WHY_PACKAGE = "building engines needs one of them, for the device that they shall run on"
 
@@ -20,15 +20,15 @@ def examine_tensorrt(machine: Machine) -> list[Finding]:
 
 
 def _library(machine: Machine) -> Finding:
-    for major in _MAJORS:
-        name = f"libnvinfer.so.{major}"
-        library = machine.load(name)
-        if library is None:
-            continue
-        version = getattr(library, "getInferLibVersion", None)
-        seen = f"{name}, TensorRT {library_version(version())}" if version else name
-        return Finding("tensorrt_library", "ok", seen, _WHY_LIBRARY)
-    names = " or ".join(f"libnvinfer.so.{major}" for major in reversed(_MAJORS))
+    for name in LIBRARIES:
+        for where in filter(None, (packaged_library(name), name)):
+            library = machine.load(str(where))
+            if library is None:
+                continue
+            version = getattr(library, "getInferLibVersion", None)
+            seen = f"{where}, TensorRT {library_version(version())}" if version else str(where)
+            return Finding("tensorrt_library", "ok", seen, _WHY_LIBRARY)
+    names = " or ".join(reversed(LIBRARIES))
     if not machine.is_jetson:
         return Finding("tensorrt_library", "ok", f"no {names}", _WHY_LIBRARY)
     return Finding(

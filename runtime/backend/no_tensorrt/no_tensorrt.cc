@@ -20,7 +20,8 @@ Result<EngineDevice> engine_target() { return absent(); }
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> /*cuda*/,
                                           const BackendShape& /*shape*/,
                                           const PlanOrigin& /*origin*/,
-                                          std::span<const std::byte> /*largest*/) {
+                                          std::span<const std::byte> /*largest*/,
+                                          EnginelessExpert /*engineless*/) {
   return absent();
 }
 

@@ -13,7 +13,7 @@ struct TrtEngine;
 // made, runs or is destroyed, by any thread, one at a time for one engine.
 struct TrtAllocator {
   void* context;
-  // `alignment` is a power of two. Null: there is no room.
+  // `alignment` is a power of two, or 0 where any will do. Null: there is no room.
   void* (*allocate)(void* context, uint64_t bytes, uint64_t alignment);
   void (*release)(void* context, void* memory);
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hands out ranges of one place of device memory to the engine that is made there. What is released
-// is not handed out again before all is: an engine takes its memory once, and work that is still
-// queued may use a range whose release was only announced. Thread-safe.
+// Hands out ranges of one place of device memory to the engine that is made there. None is handed
+// out twice before reset(): TensorRT may release a range that queued work still uses. An engine
+// that releases and takes again needs more room, and wanted() counts it. Thread-safe.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -25,24 +25,18 @@ class EngineMemory {
     const std::lock_guard lock(mutex_);
     place_ = place;
     used_ = wanted_ = 0;
-    ranges_ = 0;
   }
 
-  // Null where there is no room.
+  // `alignment`: a power of two, or 0 for any. Null where there is no room.
   void* allocate(uint64_t bytes, uint64_t alignment) {
     const std::lock_guard lock(mutex_);
+    alignment = std::max(alignment, uint64_t{1});
     const uint64_t at = reinterpret_cast<uintptr_t>(place_.data()) + used_;
     const uint64_t begin = used_ + (alignment - at % alignment) % alignment;
     wanted_ = std::max(wanted_, begin + bytes);
     if (bytes > place_.size() || begin > place_.size() - bytes) return nullptr;
     used_ = begin + bytes;
-    ++ranges_;
     return place_.data() + begin;
-  }
-  void release() {
-    const std::lock_guard lock(mutex_);
-    if (ranges_ > 0) --ranges_;
-    if (ranges_ == 0) used_ = 0;
   }
 
   // Bytes that the place must have for all that was asked for since reset().
@@ -58,8 +52,7 @@ class EngineMemory {
                 [](void* context, uint64_t bytes, uint64_t alignment) {
                   return static_cast<EngineMemory*>(context)->allocate(bytes, alignment);
                 },
-            .release = [](void* context,
-                          void* /*memory*/) { static_cast<EngineMemory*>(context)->release(); }};
+            .release = [](void* /*context*/, void* /*memory*/) {}};  // reset() takes all back
   }
 
  private:
@@ -67,7 +60,6 @@ class EngineMemory {
   std::span<std::byte> place_;
   uint64_t used_ = 0;
   uint64_t wanted_ = 0;
-  int64_t ranges_ = 0;
 };
 
 }  // namespace adapmoe::tensorrt

@@ -14,6 +14,8 @@ namespace adapmoe {
 namespace {
 
 constexpr int64_t kAlignment = 256;  // of every address that TensorRT is given
+// NvMap, which allocates for the GPU of a Jetson, refuses large pieces sooner than many.
+constexpr int64_t kPiece = int64_t{256} << 20;
 
 Status failed(std::string_view what, cudaError_t error) {
   return unavailable(str_cat("experts=\"tensorrt\": ", what, ": ", cudaGetErrorString(error)));
@@ -34,18 +36,24 @@ Result<EngineDevice> engine_target() {
 
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
                                           const PlanOrigin& origin,
-                                          std::span<const std::byte> largest) {
+                                          std::span<const std::byte> largest,
+                                          EnginelessExpert engineless) {
   auto adapter = tensorrt::load_adapter(origin);
   if (!adapter.ok()) return adapter.status();
-  auto made = tensorrt::TrtBackend::make(std::move(cuda), shape, adapter.value(), largest);
+  auto made = tensorrt::TrtBackend::make(std::move(cuda), shape, adapter.value(), largest,
+                                         std::move(engineless));
   if (!made.ok()) return made.status();
   tensorrt::TrtBackend* backend = made.value().get();
   ExpertEngines engines;
   engines.frame_bytes = backend->frame_bytes();
   engines.shared_bytes = backend->shared_bytes();
   engines.reserve = [backend](int64_t frames) { return backend->reserve(frames); };
-  engines.place = [backend](std::span<const std::byte> plan, std::byte* frame) {
-    return backend->place(plan, frame);
+  engines.host_bytes = backend->host_bytes();
+  engines.place = [backend](uint64_t expert, std::span<const std::byte> plan, std::byte* frame) {
+    return backend->place(expert, plan, frame);
+  };
+  engines.leave_out = [backend](uint64_t expert, std::byte* frame, const std::string& why) {
+    backend->leave_out(expert, frame, why);
   };
   engines.backend = std::move(made).value();
   return engines;
@@ -54,18 +62,21 @@ Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const B
 namespace tensorrt {
 
 TrtBackend::TrtBackend(std::unique_ptr<Backend> cuda, const BackendShape& shape,
-                       const TrtAdapter* adapter)
+                       const TrtAdapter* adapter, EnginelessExpert engineless)
     : cuda_(std::move(cuda)),
       adapter_(adapter),
       shape_{.hidden_size = shape.config.hidden_size, .max_rows = kEngineRows},
       own_memory_(cuda_->own_memory().has_value()),
-      name_(str_cat(cuda_->name(), "+tensorrt/", adapter->version())) {}
+      name_(str_cat(cuda_->name(), "+tensorrt/", adapter->version())),
+      engineless_(std::move(engineless)) {}
 
 Result<std::unique_ptr<TrtBackend>> TrtBackend::make(std::unique_ptr<Backend> cuda,
                                                      const BackendShape& shape,
                                                      const TrtAdapter* adapter,
-                                                     std::span<const std::byte> largest) {
-  std::unique_ptr<TrtBackend> made(new TrtBackend(std::move(cuda), shape, adapter));
+                                                     std::span<const std::byte> largest,
+                                                     EnginelessExpert engineless) {
+  std::unique_ptr<TrtBackend> made(
+      new TrtBackend(std::move(cuda), shape, adapter, std::move(engineless)));
   cudaError_t error = cudaGetDevice(&made->device_);
   if (error == cudaSuccess) {
     error = cudaStreamCreateWithFlags(&made->stream_, cudaStreamNonBlocking);
@@ -78,10 +89,8 @@ Result<std::unique_ptr<TrtBackend>> TrtBackend::make(std::unique_ptr<Backend> cu
 TrtBackend::~TrtBackend() {
   (void)cudaSetDevice(device_);
   if (stream_ != nullptr) (void)cudaStreamSynchronize(stream_);
-  for (const Slot& slot : slots_) {
-    if (slot.engine != nullptr) adapter_->destroy(slot.engine);
-  }
-  if (device_memory_ != nullptr) (void)cudaFree(device_memory_);
+  for (Slot& slot : slots_) remove_engine(slot);
+  for (std::byte* memory : device_memory_) (void)cudaFree(memory);
   if (rows_of_device_ != nullptr) (void)cudaHostUnregister(rows_);
   std::free(rows_);
   if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
@@ -119,35 +128,59 @@ Status TrtBackend::measure(std::span<const std::byte> plan) {
   return made;
 }
 
-Result<std::span<std::byte>> TrtBackend::reserve(int64_t frames) {
-  ADAPMOE_CHECK(device_memory_ == nullptr);
-  ADAPMOE_RETURN_IF_ERROR(reserve_rows());
-  const int64_t bytes = scratch_bytes_ + frames * frame_bytes_;
+Result<std::byte*> TrtBackend::allocate(int64_t bytes) {
   void* memory = nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (error != cudaSuccess) {
-    return budget_error(str_cat("experts=\"tensorrt\": ", format_bytes(bytes),
-                                " of device memory for engines: ", cudaGetErrorString(error),
+    return budget_error(str_cat("experts=\"tensorrt\": ", device_memory_.size(),
+                                " pieces of device memory were granted, and then not ",
+                                format_bytes(bytes), ": ", cudaGetErrorString(error),
                                 "; lower memory="));
   }
-  device_memory_ = static_cast<std::byte*>(memory);
+  device_memory_.push_back(static_cast<std::byte*>(memory));
+  return device_memory_.back();
+}
+
+Result<std::span<std::byte>> TrtBackend::reserve(int64_t frames) {
+  ADAPMOE_CHECK(slots_.empty());
+  ADAPMOE_RETURN_IF_ERROR(reserve_rows());
+  auto scratch = allocate(std::max(scratch_bytes_, kPageBytes));
+  if (!scratch.ok()) return scratch.status();
+  scratch_ = scratch.value();
   slots_ = std::vector<Slot>(static_cast<size_t>(frames));
-  return std::span(device_memory_ + scratch_bytes_, static_cast<size_t>(frames * frame_bytes_));
+  const int64_t per_piece = std::max<int64_t>(1, kPiece / frame_bytes_);
+  for (int64_t first = 0; first < frames; first += per_piece) {
+    const int64_t count = std::min(per_piece, frames - first);
+    auto piece = allocate(count * frame_bytes_);
+    if (!piece.ok()) return piece.status();
+    for (int64_t i = 0; i < count; ++i) {
+      slots_[static_cast<size_t>(first + i)].place = piece.value() + i * frame_bytes_;
+    }
+  }
+  auto names = Arena::reserve(frames * frame_bytes_);
+  if (!names.ok()) return names.status();
+  names_.emplace(std::move(names).value());
+  return names_->carve(frames * frame_bytes_);
 }
 
 TrtBackend::Slot& TrtBackend::slot_of(const std::byte* frame) {
-  const int64_t offset = frame - (device_memory_ + scratch_bytes_);
+  const int64_t offset = frame - names_->first(0).data();
   const auto index = static_cast<size_t>(offset / frame_bytes_);
   ADAPMOE_CHECK(offset >= 0 && offset % frame_bytes_ == 0 && index < slots_.size());
   return slots_[index];
 }
 
-Status TrtBackend::place(std::span<const std::byte> plan, std::byte* frame) {
+void TrtBackend::remove_engine(Slot& slot) {
+  if (slot.engine != nullptr) adapter_->destroy(std::exchange(slot.engine, nullptr));
+}
+
+Status TrtBackend::place(uint64_t expert, std::span<const std::byte> plan, std::byte* frame) {
   const cudaError_t error = cudaSetDevice(device_);  // of this thread
   if (error != cudaSuccess) return failed("the GPU failed", error);
   Slot& slot = slot_of(frame);
-  if (slot.engine != nullptr) adapter_->destroy(std::exchange(slot.engine, nullptr));
-  slot.memory.reset({frame, static_cast<size_t>(frame_bytes_)});
+  remove_engine(slot);
+  slot.expert = expert;
+  slot.memory.reset({slot.place, static_cast<size_t>(frame_bytes_)});
   int64_t scratch = 0;
   slot.engine = deserialise(plan, slot.memory, &scratch);
   const int64_t wanted = slot.memory.wanted();
@@ -159,8 +192,30 @@ Status TrtBackend::place(std::span<const std::byte> plan, std::byte* frame) {
           ? adapter_->last_error()
           : str_cat("its engine needs ", format_bytes(scratch), " of scratch memory, there are ",
                     format_bytes(scratch_bytes_));
-  if (slot.engine != nullptr) adapter_->destroy(std::exchange(slot.engine, nullptr));
+  remove_engine(slot);
   return engine_error(reason);
+}
+
+void TrtBackend::leave_out(uint64_t expert, std::byte* frame, const std::string& why) {
+  (void)cudaSetDevice(device_);  // of this thread
+  Slot& slot = slot_of(frame);
+  remove_engine(slot);
+  slot.expert = expert;
+  const std::lock_guard lock(note_mutex_);
+  if (!noted_.insert(expert).second) return;
+  note_ += str_cat(note_.empty() ? "" : "; ", "computed by the CPU: ", why);
+}
+
+BackendCounts TrtBackend::counts() const {
+  BackendCounts counts = cuda_->counts();
+  counts.on_cpu += on_cpu_;
+  return counts;
+}
+
+std::string TrtBackend::take_note() {
+  std::string note = cuda_->take_note();
+  const std::lock_guard lock(note_mutex_);
+  return note.empty() ? std::exchange(note_, std::string()) : note;
 }
 
 int64_t TrtBackend::chunk_values() const {
@@ -201,7 +256,7 @@ void TrtBackend::drain() {
   note(cudaStreamSynchronize(stream_));
   for (const Pending& run : pending_) {
     const uint16_t* y = run.y;
-    for (int64_t i = 0; i < run.into.rows; ++i, y += shape_.hidden_size) {
+    for (int64_t i = 0; y != nullptr && i < run.into.rows; ++i, y += shape_.hidden_size) {
       std::transform(y, y + shape_.hidden_size, run.into.row(i), half_to_float);
     }
     if (!own_memory_) continue;
@@ -226,14 +281,18 @@ void TrtBackend::begin_experts(Rows x) {
 void TrtBackend::down_proj(std::span<const ExpertOp> ops, Rows out) {
   for (const ExpertOp& op : ops) {
     const auto rows = static_cast<int64_t>(op.rows.size());
-    for (int64_t first = 0; first < rows; first += kEngineRows) {
-      run(op, first, std::min(kEngineRows, rows - first), out);
+    int64_t first = 0;
+    while (first < rows && run(op, first, std::min(kEngineRows, rows - first), out)) {
+      first += kEngineRows;
     }
+    if (first < rows) run_without_engine(op, first, out);
   }
 }
 
-// Rows [first, first + rows) of the expert.
-void TrtBackend::run(const ExpertOp& op, int64_t first, int64_t rows, Rows out) {
+// Rows [first, first + rows) of the expert. Whether its engine takes them.
+bool TrtBackend::run(const ExpertOp& op, int64_t first, int64_t rows, Rows out) {
+  Slot& slot = slot_of(op.tiles[0]);
+  if (slot.engine == nullptr) return false;
   if (static_cast<int64_t>(pending_.size()) == kChunks) drain();
   const int64_t chunk = static_cast<int64_t>(pending_.size()) * 2 * chunk_values();
   uint16_t* x = rows_ + chunk;
@@ -242,14 +301,26 @@ void TrtBackend::run(const ExpertOp& op, int64_t first, int64_t rows, Rows out) 
     std::transform(row, row + shape_.hidden_size, x + i * shape_.hidden_size, float_to_half);
   }
   uint16_t* device_x = static_cast<uint16_t*>(rows_of_device_) + chunk;
-  const bool queued =
-      adapter_->enqueue(slot_of(op.tiles[0]).engine, device_x, device_x + chunk_values(), rows,
-                        device_memory_, scratch_bytes_, stream_) != 0;
-  if (!queued) {
-    note(unavailable(str_cat("experts=\"tensorrt\": ", adapter_->last_error())));
-    return;
+  const bool queued = adapter_->enqueue(slot.engine, device_x, device_x + chunk_values(), rows,
+                                        scratch_, scratch_bytes_, stream_) != 0;
+  if (queued) {
+    pending_.push_back({x + chunk_values(), {out.row(op.first_output + first), rows, out.stride}});
+    return true;
   }
-  pending_.push_back({x + chunk_values(), {out.row(op.first_output + first), rows, out.stride}});
+  const std::string why = str_cat("experts=\"tensorrt\": ", adapter_->last_error());
+  drain();  // the engine may still run earlier rows
+  leave_out(slot.expert, const_cast<std::byte*>(op.tiles[0]), why);
+  return false;
+}
+
+// From row `first` on.
+void TrtBackend::run_without_engine(const ExpertOp& op, int64_t first, Rows out) {
+  if (static_cast<int64_t>(pending_.size()) == kChunks) drain();
+  const std::span<const int32_t> rows = op.rows.subspan(static_cast<size_t>(first));
+  const int64_t output = op.first_output + first;
+  note(engineless_(slot_of(op.tiles[0]).expert, expert_input_, rows, output, out));
+  ++on_cpu_;
+  pending_.push_back({nullptr, {out.row(output), static_cast<int64_t>(rows.size()), out.stride}});
 }
 
 }  // namespace tensorrt

@@ -2,12 +2,14 @@
 // Runs experts by their engines on a stream of its own, and hands everything else to the GPU
 // backend that it owns. The host rounds an expert's input rows to fp16, at most kEngineRows at a
 // time, in memory that both see, and turns results back into floats in wait(), when the engines
-// have finished.
+// have finished. An expert whose engine cannot be had is computed by someone else.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +17,7 @@
 
 #include "runtime/backend/expert_engines.h"
 #include "runtime/backend/tensorrt/engine_memory.h"
+#include "runtime/memory/arena.h"
 
 namespace adapmoe::tensorrt {
 
@@ -25,14 +28,17 @@ class TrtBackend final : public Backend {
   static Result<std::unique_ptr<TrtBackend>> make(std::unique_ptr<Backend> cuda,
                                                   const BackendShape& shape,
                                                   const TrtAdapter* adapter,
-                                                  std::span<const std::byte> largest);
+                                                  std::span<const std::byte> largest,
+                                                  EnginelessExpert engineless);
   ~TrtBackend() override;
 
   int64_t frame_bytes() const { return frame_bytes_; }
-  int64_t shared_bytes() const { return scratch_bytes_ + rows_bytes(); }
+  int64_t shared_bytes() const { return scratch_bytes_; }
+  int64_t host_bytes() const { return rows_bytes(); }
   // See ExpertEngines.
   Result<std::span<std::byte>> reserve(int64_t frames);
-  Status place(std::span<const std::byte> plan, std::byte* frame);
+  Status place(uint64_t expert, std::span<const std::byte> plan, std::byte* frame);
+  void leave_out(uint64_t expert, std::byte* frame, const std::string& why);
 
   std::string_view name() const override { return name_; }
   int64_t scratch_bytes() const override { return cuda_->scratch_bytes(); }
@@ -49,8 +55,8 @@ class TrtBackend final : public Backend {
   bool pins_memory() const override { return true; }
   Status wait() override;
   void fetch_bytes(void* begin, int64_t bytes) override { cuda_->fetch_bytes(begin, bytes); }
-  BackendCounts counts() const override { return cuda_->counts(); }
-  std::string take_note() override { return cuda_->take_note(); }
+  BackendCounts counts() const override;
+  std::string take_note() override;
   void copy(const void* from, void* to, int64_t bytes) override { cuda_->copy(from, to, bytes); }
 
   void embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
@@ -68,16 +74,19 @@ class TrtBackend final : public Backend {
 
   // One place of device memory and the engine in it.
   struct Slot {
+    std::byte* place = nullptr;
     EngineMemory memory;
-    TrtEngine* engine = nullptr;
+    TrtEngine* engine = nullptr;  // null: the expert has to do without
+    uint64_t expert = 0;
   };
-  // A queued run whose result is still fp16.
+  // A result that is fp16, or on the host only.
   struct Pending {
-    const uint16_t* y;
+    const uint16_t* y;  // null: it is there, as floats
     Rows into;
   };
 
-  TrtBackend(std::unique_ptr<Backend> cuda, const BackendShape& shape, const TrtAdapter* adapter);
+  TrtBackend(std::unique_ptr<Backend> cuda, const BackendShape& shape, const TrtAdapter* adapter,
+             EnginelessExpert engineless);
   Status measure(std::span<const std::byte> plan);
   TrtEngine* deserialise(std::span<const std::byte> plan, EngineMemory& memory,
                          int64_t* scratch_bytes) const;
@@ -85,7 +94,10 @@ class TrtBackend final : public Backend {
   int64_t chunk_values() const;  // of x or y of one run
   int64_t rows_bytes() const;
   Status reserve_rows();
-  void run(const ExpertOp& op, int64_t first, int64_t rows, Rows out);
+  Result<std::byte*> allocate(int64_t bytes);
+  void remove_engine(Slot& slot);
+  bool run(const ExpertOp& op, int64_t first, int64_t rows, Rows out);
+  void run_without_engine(const ExpertOp& op, int64_t first, Rows out);
   void drain();
   void note(const Status& status);
   void note(cudaError_t error);
@@ -100,11 +112,18 @@ class TrtBackend final : public Backend {
   int64_t frame_bytes_ = 0;
   int64_t scratch_bytes_ = 0;  // of the engines
 
-  std::byte* device_memory_ = nullptr;  // scratch that all engines share, then the frames
-  std::vector<Slot> slots_;             // one for each frame
-  uint16_t* rows_ = nullptr;            // [kChunks][x, y][chunk_values()], fp16
-  void* rows_of_device_ = nullptr;      // where the device finds them
+  std::vector<std::byte*> device_memory_;  // every allocation
+  std::byte* scratch_ = nullptr;           // in the first one, shared by all engines
+  std::optional<Arena> names_;             // of frames: addresses without memory
+  std::vector<Slot> slots_;                // one for each frame
+  uint16_t* rows_ = nullptr;               // [kChunks][x, y][chunk_values()], fp16
+  void* rows_of_device_ = nullptr;         // where the device finds them
   std::vector<Pending> pending_;
+  EnginelessExpert engineless_;
+  int64_t on_cpu_ = 0;
+  std::mutex note_mutex_;
+  std::string note_;          // not taken yet
+  std::set<uint64_t> noted_;  // experts
   Rows expert_input_;
   Status error_;  // the first since the last wait()
 };

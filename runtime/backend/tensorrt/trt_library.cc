@@ -56,7 +56,9 @@ Result<const TrtAdapter*> load(int major, const PlanOrigin& origin) {
     return unavailable(
         str_cat("experts=\"tensorrt\": ", origin.built_by, ", but TensorRT ", major,
                 " is not here: ", loader_error(),
-                "; install that version, or, with the one that is installed: ", origin.rebuild));
+                "; install that version, or name its folder in LD_LIBRARY_PATH; or, with the one "
+                "that is installed: ",
+                origin.rebuild));
   }
   const std::string path = str_cat(own_folder(), "/libadapmoe_trt", major, ".so");
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

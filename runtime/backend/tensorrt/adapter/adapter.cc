@@ -4,10 +4,14 @@
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
-#include <utility>
+#include <string_view>
 
 #include "runtime/backend/tensorrt/adapter_abi.h"
 
@@ -16,35 +20,69 @@ namespace {
 constexpr char kInput[] = "x";
 constexpr char kOutput[] = "y";
 
-std::string& last_error() {
-  thread_local std::string text;
-  return text;
+// A text that takes no memory when it grows: what does not fit is cut off.
+class Text {
+ public:
+  void clear() { size_ = 0, text_[0] = '\0'; }
+  void add(std::string_view part) {
+    const size_t bytes = std::min(part.size(), sizeof(text_) - 1 - size_);
+    std::memcpy(text_ + size_, part.data(), bytes);
+    text_[size_ += bytes] = '\0';
+  }
+  void add(std::string_view separator, const Text& other) {
+    if (other.size_ == 0) return;
+    add(separator);
+    add(other.text_);
+  }
+  const char* c_str() const { return text_; }
+  bool empty() const { return size_ == 0; }
+
+ private:
+  size_t size_ = 0;
+  char text_[2000] = {};
+};
+
+// What one thread knows of its calls.
+struct Caller {
+  bool in_call = false;
+  Text said;   // by TensorRT, in this call
+  Text error;  // why the latest call failed
+};
+Caller& caller() {
+  thread_local Caller instance;
+  return instance;
 }
 
-// TensorRT keeps the first logger of a process for good, so there is one. It remembers the errors
-// of the call that runs; of calls at the same time, all of them.
+// Keeps the errors that TensorRT says in a call for that call, and what its own threads say for the
+// next call that fails. TensorRT keeps the first logger of a process for good, so there is one.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
     if (severity != Severity::kERROR && severity != Severity::kINTERNAL_ERROR) return;
+    if (caller().in_call) return add(message, caller().said);
     const std::lock_guard lock(mutex_);
-    constexpr size_t kMost = 2000;
-    if (said_.size() >= kMost) return;
-    if (!said_.empty()) said_ += "; ";
-    said_ += message;
+    add(message, elsewhere_);
   }
-  std::string take() {
+  void move_elsewhere(Text& into) {
     const std::lock_guard lock(mutex_);
-    return std::exchange(said_, std::string());
+    into.add("; elsewhere: ", elsewhere_);
+    elsewhere_.clear();
   }
 
  private:
+  static void add(const char* message, Text& text) {
+    if (!text.empty()) text.add("; ");
+    text.add(message);
+  }
+
   std::mutex mutex_;
-  std::string said_;
+  Text elsewhere_;
 };
 
 Logger& logger() {
-  static Logger& instance = *new Logger;  // TensorRT may use it until the process ends
+  // Never destroyed: TensorRT may use it until the process ends. And there without any memory left.
+  alignas(Logger) static std::byte memory[sizeof(Logger)];
+  static Logger& instance = *new (memory) Logger;
   return instance;
 }
 
@@ -76,10 +114,30 @@ Library& library() {
   return instance;
 }
 
-int32_t fail(const std::string& what) {
-  const std::string said = logger().take();
-  last_error() = said.empty() ? what : what + ": " + said;
+int32_t fail(std::string_view what) {
+  Text& error = caller().error;
+  error.clear();
+  error.add(what);
+  error.add(": ", caller().said);
+  logger().move_elsewhere(error);
   return 0;
+}
+
+// Does the work of a call of this interface, which no exception may leave.
+template <class Work>
+auto call(Work work) noexcept -> decltype(work()) {
+  decltype(work()) result{};
+  caller().said.clear();
+  caller().in_call = true;
+  try {
+    result = work();
+  } catch (const std::bad_alloc&) {
+    fail("the host has no memory left");
+  } catch (...) {
+    fail("an unexpected exception");
+  }
+  caller().in_call = false;
+  return result;
 }
 
 }  // namespace
@@ -96,7 +154,7 @@ struct TrtEngine {
 
 namespace {
 
-int32_t open(void* handle) {
+int32_t find_functions(void* handle) {
   using Number = int32_t (*)() noexcept;
   const char* const names[] = {"getInferLibMajorVersion", "getInferLibMinorVersion",
                                "getInferLibPatchVersion", "getInferLibBuildVersion"};
@@ -107,11 +165,20 @@ int32_t open(void* handle) {
     if (!version.empty()) version += '.';
     version += std::to_string(number());
   }
+  // Its vtables are others.
+  const std::string major = std::to_string(NV_TENSORRT_MAJOR);
+  if (!version.starts_with(major + '.')) {
+    return fail("it is TensorRT " + version + ", and this adapter is for TensorRT " + major);
+  }
   using CreateRuntime = decltype(Library::create_runtime);
   const auto create = reinterpret_cast<CreateRuntime>(dlsym(handle, "createInferRuntime_INTERNAL"));
   if (create == nullptr) return fail("libnvinfer has no createInferRuntime_INTERNAL");
   library() = {create, version};
   return 1;
+}
+
+int32_t open(void* handle) {
+  return call([&] { return find_functions(handle); });
 }
 
 const char* version() { return library().version.c_str(); }
@@ -133,9 +200,8 @@ bool is_expert(const nvinfer1::ICudaEngine& engine, const TrtExpertShape& shape)
   return most.nbDims == 2 && most.d[0] >= shape.max_rows;
 }
 
-TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
+TrtEngine* make_engine(const void* plan, uint64_t bytes, TrtExpertShape shape,
                        const TrtAllocator* allocator, int64_t* scratch_bytes) {
-  (void)logger().take();
   auto made = std::make_unique<TrtEngine>(*allocator);
   made->runtime.reset(
       static_cast<nvinfer1::IRuntime*>(library().create_runtime(&logger(), NV_TENSORRT_VERSION)));
@@ -153,9 +219,13 @@ TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
   return made.release();
 }
 
-int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* scratch,
-                int64_t scratch_bytes, void* stream) {
-  (void)logger().take();
+TrtEngine* deserialise(const void* plan, uint64_t bytes, TrtExpertShape shape,
+                       const TrtAllocator* allocator, int64_t* scratch_bytes) {
+  return call([&] { return make_engine(plan, bytes, shape, allocator, scratch_bytes); });
+}
+
+int32_t queue_run(TrtEngine* engine, const void* x, void* y, int64_t rows, void* scratch,
+                  int64_t scratch_bytes, void* stream) {
   nvinfer1::IExecutionContext& context = *engine->context;
   nvinfer1::Dims shape = engine->engine->getTensorShape(kInput);
   shape.d[0] = rows;
@@ -171,12 +241,17 @@ int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* s
   return 1;
 }
 
+int32_t enqueue(TrtEngine* engine, const void* x, void* y, int64_t rows, void* scratch,
+                int64_t scratch_bytes, void* stream) {
+  return call([&] { return queue_run(engine, x, y, rows, scratch, scratch_bytes, stream); });
+}
+
 void destroy(TrtEngine* engine) { delete engine; }
 
-const char* say_last_error() { return last_error().c_str(); }
+const char* last_error() { return caller().error.c_str(); }
 
 constexpr TrtAdapter kAdapter = {kTrtAbi,     NV_TENSORRT_MAJOR, open,    version,
-                                 deserialise, enqueue,           destroy, say_last_error};
+                                 deserialise, enqueue,           destroy, last_error};
 
 }  // namespace
 
