@@ -3,6 +3,7 @@
 # defines use_tensorrt(target), which adds them. After cuda.cmake.
 set(ADAPMOE_TENSORRT "AUTO" CACHE STRING
     "Run experts as TensorRT engines: AUTO (where headers are), ON, OFF")
+check_choice(ADAPMOE_TENSORRT AUTO ON OFF)
 set(trt_known_majors 10 11)
 foreach(major IN LISTS trt_known_majors)
   set(ADAPMOE_TENSORRT${major}_INCLUDE "" CACHE PATH "Folder of the headers of TensorRT ${major}")
