@@ -27,7 +27,7 @@ STRESS := stress-thread stress-address,undefined
 ARM_PYTHON := build/aarch64/python
 FUZZERS := manifest_fuzz safetensors_fuzz
 
-BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/cuda.cmake runtime/tensorrt.cmake runtime/tools/CMakeLists.txt
+BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/find_nvcc.cmake runtime/cuda.cmake runtime/tensorrt.cmake runtime/tools/CMakeLists.txt
 PACKAGE_CPP := $(shell find runtime tests/cpp tests/cuda_emulation tests/tensorrt_emulation -name '*.cc' -o -name '*.h' -o -name '*.cu')
 CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/fuzz/*.cc)
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \

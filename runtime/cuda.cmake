@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Decides from ADAPMOE_CUDA whether there are GPU kernels: sets gpu_folder, and defines
 # use_cuda(target), which adds them.
+include(find_nvcc.cmake)
 set(gpu_folder no_gpu)
 set(cuda_problem "")
 
@@ -12,6 +13,9 @@ function(probe_nvcc)
                   RESULT_VARIABLE failed OUTPUT_QUIET ERROR_VARIABLE reason)
   if(failed)
     string(STRIP "${reason}" reason)
+    if(reason STREQUAL "")
+      set(reason "${failed}")  # such as: No such file or directory
+    endif()
     set(cuda_problem "${nvcc} cannot compile C++20 for sm_87: ${reason}" PARENT_SCOPE)
   endif()
 endfunction()
@@ -19,18 +23,14 @@ endfunction()
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
   set(gpu_folder cuda)
 elseif(ADAPMOE_CUDA)
-  # Asked for afresh every time; a bare JetPack shell has no nvcc on its PATH.
-  unset(nvcc CACHE)
-  find_program(nvcc nvcc HINTS ENV CUDACXX PATHS /usr/local/cuda/bin)
+  find_nvcc(nvcc /usr/local)
   if(CMAKE_CUDA_COMPILER)
     set(nvcc "${CMAKE_CUDA_COMPILER}")
-  elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
-    set(nvcc "$ENV{CUDACXX}")
   endif()
   if(nvcc)
     probe_nvcc()
   else()
-    set(cuda_problem "no nvcc; put it on PATH or set CUDACXX")
+    explain_no_nvcc(cuda_problem /usr/local)
   endif()
   if(cuda_problem STREQUAL "")
     set(CMAKE_CUDA_COMPILER "${nvcc}")
