@@ -1,56 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """jetson/install.sh, with a folder in the place of a device and stand-ins for what needs root."""
 
-import os
-import subprocess
-
 import pytest
 
-from support.source_tree import ROOT
-
-INSTALL = ROOT / "jetson" / "install.sh"
-
-
-def run(*words, **environment):
-    return subprocess.run(
-        list(map(str, words)),
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+from support.bare_device import Device
+from support.machines import build
 
 
 @pytest.fixture
 def device(tmp_path):
-    """A root, a PATH whose programs are written down in `calls` instead of run, and a runner."""
-    root, tools, calls = tmp_path / "root", tmp_path / "tools", tmp_path / "calls"
-    root.mkdir()
-    tools.mkdir()
-    log = f'echo "$(basename "$0") $*" >>{calls}\n'
-    scripts = {
-        "useradd": f"touch {tmp_path}/user",
-        "userdel": f"rm {tmp_path}/user",
-        "usermod": "",
-        "chown": "",
-        "getent": f'[ "$1" = group ] || [ -e {tmp_path}/user ]',
-        # What `python -m venv [options] FOLDER` leaves behind.
-        "python3": f'case "$*" in *venv\\ *) for last; do :; done; mkdir -p "$last/bin"; '
-        f'cp {tools}/chown "$last/bin/python"; cp {tools}/chown "$last/bin/adapmoe" ;; esac',
-        "g++": "echo 12",
-    }
-    for name, script in scripts.items():
-        (tools / name).write_text(f"#!/bin/sh\n{log}{script}\n")
-        (tools / name).chmod(0o755)
-
-    def install(*options):
-        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        done = run(INSTALL, *options, ADAPMOE_ROOT=root, PATH=path, CXX=tools / "g++")
-        done.calls = calls.read_text().splitlines() if calls.exists() else []
-        return done
-
-    install.root = root
-    return install
+    return Device(tmp_path)
 
 
 def everything_in(folder):
@@ -73,9 +32,9 @@ def test_a_dry_run_says_it_and_does_nothing(device):
     assert not any(call.startswith(("useradd", "chown", "usermod")) for call in done.calls)
 
 
-def test_install_again_and_uninstall(device):
-    (device.root / "etc").mkdir()
-    (device.root / "etc/nv_tegra_release").touch()
+@pytest.mark.parametrize("jetson", ["etc/nv_tegra_release", "proc/device-tree/compatible"])
+def test_install_again_and_uninstall(device, jetson):
+    build(device.root, {jetson: "nvidia,p3701-0000\0nvidia,tegra234\0"})
     before = everything_in(device.root)
     first = device()
     assert first.returncode == 0, first.stderr
@@ -86,7 +45,9 @@ def test_install_again_and_uninstall(device):
     record = (device.root / "opt/adapmoe/installed.txt").read_text()
     again = device()
     assert again.returncode == 0, again.stderr
-    assert "useradd" not in again.stdout
+    for once in ("useradd", "groupadd", "usermod", "venv --clear"):
+        assert once not in again.stdout
+    assert "\nAdapMoE: no GPU kernels\n" in again.stdout  # what the build left out
     assert "run: ln" not in again.stdout
     assert "pip install --upgrade" in again.stdout
     assert (device.root / "opt/adapmoe/installed.txt").read_text() == record
@@ -117,14 +78,14 @@ def test_what_others_made_is_left_alone(device):
     other.parent.mkdir(parents=True)
     other.write_text("mine")
     (device.root / "var/lib/adapmoe").mkdir(parents=True)
-    (device.root.parent / "user").touch()
+    (device.state / "passwd").write_text("adapmoe\n")
     done = device()
     assert done.returncode == 0, done.stderr
     assert "is something else and stays" in done.stdout
     assert device("--uninstall").returncode == 0
     assert other.read_text() == "mine"
     assert (device.root / "var/lib/adapmoe").exists()
-    assert (device.root.parent / "user").exists()
+    assert (device.state / "passwd").read_text() == "adapmoe\n"
     (device.root / "opt/adapmoe/something").mkdir(parents=True)
     refused = device()
     assert refused.returncode == 1
@@ -153,3 +114,74 @@ def test_a_wheel_is_not_built(device, tmp_path):
     wheel.touch()
     done = device("--dry-run", "--source", wheel, "--extras", "export")
     assert f"pip install --upgrade {wheel}[export]\n" in done.stdout
+    # The same version again: pip alone would take it for installed.
+    assert f"pip install --force-reinstall --no-deps {wheel}\n" in done.stdout
+
+
+def members(device):
+    return (device.state / "members").read_text().split()
+
+
+def test_who_calls_sudo_may_write_packs(device):
+    folder = device.root / "var/lib/adapmoe"
+    assert device(sudo_user="me").returncode == 0
+    assert folder.stat().st_mode & 0o7777 == 0o2775
+    assert members(device) == ["adapmoe:adapmoe", "adapmoe:video", "adapmoe:render", "me:adapmoe"]
+    again = device(sudo_user="root")
+    assert f"chown adapmoe:adapmoe {folder}" in again.calls
+    assert device("--uninstall").returncode == 0
+    assert members(device) == []
+    assert (device.state / "group").read_text() == "video\nrender\n"
+
+
+def test_only_what_was_joined_is_left_again(device):
+    (device.state / "passwd").write_text("orin\n")
+    (device.state / "group").write_text("video\nrender\norin\n")
+    before = ["orin:orin", "orin:video", "me:orin"]
+    (device.state / "members").write_text("\n".join(before) + "\n")
+    assert device("--user", "orin", sudo_user="me").returncode == 0
+    assert members(device) == [*before, "orin:render"]
+    assert device("--user", "orin", "--uninstall").returncode == 0
+    assert members(device) == before
+    assert (device.state / "passwd").read_text() == "orin\n"
+    assert "orin" in (device.state / "group").read_text()
+
+
+def test_an_interrupted_environment_is_known_and_made_again(device):
+    venv = device.root / "opt/adapmoe/venv"
+    (device.state / "broken").touch()
+    assert device().returncode == 1
+    assert (venv / "bin/python").exists()
+    (device.state / "broken").unlink()
+    again = device()
+    assert again.returncode == 0, again.stderr
+    assert "venv --clear" in again.stdout
+    assert "venv --clear" not in device().stdout
+    (device.state / "broken").touch()
+    (venv / "bin/broken").touch()
+    assert device().returncode == 1
+    assert device("--uninstall").returncode == 0
+    assert not (device.root / "opt/adapmoe").exists()
+
+
+def test_missing_headers_of_python_are_named_before_anything_is_made(device):
+    stub = device.tools / "python3"
+    stub.write_text(
+        stub.read_text().replace(
+            "#!/bin/sh\n", '#!/bin/sh\ncase "$*" in *Python.h*) exit 1 ;; esac\n'
+        )
+    )
+    done = device()
+    assert done.returncode == 1
+    assert "apt install python3-dev" in done.stderr
+    assert everything_in(device.root) == []
+
+
+def test_a_build_that_fails_says_why(device):
+    (device.state / "no_build").touch()
+    done = device()
+    assert done.returncode == 1
+    assert "-- AdapMoE: no GPU kernels" in done.stderr
+    assert "could not be built; all of it is in /opt/adapmoe/build.log" in done.stderr
+    assert device("--uninstall").returncode == 0
+    assert not (device.root / "opt/adapmoe").exists()
