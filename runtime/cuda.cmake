@@ -46,6 +46,8 @@ elseif(ADAPMOE_CUDA)
   endif()
 endif()
 
+set(ADAPMOE_GPU_FOLDER "${gpu_folder}" CACHE INTERNAL "For the Makefile")
+
 file(GLOB cuda_kernels CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/backend/cuda/*.cu")
 
 # Each memory access is announced to race_check.cc; a misaligned one, or one outside of its array,

@@ -63,7 +63,8 @@ elseif(gpu_folder STREQUAL "no_gpu")
 else()
   find_trt_headers()
   if(NOT trt_majors)
-    set(trt_problem "no headers; -DADAPMOE_TENSORRT10_INCLUDE=DIR")
+    string(CONCAT trt_problem "no headers; install libnvinfer-headers-dev, or give their "
+                              "folder: -DADAPMOE_TENSORRT10_INCLUDE=DIR")
   endif()
 endif()
 
