@@ -89,7 +89,11 @@ check_cuda() {
 check_tensorrt() {
   library="$(find_library libnvinfer.so.11)"
   [ -n "$library" ] || library="$(find_library libnvinfer.so.10)"
-  if [ -n "$library" ]; then
+  headers="$(find "$root"/usr/include -maxdepth 2 -name NvInferRuntime.h 2>/dev/null)"
+  if [ -n "$library" ] && [ "$jetson" = yes ] && [ -z "$headers" ]; then
+    report note tensorrt "$library, no headers: a build here cannot run engines" \
+      "sudo apt install libnvinfer-headers-dev"
+  elif [ -n "$library" ]; then
     report ok tensorrt "$library"
   elif [ "$jetson" = yes ]; then
     report note tensorrt "no libnvinfer" "sudo apt install nvidia-jetpack, or tensorrt alone"

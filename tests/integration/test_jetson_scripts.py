@@ -97,6 +97,8 @@ def test_a_machine_that_shows_nothing_is_not_called_well(tmp_path):
         assert found[topic][0] == "note", topic
 
 
+LIBRARY = "usr/lib/aarch64-linux-gnu/libnvinfer.so.10"
+HEADER = "usr/include/aarch64-linux-gnu/NvInferRuntime.h"
 CLOCK = "sys/devices/system/cpu/cpufreq/policy0/scaling"
 
 
@@ -116,6 +118,8 @@ CLOCK = "sys/devices/system/cpu/cpufreq/policy0/scaling"
         ({"usr/local/cuda/bin/nvcc": None}, "cuda", "warning", "(CUDA 12.6.11) has no bin/nvcc"),
         ({"usr/local/cuda/bin/nvcc": "#!/bin/sh\nexit 1\n"}, "cuda", "note", "does not answer"),
         ({"proc/swaps": None}, "swap", "note", "mount /proc"),
+        ({LIBRARY: "x"}, "tensorrt", "note", "libnvinfer-headers-dev"),
+        ({LIBRARY: "x", HEADER: "x"}, "tensorrt", "ok", "libnvinfer.so.10"),
     ],
 )
 def test_what_is_missing_is_said_to_be(tmp_path, changes, topic, status, words):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Prints the nvcc that a build takes, or says in one line why there is none.
 # Usage: cmake [-D local=DIR] -P check_nvcc.cmake   (DIR stands for /usr/local)
+cmake_minimum_required(VERSION 3.22...4.0)
 include("${CMAKE_CURRENT_LIST_DIR}/../../runtime/find_nvcc.cmake")
 if(NOT local)
   set(local /usr/local)
