@@ -105,3 +105,30 @@ def test_a_toolkit_without_its_compiler_is_named(tmp_path):
     done = cmake(*find, path=tmp_path)
     assert done.returncode == 1
     assert "cuda-12.6 has no bin/nvcc" in " ".join(done.stderr.split())
+
+
+def test_configure_prints_what_concerns_us_and_every_error(tmp_path):
+    fake = tmp_path / "cmake"
+    script = "echo '-- Detecting'; echo '-- AdapMoE: no io_uring'; echo wrong >&2; exit $1"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    for code in (0, 1):
+        words = [ROOT / "tests/support/configure.sh", fake, str(code)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (code, "AdapMoE: no io_uring\n")
+        assert done.stderr == "wrong\n"
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_a_compiler_comes_from_pypi(tmp_path):
+    fetch = ROOT / "tests/support/fetch_nvcc.sh"
+    words = [fetch, sys.executable, tmp_path / "nvcc"]
+    fetched = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    if "No matching distribution" in fetched.stderr:
+        pytest.skip("PyPI cannot be reached, or has no nvcc for this machine")
+    assert fetched.returncode == 0, fetched.stderr
+    nvcc = fetched.stdout.strip()
+    done = configure(tmp_path / "build", "ADAPMOE_CUDA=ON", cudacxx=nvcc)
+    assert done.returncode == 0, done.stderr
+    assert "AdapMoE: GPU kernels for sm 80-real;86-real;87-real" in done.stdout
