@@ -186,6 +186,7 @@ $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
 $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 	rm -f $(STAMPS)/test
 	$(PIP) install -q --no-build-isolation ".[export]" -C build-dir=build/release
+	@cat build/release/parts.txt
 	@touch $@
 
 # The demo's installation plus tests and the module adapmoe._testing: it serves the demo too. The
@@ -194,6 +195,7 @@ $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	$(PIP) install -q --no-build-isolation ".[test]" -C build-dir=build/test \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_TOOLS=ON \
 	  -C cmake.define.ADAPMOE_WERROR=ON -C cmake.define.ADAPMOE_CUDA=OFF
+	@cat build/test/parts.txt
 	@touch $(STAMPS)/demo $@
 
 $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test

@@ -56,7 +56,7 @@ set(emulated_kernel_flags -fsanitize=thread -fsanitize=alignment,bounds
                           -fsanitize-undefined-trap-on-error CACHE INTERNAL "")
 
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
-  message(STATUS "AdapMoE: GPU kernels emulated on the CPU")
+  tell("GPU kernels emulated on the CPU")
 elseif(gpu_folder STREQUAL "cuda")
   # Orin is 87. Of the others, what is common; JetPack 6's nvcc 12.6 has no 120.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
@@ -66,10 +66,10 @@ elseif(gpu_folder STREQUAL "cuda")
     endif()
   endif()
   enable_language(CUDA)
-  message(STATUS "AdapMoE: GPU kernels for sm ${CMAKE_CUDA_ARCHITECTURES}, "
-                 "CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
+  list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
+  tell("GPU kernels for sm ${architectures}, CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
 else()
-  message(STATUS "AdapMoE: no GPU kernels (ADAPMOE_CUDA=${ADAPMOE_CUDA}) ${cuda_problem}")
+  tell("no GPU kernels (ADAPMOE_CUDA=${ADAPMOE_CUDA}) ${cuda_problem}")
 endif()
 
 function(use_cuda target)

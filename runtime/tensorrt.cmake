@@ -81,13 +81,12 @@ if(trt_majors)
       string(APPEND found " ${trt_version_${major}}")
     endif()
   endforeach()
-  message(STATUS "AdapMoE: TensorRT adapters for${found}${missing}")
+  tell("TensorRT adapters for${found}${missing}")
 elseif(ADAPMOE_TENSORRT AND NOT ADAPMOE_TENSORRT STREQUAL "AUTO")
   message(FATAL_ERROR "ADAPMOE_TENSORRT=ON: ${trt_problem}; or configure with "
                       "-DADAPMOE_TENSORRT=AUTO")
 else()
-  message(STATUS "AdapMoE: no TensorRT adapters (ADAPMOE_TENSORRT=${ADAPMOE_TENSORRT}) "
-                 "${trt_problem}")
+  tell("no TensorRT adapters (ADAPMOE_TENSORRT=${ADAPMOE_TENSORRT}) ${trt_problem}")
 endif()
 
 # Adapters lie beside what loads them: the programs of runtime/tools, or the Python module.

@@ -52,6 +52,9 @@ def test_what_is_left_out_is_printed(tmp_path):
     assert "AdapMoE: no GPU kernels (ADAPMOE_CUDA=OFF)" in done.stdout
     assert "AdapMoE: no TensorRT adapters (ADAPMOE_TENSORRT=AUTO) needs GPU kernels" in done.stdout
     assert "AdapMoE: no io_uring (ADAPMOE_URING=OFF)" in done.stdout
+    lines = (tmp_path / "parts.txt").read_text().splitlines()
+    assert len(lines) == 3
+    assert all(f"-- {line}\n" in done.stdout for line in lines)
 
 
 def test_a_compiler_that_is_not_there_is_named(tmp_path):
@@ -131,4 +134,4 @@ def test_a_compiler_comes_from_pypi(tmp_path):
     nvcc = fetched.stdout.strip()
     done = configure(tmp_path / "build", "ADAPMOE_CUDA=ON", cudacxx=nvcc)
     assert done.returncode == 0, done.stderr
-    assert "AdapMoE: GPU kernels for sm 80-real;86-real;87-real" in done.stdout
+    assert "AdapMoE: GPU kernels for sm 80-real 86-real 87-real" in done.stdout
