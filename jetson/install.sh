@@ -112,7 +112,7 @@ make_prefix() {
 
 join() { # USER GROUP
   if is_member "$1" "$2"; then return; fi
-  run usermod -aG "$2" "$1"
+  run usermod -aG "$2" "$1" || return
   made member "$1:$2"
 }
 
@@ -144,8 +144,11 @@ make_data() {
   run chown "$user:$user" "$root$data"
   run chmod 2775 "$root$data"
   if [[ -n "${SUDO_USER:-}" && "$SUDO_USER" != root && "$SUDO_USER" != "$user" ]]; then
-    join "$SUDO_USER" "$user"
-    echo "note: $SUDO_USER may write $data after logging in again"
+    if join "$SUDO_USER" "$user"; then
+      echo "note: $SUDO_USER may write $data after logging in again"
+    else
+      echo "note: $SUDO_USER cannot join the group $user, as users of a directory service cannot"
+    fi
   fi
 }
 

@@ -134,6 +134,14 @@ def test_who_calls_sudo_may_write_packs(device):
     assert (device.state / "group").read_text() == "video\nrender\n"
 
 
+def test_who_cannot_join_is_told_so(device):
+    (device.tools / "usermod").write_text('#!/bin/sh\n[ "$3" = adapmoe ]\n')
+    done = device(sudo_user="me")
+    assert done.returncode == 0, done.stderr
+    assert "note: me cannot join the group adapmoe" in done.stdout
+    assert "me:adapmoe" not in (device.root / "opt/adapmoe/installed.txt").read_text()
+
+
 def test_only_what_was_joined_is_left_again(device):
     (device.state / "passwd").write_text("orin\n")
     (device.state / "group").write_text("video\nrender\norin\n")
