@@ -7,6 +7,7 @@ SANITIZE ?= address,undefined
 CLANGXX ?= clang++
 STRESS_SECONDS ?= 20
 FUZZ_SECONDS ?= 20
+CUDA_KERNELS := ON
 export CXX
 
 BIN := .venv/bin
@@ -27,7 +28,7 @@ STRESS := stress-thread stress-address,undefined
 ARM_PYTHON := build/aarch64/python
 FUZZERS := manifest_fuzz safetensors_fuzz
 
-BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/cuda.cmake runtime/tensorrt.cmake runtime/tools/CMakeLists.txt
+BUILD_FILES := pyproject.toml CMakeLists.txt runtime/CMakeLists.txt runtime/find_nvcc.cmake runtime/cuda.cmake runtime/tensorrt.cmake runtime/tools/CMakeLists.txt
 PACKAGE_CPP := $(shell find runtime tests/cpp tests/cuda_emulation tests/tensorrt_emulation -name '*.cc' -o -name '*.h' -o -name '*.cu')
 CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/fuzz/*.cc)
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
@@ -133,21 +134,17 @@ aarch64-wheel: $(STAMPS)/test
 	  -C cmake.define.ADAPMOE_CUDA=OFF
 
 # The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them
-# for every GPU that a build serves. TENSORRT10_INCLUDE and TENSORRT11_INCLUDE are the folders of
-# TensorRT's headers: its adapters are compiled, and run against libraries made of the headers.
+# for every GPU that a build serves: one that CUDACXX names must be able to. TENSORRT10_INCLUDE and
+# TENSORRT11_INCLUDE are the folders of TensorRT's headers: its adapters are compiled, and run
+# against libraries made of the headers.
 gpu-kernels: $(STAMPS)/test
 	$(CONFIGURE) -B build/emulated -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
 	  -DADAPMOE_TOOLS=ON -DADAPMOE_STRESS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=EMULATED
 	$(BIN)/cmake --build build/emulated
 	rm -f build/cuda/runtime/tools/libadapmoe_trt*.so  # of an earlier configuration
-	@if command -v nvcc >/dev/null; then $(MAKE) cuda-tools; \
-	  else echo "gpu-kernels: not compiled for a GPU, no nvcc"; fi
-	@for major in 10 11; do \
-	  if [ -e build/cuda/runtime/tools/libadapmoe_trt$$major.so ]; then \
-	    echo "gpu-kernels: compiled the adapter for TensorRT $$major"; \
-	  else \
-	    echo "gpu-kernels: no adapter compiled for TensorRT $$major, no TENSORRT$${major}_INCLUDE"; \
-	  fi; \
+	$(MAKE) cuda-tools CUDA_KERNELS=$(if $(CUDACXX),ON,AUTO)
+	@for adapter in $$(cd build/cuda && ls runtime/tools/libadapmoe_trt*.so 2>/dev/null); do \
+	  echo "gpu-kernels: compiled $$adapter"; \
 	done
 	$(BIN)/python -m pytest -q -m emulated
 
@@ -157,10 +154,11 @@ gpu-tests: $(STAMPS)/test cuda-tools
 
 cuda-tools: $(STAMPS)/test
 	$(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
-	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=ON \
+	  -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON -DADAPMOE_CUDA=$(CUDA_KERNELS) \
 	  -DADAPMOE_TENSORRT10_INCLUDE="$(TENSORRT10_INCLUDE)" \
 	  -DADAPMOE_TENSORRT11_INCLUDE="$(TENSORRT11_INCLUDE)"
-	$(BIN)/cmake --build build/cuda
+	@if grep -qx 'ADAPMOE_GPU_FOLDER:INTERNAL=cuda' build/cuda/CMakeCache.txt; \
+	  then $(BIN)/cmake --build build/cuda; else echo "nothing is compiled for a GPU"; fi
 
 clean:
 	rm -rf .venv build
@@ -188,6 +186,7 @@ $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
 $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 	rm -f $(STAMPS)/test
 	$(PIP) install -q --no-build-isolation ".[export]" -C build-dir=build/release
+	@cat build/release/parts.txt
 	@touch $@
 
 # The demo's installation plus tests and the module adapmoe._testing: it serves the demo too. The
@@ -196,6 +195,7 @@ $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	$(PIP) install -q --no-build-isolation ".[test]" -C build-dir=build/test \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_TOOLS=ON \
 	  -C cmake.define.ADAPMOE_WERROR=ON -C cmake.define.ADAPMOE_CUDA=OFF
+	@cat build/test/parts.txt
 	@touch $(STAMPS)/demo $@
 
 $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test
@@ -207,9 +207,8 @@ $(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test
 	@touch $@
 
 # CMake without the Python package around it.
-CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DADAPMOE_CUDA=OFF \
-  --log-level=WARNING
+CONFIGURE = tests/support/configure.sh $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DADAPMOE_CUDA=OFF
 
 $(STAMPS)/tidy: .clang-tidy $(CPP_FILES) $(STAMPS)/test
 	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy -p build/test -j 2 \

@@ -29,6 +29,9 @@ number() { case "$1" in '' | *[!0-9]*) return 1 ;; esac; }
 jetson=no
 case "$(text proc/device-tree/compatible)" in *nvidia,tegra*) jetson=yes ;; esac
 [ -e "$root/etc/nv_tegra_release" ] && jetson=yes
+# What it is to have no CUDA toolkit, and what to do about it.
+missing=note toolkit="install the CUDA toolkit, if there is an NVIDIA GPU"
+if [ "$jetson" = yes ]; then missing=warning toolkit="sudo apt install nvidia-jetpack"; fi
 
 check_system() {
   model="$(text proc/device-tree/model)"
@@ -43,23 +46,54 @@ check_system() {
       "in a container, mount that file from the host" ;;
     [1-9].* | [12][0-9].* | 3[0-5].*)
       report warning jetpack "L4T $release" "flash JetPack 6.2 or 7.2" ;;
-    *) report note jetpack "L4T $release: not known to this script" ;;
+    *) report note jetpack "L4T $release: not known to this script" \
+      "go by what follows; where it is not enough, flash JetPack 6.2 or 7.2" ;;
   esac
 }
 
+# The nvcc that a build takes: in the order of runtime/find_nvcc.cmake.
+find_nvcc() {
+  if real && [ -n "${CUDACXX:-}" ]; then echo "$CUDACXX"; return; fi
+  if found nvcc; then command -v nvcc; return; fi
+  {
+    echo "$root/usr/local/cuda/bin/nvcc"
+    printf '%s\n' "$root"/usr/local/cuda-*/bin/nvcc | sort -rV
+  } | while read -r nvcc; do
+    if [ -x "$nvcc" ]; then echo "$nvcc"; break; fi
+  done
+}
+
 check_cuda() {
-  version="$(text usr/local/cuda/version.json | tr -d '\n' |
-    sed -n 's/.*"cuda" *: *{[^}]*"version" *: *"\([^"]*\)".*/\1/p')"
+  nvcc="$(find_nvcc)"
+  version="$("${nvcc:-false}" --version 2>/dev/null |
+    sed -n 's/.*release [0-9.]*, V\([0-9.]*\).*/\1/p')"
+  folder_seen=''
+  for local in "$root"/usr/local/cuda "$root"/usr/local/cuda-*; do
+    [ -z "$folder_seen" ] && [ -d "$local" ] && folder_seen="${local#"$root"}"
+  done
   if [ -n "$version" ]; then
-    report ok cuda "CUDA $version in /usr/local/cuda"
-  elif [ "$jetson" = yes ]; then
-    report warning cuda "no /usr/local/cuda" "sudo apt install nvidia-jetpack"
+    report ok cuda "CUDA $version: ${nvcc#"$root"}"
+  elif [ -n "$nvcc" ]; then
+    report note cuda "${nvcc#"$root"} does not answer" \
+      "point CUDACXX to an nvcc that works, or unset it"
+  elif [ -n "$folder_seen" ]; then
+    stated="$(text "${folder_seen#/}/version.json" | tr -d '\n' |
+      sed -n 's/.*"cuda" *: *{[^}]*"version" *: *"\([^"]*\)".*/ (CUDA \1)/p')"
+    report "$missing" cuda "$folder_seen$stated has no bin/nvcc" "$toolkit"
   else
-    report note cuda "no /usr/local/cuda: a build here has no GPU kernels"
+    report "$missing" cuda "no nvcc: a build here has no GPU kernels" "$toolkit"
   fi
+  check_tensorrt
+}
+
+check_tensorrt() {
   library="$(find_library libnvinfer.so.11)"
   [ -n "$library" ] || library="$(find_library libnvinfer.so.10)"
-  if [ -n "$library" ]; then
+  headers="$(find "$root"/usr/include -maxdepth 2 -name NvInferRuntime.h 2>/dev/null)"
+  if [ -n "$library" ] && [ "$jetson" = yes ] && [ -z "$headers" ]; then
+    report note tensorrt "$library, no headers: a build here cannot run engines" \
+      "sudo apt install libnvinfer-headers-dev"
+  elif [ -n "$library" ]; then
     report ok tensorrt "$library"
   elif [ "$jetson" = yes ]; then
     report note tensorrt "no libnvinfer" "sudo apt install nvidia-jetpack, or tensorrt alone"
@@ -96,6 +130,10 @@ check_memory() {
 
 # The smallest limit of this process's cgroups and their parents.
 check_cgroup() {
+  if [ ! -r "$root/proc/self/cgroup" ]; then
+    report note cgroup "/proc/self/cgroup cannot be read" "mount /proc"
+    return
+  fi
   least=''
   for line in $(text proc/self/cgroup | tr ' ' '?'); do
     controllers="${line#*:}" path="${line#*:*:}"
@@ -125,6 +163,10 @@ check_cgroup() {
 }
 
 check_swap() {
+  if [ ! -r "$root/proc/swaps" ] && [ "$(meminfo SwapTotal)" != 0 ]; then
+    report note swap "/proc/swaps cannot be read" "mount /proc"
+    return
+  fi
   areas="$(text proc/swaps | sed 1d | awk '{ printf "%s%s", sep, $1; sep = ", " }')"
   case "$areas" in
     '') report ok swap none ;;
@@ -169,6 +211,10 @@ link() {
 
 check_direct() {
   kind="$(stat -f -c %T "$folder" 2>/dev/null)"
+  if ! found mktemp || ! found dd; then
+    report note o_direct "not tried: no mktemp or no dd" "sudo apt install coreutils"
+    return
+  fi
   probe="$(mktemp "$folder/.adapmoe-check-XXXXXX" 2>/dev/null)" || {
     report note o_direct "not tried: $folder cannot be written" "give a folder that can be"
     return
@@ -192,10 +238,14 @@ check_ring() {
     report note io_uring "kernel.io_uring_disabled is $disabled" \
       "sudo sysctl kernel.io_uring_disabled=0"
   elif [ "$config" = "is not set" ]; then
-    report note io_uring "not in this kernel: a pool of threads reads instead"
+    report note io_uring "not in this kernel: a pool of threads reads instead" \
+      "a kernel built with CONFIG_IO_URING"
   elif [ "$seccomp" = 2 ]; then
     report note io_uring "a seccomp filter may forbid it; adapmoe doctor tries it" \
       "docker run --security-opt seccomp=PROFILE with io_uring_* allowed"
+  elif [ -z "$seccomp" ]; then
+    report note io_uring "not to be seen whether something forbids it" \
+      "mount /proc; adapmoe doctor tries it"
   else
     report ok io_uring "nothing forbids it; adapmoe doctor tries it"
   fi
@@ -214,16 +264,29 @@ check_power() {
   else
     report warning power_mode "${mode:-number $id}" "sudo nvpmodel -m ${best% *} sets ${best#* }"
   fi
-  held=yes
-  for policy in "$root"/sys/devices/system/cpu/cpufreq/policy*; do
-    cpu="sys/devices/system/cpu/cpufreq/$(basename "$policy")"
-    [ "$(text "$cpu/scaling_min_freq")" = "$(text "$cpu/scaling_max_freq")" ] || held=no
+  check_clocks cpu_clocks scaling_min_freq scaling_max_freq \
+    "$root"/sys/devices/system/cpu/cpufreq/policy*
+  check_clocks gpu_clocks min_freq max_freq \
+    "$root"/sys/class/devfreq/*.gpu "$root"/sys/class/devfreq/*.ga10b
+}
+
+# check_clocks TOPIC LEAST MOST FOLDER...: whether clocks cannot fall, their least being their most.
+check_clocks() {
+  topic="$1" least_file="$2" most_file="$3" held=''
+  shift 3
+  for clock in "$@"; do
+    clock="${clock#"$root"/}"
+    low="$(text "$clock/$least_file")" high="$(text "$clock/$most_file")"
+    if [ "$(text "$clock/scaling_governor")" = performance ]; then low="$high"; fi
+    if ! number "$low" || ! number "$high"; then continue; fi
+    if [ "$low" != "$high" ]; then held=no; fi
+    held="${held:-yes}"
   done
-  if [ $held = yes ]; then
-    report ok clocks "held up"
-  else
-    report warning clocks "fall when idle" "sudo jetson_clocks, after nvpmodel"
-  fi
+  case "$held" in
+    yes) report ok "$topic" "held up" ;;
+    no) report warning "$topic" "fall when idle" "sudo jetson_clocks, after nvpmodel" ;;
+    *) report note "$topic" "not to be seen" "on the host: sudo jetson_clocks --show" ;;
+  esac
 }
 
 check_tools() {

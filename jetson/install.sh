@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs AdapMoE for the whole machine: a system user, a virtual environment, a folder for packs,
-# and the command `adapmoe`. What it makes is written to PREFIX/installed.txt; --uninstall removes
+# Installs AdapMoE for the whole machine: a system user and its group, which may write packs, a
+# virtual environment, a folder for packs, and the command `adapmoe`. What it makes is written to PREFIX/installed.txt; --uninstall removes
 # that and nothing else. Running it again updates the package.
 set -euo pipefail
 
@@ -22,7 +22,8 @@ Usage: install.sh [options]
   --source PATH    a wheel, or a source tree (default: the tree this script is in)
   --prefix DIR     where the virtual environment goes (default: /opt/adapmoe)
   --data DIR       where packs go (default: /var/lib/adapmoe)
-  --user NAME      system user that owns the packs (default: adapmoe)
+  --user NAME      system user that owns the packs (default: adapmoe); its group of the same name
+                   may write them, and who calls sudo joins it
   --python PROGRAM Python 3.10 or later (default: python3)
   --extras NAMES   extras of the package, such as export
   --dry-run        only say what would be done
@@ -63,8 +64,13 @@ made() {
   if [[ $dry == no ]] && ! recorded "$1" "$2"; then echo "$1 $2" >>"$root$record"; fi
 }
 recorded() { grep -qxF "$1 $2" "$root$record" 2>/dev/null; }
-on_jetson() { [[ -e "$root/etc/nv_tegra_release" ]]; }
+on_jetson() {
+  [[ -e "$root/etc/nv_tegra_release" ]] ||
+    grep -qs 'nvidia,tegra' "$root/proc/device-tree/compatible"
+}
 has_user() { getent passwd "$1" >/dev/null; }
+has_group() { getent group "$1" >/dev/null; }
+is_member() { [[ " $(id -nG "$1" 2>/dev/null) " == *" $2 "* ]]; } # USER GROUP
 
 need_root() {
   [[ $dry == yes || -n "$root" || "$(id -u)" == 0 ]] || fail "run it as root: sudo $0"
@@ -79,7 +85,10 @@ check_requirements() {
   if [[ -d "$source" ]]; then
     local version
     version="$("${CXX:-g++}" -dumpversion 2>/dev/null || echo 0)"
-    ((${version%%.*} >= 11)) || fail "a source tree needs g++ 11 or later: apt install g++ python3-dev"
+    ((${version%%.*} >= 11)) || fail "a source tree needs g++ 11 or later: apt install g++"
+    "$python" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
+      fail "a source tree needs Python's headers: apt install python3-dev"
     [[ -e /usr/include/liburing.h ]] ||
       echo "note: no liburing.h, so this build reads without io_uring: apt install liburing-dev"
   fi
@@ -101,39 +110,82 @@ make_prefix() {
   fi
 }
 
+join() { # USER GROUP
+  if is_member "$1" "$2"; then return; fi
+  run usermod -aG "$2" "$1" || return
+  made member "$1:$2"
+}
+
 make_user() {
-  if has_user "$user"; then echo "there already: user $user"; return; fi
-  run useradd --system --home-dir "$data" --no-create-home --shell /usr/sbin/nologin "$user"
-  made user "$user"
+  if has_group "$user"; then
+    echo "there already: group $user"
+  else
+    run groupadd --system "$user"
+    made group "$user"
+  fi
+  if has_user "$user"; then
+    echo "there already: user $user"
+    join "$user" "$user"
+  else
+    run useradd --system --gid "$user" --home-dir "$data" --no-create-home \
+      --shell /usr/sbin/nologin "$user"
+    made user "$user"
+  fi
   local group
   for group in video render; do # own the GPU's device nodes on a Jetson
-    if getent group "$group" >/dev/null; then run usermod -aG "$group" "$user"; fi
+    if has_group "$group"; then join "$user" "$group"; fi
   done
 }
 
 make_data() {
   make_folder "$data"
-  if recorded folder "$data" || [[ $dry == yes && ! -d "$root$data" ]]; then
-    run chown "$user:" "$root$data"
+  recorded folder "$data" || [[ $dry == yes && ! -d "$root$data" ]] || return 0
+  # Set-group-ID: what members put there belongs to the group.
+  run chown "$user:$user" "$root$data"
+  run chmod 2775 "$root$data"
+  if [[ -n "${SUDO_USER:-}" && "$SUDO_USER" != root && "$SUDO_USER" != "$user" ]]; then
+    if join "$SUDO_USER" "$user"; then
+      echo "note: $SUDO_USER may write $data after logging in again"
+    else
+      echo "note: $SUDO_USER cannot join the group $user, as users of a directory service cannot"
+    fi
   fi
 }
 
+make_venv() {
+  local venv="$prefix/venv" options=()
+  if "$root$venv/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
+  # JetPack's TensorRT for Python is a package of the system.
+  if on_jetson; then options=(--system-site-packages); fi
+  made tree "$venv" # first, so that an interrupted one is known
+  run "$python" -m venv --clear "${options[@]}" "$root$venv"
+}
+
 install_package() {
-  local venv="$prefix/venv" options=() package="$source"
-  if [[ ! -x "$root$venv/bin/python" ]]; then
-    # JetPack's TensorRT for Python is a package of the system.
-    if on_jetson; then options=(--system-site-packages); fi
-    run "$python" -m venv "${options[@]}" "$root$venv"
-    made tree "$venv"
-  fi
+  local pip=("$root$prefix/venv/bin/python" -m pip install) package="$source"
   # Ubuntu 22.04's own pip passes no options to the build.
-  run "$root$venv/bin/python" -m pip install --upgrade "pip>=23.1"
-  options=()
-  if [[ -d "$source" ]]; then
-    options=(-C cmake.define.ADAPMOE_CUDA=AUTO)
-  fi
+  run "${pip[@]}" --upgrade "pip>=23.1"
   if [[ -n "$extras" ]]; then package+="[$extras]"; fi
-  run "$root$venv/bin/python" -m pip install --upgrade "$package" "${options[@]}"
+  if [[ -d "$source" ]]; then
+    build_package "$package" "${pip[@]}"
+  else
+    run "${pip[@]}" --upgrade "$package"
+    # pip takes another wheel of the same version for installed.
+    run "${pip[@]}" --force-reinstall --no-deps "$source"
+  fi
+}
+
+build_package() { # PACKAGE PIP...
+  local log="$prefix/build.log" package="$1"
+  shift
+  made log "$log"
+  if [[ $dry == no ]]; then rm -f "$root$log"; fi
+  # With a log, pip shows nothing of the build itself.
+  if ! run "$@" --upgrade "$package" -C cmake.define.ADAPMOE_CUDA=AUTO --log "$root$log"; then
+    tail -n 30 "$root$log" >&2
+    fail "the package could not be built; all of it is in $log"
+  fi
+  grep -ohs 'AdapMoE: .*' "$root$log" | sort -u || true
 }
 
 link_command() {
@@ -164,6 +216,10 @@ install_unit() {
 remove_entry() { # KIND NAME
   case "$1" in
     user) if has_user "$2"; then run userdel "$2"; fi ;;
+    # userdel may have removed it with its user.
+    group) if has_group "$2"; then run groupdel "$2"; fi ;;
+    member) if is_member "${2%:*}" "${2#*:}"; then run gpasswd -d "${2%:*}" "${2#*:}"; fi ;;
+    log) run rm -f "$root$2" ;;
     tree) if [[ -d "$root$2" ]]; then run rm -rf "$root$2"; fi ;;
     link) if [[ -L "$root$2" ]]; then run rm "$root$2"; fi ;;
     unit)
@@ -199,6 +255,7 @@ check_requirements
 make_prefix
 make_user
 make_data
+make_venv
 install_package
 link_command
 install_unit

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Decides from ADAPMOE_CUDA whether there are GPU kernels: sets gpu_folder, and defines
 # use_cuda(target), which adds them.
+include(find_nvcc.cmake)
 set(gpu_folder no_gpu)
 set(cuda_problem "")
 
@@ -12,6 +13,9 @@ function(probe_nvcc)
                   RESULT_VARIABLE failed OUTPUT_QUIET ERROR_VARIABLE reason)
   if(failed)
     string(STRIP "${reason}" reason)
+    if(reason STREQUAL "")
+      set(reason "${failed}")  # such as: No such file or directory
+    endif()
     set(cuda_problem "${nvcc} cannot compile C++20 for sm_87: ${reason}" PARENT_SCOPE)
   endif()
 endfunction()
@@ -19,18 +23,14 @@ endfunction()
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
   set(gpu_folder cuda)
 elseif(ADAPMOE_CUDA)
-  # Asked for afresh every time; a bare JetPack shell has no nvcc on its PATH.
-  unset(nvcc CACHE)
-  find_program(nvcc nvcc HINTS ENV CUDACXX PATHS /usr/local/cuda/bin)
+  find_nvcc(nvcc /usr/local)
   if(CMAKE_CUDA_COMPILER)
     set(nvcc "${CMAKE_CUDA_COMPILER}")
-  elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
-    set(nvcc "$ENV{CUDACXX}")
   endif()
   if(nvcc)
     probe_nvcc()
   else()
-    set(cuda_problem "no nvcc; put it on PATH or set CUDACXX")
+    explain_no_nvcc(cuda_problem /usr/local)
   endif()
   if(cuda_problem STREQUAL "")
     set(CMAKE_CUDA_COMPILER "${nvcc}")
@@ -46,6 +46,8 @@ elseif(ADAPMOE_CUDA)
   endif()
 endif()
 
+set(ADAPMOE_GPU_FOLDER "${gpu_folder}" CACHE INTERNAL "For the Makefile")
+
 file(GLOB cuda_kernels CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/backend/cuda/*.cu")
 
 # Each memory access is announced to race_check.cc; a misaligned one, or one outside of its array,
@@ -54,7 +56,7 @@ set(emulated_kernel_flags -fsanitize=thread -fsanitize=alignment,bounds
                           -fsanitize-undefined-trap-on-error CACHE INTERNAL "")
 
 if(ADAPMOE_CUDA STREQUAL "EMULATED")
-  message(STATUS "AdapMoE: GPU kernels emulated on the CPU")
+  tell("GPU kernels emulated on the CPU")
 elseif(gpu_folder STREQUAL "cuda")
   # Orin is 87. Of the others, what is common; JetPack 6's nvcc 12.6 has no 120.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
@@ -64,10 +66,10 @@ elseif(gpu_folder STREQUAL "cuda")
     endif()
   endif()
   enable_language(CUDA)
-  message(STATUS "AdapMoE: GPU kernels for sm ${CMAKE_CUDA_ARCHITECTURES}, "
-                 "CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
+  list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
+  tell("GPU kernels for sm ${architectures}, CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
 else()
-  message(STATUS "AdapMoE: no GPU kernels (ADAPMOE_CUDA=${ADAPMOE_CUDA}) ${cuda_problem}")
+  tell("no GPU kernels (ADAPMOE_CUDA=${ADAPMOE_CUDA}) ${cuda_problem}")
 endif()
 
 function(use_cuda target)

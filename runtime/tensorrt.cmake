@@ -3,6 +3,7 @@
 # defines use_tensorrt(target), which adds them. After cuda.cmake.
 set(ADAPMOE_TENSORRT "AUTO" CACHE STRING
     "Run experts as TensorRT engines: AUTO (where headers are), ON, OFF")
+check_choice(ADAPMOE_TENSORRT AUTO ON OFF)
 set(trt_known_majors 10 11)
 foreach(major IN LISTS trt_known_majors)
   set(ADAPMOE_TENSORRT${major}_INCLUDE "" CACHE PATH "Folder of the headers of TensorRT ${major}")
@@ -62,7 +63,8 @@ elseif(gpu_folder STREQUAL "no_gpu")
 else()
   find_trt_headers()
   if(NOT trt_majors)
-    set(trt_problem "no headers; -DADAPMOE_TENSORRT10_INCLUDE=DIR")
+    string(CONCAT trt_problem "no headers; install libnvinfer-headers-dev, or give their "
+                              "folder: -DADAPMOE_TENSORRT10_INCLUDE=DIR")
   endif()
 endif()
 
@@ -79,13 +81,12 @@ if(trt_majors)
       string(APPEND found " ${trt_version_${major}}")
     endif()
   endforeach()
-  message(STATUS "AdapMoE: TensorRT adapters for${found}${missing}")
+  tell("TensorRT adapters for${found}${missing}")
 elseif(ADAPMOE_TENSORRT AND NOT ADAPMOE_TENSORRT STREQUAL "AUTO")
   message(FATAL_ERROR "ADAPMOE_TENSORRT=ON: ${trt_problem}; or configure with "
                       "-DADAPMOE_TENSORRT=AUTO")
 else()
-  message(STATUS "AdapMoE: no TensorRT adapters (ADAPMOE_TENSORRT=${ADAPMOE_TENSORRT}) "
-                 "${trt_problem}")
+  tell("no TensorRT adapters (ADAPMOE_TENSORRT=${ADAPMOE_TENSORRT}) ${trt_problem}")
 endif()
 
 # Adapters lie beside what loads them: the programs of runtime/tools, or the Python module.

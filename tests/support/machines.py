@@ -4,6 +4,8 @@
 Written from documents and public listings, not copied from devices.
 """
 
+import subprocess
+
 FOLDER = "/data/packs"  # on the drive of each machine
 
 _MEMINFO = """\
@@ -26,6 +28,11 @@ _NVPMODEL_NANO = """\
 < POWER_MODEL ID=0 NAME=15W >
 < POWER_MODEL ID=1 NAME=25W >
 < POWER_MODEL ID=2 NAME=MAXN_SUPER >
+"""
+_NVCC = """\
+#!/bin/sh
+echo 'nvcc: NVIDIA (R) Cuda compiler driver'
+echo 'Cuda compilation tools, release {short}, V{version}'
 """
 _SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 
@@ -77,6 +84,11 @@ def _jetson(release, model, kernel):
     }
 
 
+def nvcc_script(version):
+    """A compiler that only tells its version."""
+    return _NVCC.format(short=version.rpartition(".")[0], version=version)
+
+
 def orin_jetpack_6_2():
     """AGX Orin 64 GB, as it comes: 30 W, zram, schedutil; three rails."""
     return {
@@ -103,6 +115,7 @@ def orin_jetpack_6_2():
         "etc/nvpmodel.conf": _NVPMODEL_AGX,
         "var/lib/nvpmodel/status": "pmode:0002 fmode:quiet\n",
         "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}',
+        "usr/local/cuda/bin/nvcc": nvcc_script("12.6.68"),
         "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "schedutil\n",
         "sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": "729600\n",
         "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq": "2201600\n",
@@ -129,7 +142,7 @@ def orin_jetpack_7_2():
         "proc/sys/kernel/io_uring_disabled": "0\n",
         "etc/nvpmodel.conf": _NVPMODEL_NANO,
         "var/lib/nvpmodel/status": "pmode:0002\n",
-        "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "13.2.2"}}',
+        "usr/local/cuda-13.2/bin/nvcc": nvcc_script("13.2.78"),
         "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "schedutil\n",
         "sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": "1728000\n",
         "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq": "1728000\n",
@@ -200,4 +213,19 @@ def build(root, files):
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+        if text.startswith("#!"):
+            file.chmod(0o755)
     return root
+
+
+def runner(root):
+    """What `Machine.run` does, for programs below `root`."""
+
+    def run(words):
+        program = root / words[0].lstrip("/")
+        try:
+            return subprocess.check_output([program, *words[1:]], text=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    return run

@@ -24,6 +24,8 @@ def memory_limit(tree: KernelTree) -> tuple[int, str] | None:
 
 def examine_cgroup(machine: Machine) -> list[Finding]:
     """One finding."""
+    if machine.tree.text("proc/self/cgroup") is None:
+        return [Finding("cgroup", "note", "/proc/self/cgroup cannot be read", _WHY, "mount /proc")]
     found = memory_limit(machine.tree)
     if found is None:
         return [Finding("cgroup", "ok", "no memory limit", _WHY)]

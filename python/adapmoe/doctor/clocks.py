@@ -37,6 +37,8 @@ def examine_clocks(machine: Machine) -> list[Finding]:
 def _cpu(machine: Machine) -> Finding:
     tree = machine.tree
     found = governors(tree)
+    if not found and machine.is_jetson:
+        return _held("cpu_clocks", "CPU", None)
     if not found:
         seen = "frequencies not to be seen: a virtual machine, or fixed"
         return Finding("cpu_clocks", "ok", seen, _WHY)
@@ -46,14 +48,15 @@ def _cpu(machine: Machine) -> Finding:
     if all(name in _FIXED for name in found) or all(held):
         return Finding("cpu_clocks", "ok", seen, _WHY)
     if machine.is_jetson:
-        return _held("cpu_clocks", seen, False)
+        return _held("cpu_clocks", seen, False if False in held else None)
     remedy = "for steady figures: sudo cpupower frequency-set -g performance"
     return Finding("cpu_clocks", "note", seen, _WHY, remedy)
 
 
 def _held(topic: str, name: str, held: bool | None) -> Finding:
     if held is None:
-        return Finding(topic, "note", f"{name}: clocks not to be seen", _WHY)
+        remedy = "on the host: sudo jetson_clocks --show"
+        return Finding(topic, "note", f"{name}: clocks not to be seen", _WHY, remedy)
     if held:
         return Finding(topic, "ok", f"{name}, clocks held up", _WHY)
     remedy = "sudo jetson_clocks, after nvpmodel; until the next boot"

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA driver with its devices, and the toolkit that a build needs."""
 
-import json
-import re
-
 from adapmoe.doctor.cuda_driver import Device, Driver, DriverError, ask_driver
 from adapmoe.doctor.finding import Finding
 from adapmoe.doctor.machine import Machine
+from adapmoe.doctor.nvcc import bare_toolkit, find_nvcc, nvcc_version
 from adapmoe.units import format_bytes
 
 _WHY_DRIVER = "backend=cuda needs it; without it everything runs on the CPU, with the same results"
@@ -64,31 +62,20 @@ def _refusal(machine: Machine) -> str:
 
 
 def _toolkit(machine: Machine, *, wanted: bool) -> Finding:
-    toolkit = _compiler(machine) or _installed(machine)
-    if toolkit:
-        return Finding("cuda_toolkit", "ok", toolkit, _WHY_TOOLKIT)
+    nvcc = find_nvcc(machine)
+    version = nvcc_version(machine, nvcc) if nvcc else None
+    if version:
+        return Finding("cuda_toolkit", "ok", f"CUDA {version}: {nvcc}", _WHY_TOOLKIT)
+    if nvcc:
+        remedy = "point CUDACXX to an nvcc that works, or unset it, then install adapmoe again"
+        return Finding("cuda_toolkit", "note", f"{nvcc} does not answer", _WHY_TOOLKIT, remedy)
+    folder = bare_toolkit(machine.tree)
+    seen = f"{folder} has no bin/nvcc" if folder else "no nvcc on PATH, in CUDACXX or /usr/local"
     if not wanted:
-        return Finding("cuda_toolkit", "ok", "none", _WHY_TOOLKIT)
+        return Finding("cuda_toolkit", "ok", seen, _WHY_TOOLKIT)
     remedy = (
         "sudo apt install nvidia-jetpack, then install adapmoe again"
         if machine.is_jetson
         else "install the CUDA toolkit, then install adapmoe again, to build GPU kernels"
     )
-    seen = "no nvcc on the PATH or in CUDACXX, and no /usr/local/cuda"
     return Finding("cuda_toolkit", "note", seen, _WHY_TOOLKIT, remedy)
-
-
-def _compiler(machine: Machine) -> str | None:
-    nvcc = machine.nvcc()
-    if nvcc is None:
-        return None
-    version = re.search(r"release [\d.]+, V([\d.]+)", machine.run([nvcc, "--version"]) or "")
-    return f"CUDA {version.group(1)}: {nvcc}" if version else None
-
-
-def _installed(machine: Machine) -> str | None:
-    try:
-        parts = json.loads(machine.tree.text("usr/local/cuda/version.json") or "")
-        return f"CUDA {parts['cuda']['version']} in /usr/local/cuda"
-    except (ValueError, KeyError, TypeError):
-        return None

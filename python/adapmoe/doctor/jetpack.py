@@ -43,5 +43,7 @@ def examine_jetpack(machine: Machine) -> list[Finding]:
     seen = f"{board}, L4T {release}: {name}"
     if major < 36:
         return [Finding("jetpack", "warning", seen, _WHY, "flash JetPack 6.2 or 7.2")]
-    known = "does not know" not in name
-    return [Finding("jetpack", "ok" if known else "note", seen, _WHY)]
+    if "does not know" in name:
+        remedy = "go by the findings below; where they are not enough, flash JetPack 6.2 or 7.2"
+        return [Finding("jetpack", "note", seen, _WHY, remedy)]
+    return [Finding("jetpack", "ok", seen, _WHY)]

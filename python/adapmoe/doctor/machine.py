@@ -30,8 +30,8 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def find_nvcc() -> str | None:
-    """The compiler that a build takes: `CUDACXX`, or nvcc on the PATH."""
+def nvcc_of_environment() -> str | None:
+    """`CUDACXX` as it is, or nvcc on the PATH."""
     return os.environ.get("CUDACXX") or shutil.which("nvcc")
 
 
@@ -51,7 +51,7 @@ class Machine:
     run: Callable[[Sequence[str]], str | None] = run_command
     load: Callable[[str], Any] = load_library
     package: Callable[[str], str | None] = package_version
-    nvcc: Callable[[], str | None] = find_nvcc
+    nvcc: Callable[[], str | None] = nvcc_of_environment
 
     @classmethod
     def at(cls, root: Path) -> "Machine":

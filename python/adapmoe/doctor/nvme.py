@@ -73,7 +73,8 @@ def _place(machine: Machine, folder: str, drives: list[str]) -> Finding:
     device = block_device(machine.tree, mount.device) if mount else None
     if mount is None or device is None:
         source = f" ({mount.kind} from {mount.source})" if mount else ""
-        return Finding("disk", "note", f"{folder} lies on no disk to be seen{source}", _WHY)
+        remedy = "keep packs on an NVMe drive; in a container, mount their folder as a volume"
+        return Finding("disk", "note", f"{folder} lies on no disk to be seen{source}", _WHY, remedy)
     match = _DRIVE.match(device)
     seen = f"{folder} lies on {device}"
     if match:
@@ -86,4 +87,5 @@ def _place(machine: Machine, folder: str, drives: list[str]) -> Finding:
         return Finding(
             "disk", "warning", f"{seen}, a memory card or eMMC", _WHY, "fit an NVMe drive"
         )
-    return Finding("disk", "note", f"{seen}; no NVMe drive to be seen", _WHY)
+    remedy = "an NVMe drive, where reads are slow: adapmoe doctor PACK measures them"
+    return Finding("disk", "note", f"{seen}; no NVMe drive to be seen", _WHY, remedy)

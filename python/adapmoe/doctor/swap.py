@@ -14,6 +14,8 @@ _WHY = (
 def examine_swap(machine: Machine) -> list[Finding]:
     """One finding for all swap there is."""
     text = machine.tree.text("proc/swaps")
+    if text is None and machine.tree.meminfo("SwapTotal") != 0:
+        return [Finding("swap", "note", "/proc/swaps cannot be read", _WHY, "mount /proc")]
     rows = [line.split() for line in (text or "").splitlines()[1:]]
     areas = {
         row[0]: (int(row[2]) * 1024, int(row[3]) * 1024)

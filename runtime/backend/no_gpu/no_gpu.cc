@@ -15,7 +15,8 @@ bool built_with_cuda() { return false; }
 Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& /*shape*/,
                                                    bool /*integrated_only*/) {
   return unavailable(
-      "backend=\"cuda\": this build has no GPU support; use backend=\"cpu\" or \"auto\"");
+      "backend=\"cuda\": this build has no GPU support; install it again where nvcc is found (see "
+      "adapmoe doctor), or use backend=\"cpu\" or \"auto\"");
 }
 
 Result<BenchDevice> bench_device() { return no_gpu_support(); }
