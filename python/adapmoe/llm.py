@@ -12,9 +12,11 @@ from adapmoe.calibrated import allocate, check_allocation, choose_first_layer, c
 from adapmoe.expert_path import choose_expert_path, device_probe
 from adapmoe.pack_files import check_small_files
 from adapmoe.reading.settings import read_settings
+from adapmoe.sampling_params import SamplingParams
 from adapmoe.stats import describe_split
+from adapmoe.step_loop import StepLoop
 from adapmoe.tensorrt_library import load_packaged_tensorrt
-from adapmoe.text_level import TextLevel
+from adapmoe.text_level import Prompts, TextLevel
 from adapmoe.tokenizer import Tokenizer
 from adapmoe.units import parse_memory
 from adapmoe.warm_restart import WarmRestart
@@ -201,6 +203,10 @@ class LLM(TextLevel):
         if verbose:
             print(f"{self._path}: {self.backend}", file=sys.stderr)
             print(describe_split(self.memory_split), file=sys.stderr)
+
+    def _prepare(self, prompt: Prompts, params: SamplingParams | None) -> tuple[bool, StepLoop]:
+        self._tell_notes(self._session)  # what came up since; a service may never close
+        return super()._prepare(prompt, params)
 
     def _tell_notes(self, core: "_core.Session") -> None:
         """Those that have not been told: most come up at open, a few while running."""

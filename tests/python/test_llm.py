@@ -153,12 +153,17 @@ def test_notes_of_the_session_are_warnings(open_llm, caplog):
     ]
 
 
-def test_a_note_that_came_up_while_running_is_told_at_the_end(open_llm, caplog):
+def test_a_note_that_came_up_while_running_is_told_once(open_llm, caplog):
     llm = open_llm({"notes": ["O_DIRECT refused"]})
     llm._session.notes.append("no CUDA graph")
+    for _ in range(2):
+        llm.generate([1], adapmoe.SamplingParams(max_tokens=1))
+    told = ["O_DIRECT refused", "no CUDA graph"]
+    assert [r.getMessage() for r in caplog.records] == told
+    llm._session.notes.append("an engine failed")
     llm.close()
     llm.close()
-    assert [r.getMessage() for r in caplog.records] == ["O_DIRECT refused", "no CUDA graph"]
+    assert [r.getMessage() for r in caplog.records] == [*told, "an engine failed"]
 
 
 def test_errors_have_the_builtin_bases_callers_expect():
