@@ -28,6 +28,8 @@ Result<ExpertBench> ExpertBench::make(const Pack& pack, std::span<const ExpertId
 
   ExpertBench bench(std::move(arena).value(), std::move(made).value());
   bench.backend_->set_scratch(bench.arena_.carve(bench.backend_->scratch_bytes()));
+  const std::span<std::byte> written = memory.subspan(static_cast<size_t>(scratch));
+  ADAPMOE_RETURN_IF_ERROR(bench.backend_->share(written));
   for (Rows* rows : {&bench.input_, &bench.output_}) {
     *rows = {reinterpret_cast<float*>(bench.arena_.carve(rows_bytes).data()), max_rows, stride};
   }
@@ -39,10 +41,22 @@ Result<ExpertBench> ExpertBench::make(const Pack& pack, std::span<const ExpertId
     for (int64_t tile = 0; tile < pack.experts().tiles; ++tile) {
       const std::span<std::byte> into = bench.arena_.carve(pack.experts().tile_bytes);
       ADAPMOE_RETURN_IF_ERROR(pack.expert_file().read_at(pack.tile_offset(id, tile), into));
+      ADAPMOE_RETURN_IF_ERROR(bench.send(into));
       tiles.push_back(into.data());
     }
   }
   return bench;
+}
+
+// To where a device with memory of its own finds what the host has at the same address.
+Status ExpertBench::send(std::span<const std::byte> bytes) {
+  if (!backend_->own_memory()) return {};
+  return backend_->upload(bytes, const_cast<std::byte*>(bytes.data()));
+}
+
+Status ExpertBench::send_input() {
+  const auto values = static_cast<size_t>(input_.rows * input_.stride);
+  return send(std::as_bytes(std::span(input_.data, values)));
 }
 
 Status ExpertBench::run(size_t index, int64_t rows) {
@@ -50,6 +64,7 @@ Status ExpertBench::run(size_t index, int64_t rows) {
   backend_->begin_experts(input_.first(rows));
   backend_->gate_up_proj(std::span(&op, 1));
   backend_->down_proj(std::span(&op, 1), output_);
+  backend_->fetch(output_.first(rows));
   return backend_->wait();
 }
 
@@ -65,6 +80,7 @@ Result<double> time_expert(const Pack& pack, const std::string& backend, ExpertP
   for (int64_t k = 0; k < pack.config().hidden_size; ++k) {
     x.row(0)[k] = static_cast<float>(k % 7 - 3);  // the time does not depend on values
   }
+  ADAPMOE_RETURN_IF_ERROR(bench.value().send_input());
   std::vector<double> seconds;
   for (int round = 0; round <= kRounds; ++round) {
     const auto began = std::chrono::steady_clock::now();

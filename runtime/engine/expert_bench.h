@@ -26,12 +26,15 @@ class ExpertBench {
   const Rows& input() const { return input_; }    // [max_rows, hidden_size], zero at first
   const Rows& output() const { return output_; }  // the same
 
+  // Lets the backend see what was written to input. Errors: the backend's.
+  Status send_input();
   // output = expert `index` of `ids` on the first `rows` rows of input. Errors: the backend's.
   Status run(size_t index, int64_t rows);
 
  private:
   ExpertBench(Arena arena, std::unique_ptr<Backend> backend)
       : arena_(std::move(arena)), backend_(std::move(backend)) {}
+  Status send(std::span<const std::byte> bytes);
 
   Arena arena_;
   std::unique_ptr<Backend> backend_;  // uses the arena until its end
