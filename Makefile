@@ -152,7 +152,7 @@ gpu-kernels: $(STAMPS)/test
 	$(BIN)/python -m pytest -q -m emulated
 
 # The same tests on the GPU of this machine, and what needs a real one.
-gpu-tests: $(STAMPS)/test cuda-tools
+gpu-tests: $(STAMPS)/test $(STAMPS)/gpu cuda-tools
 	$(BIN)/python -m pytest -q -m gpu
 
 cuda-tools: $(STAMPS)/test
@@ -182,6 +182,11 @@ $(STAMPS)/dev-tools: pyproject.toml $(STAMPS)/build-tools
 
 $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
 	$(PIP) install -q --group bench
+	@touch $@
+
+# pycuda is compiled: like CMake, it finds nvcc where the toolkit's installer puts it.
+$(STAMPS)/gpu: pyproject.toml $(STAMPS)/build-tools
+	PATH="$$PATH:/usr/local/cuda/bin" $(PIP) install -q --group gpu
 	@touch $@
 
 # What a user gets, plus the exporter: no torch, no transformers.
