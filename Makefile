@@ -184,9 +184,9 @@ $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
 	$(PIP) install -q --group bench
 	@touch $@
 
-# pycuda is compiled: like CMake, it finds nvcc where the toolkit's installer puts it.
+# pycuda is compiled, with the headers and libraries of the folder that nvcc is in.
 $(STAMPS)/gpu: pyproject.toml $(STAMPS)/build-tools
-	PATH="$$PATH:/usr/local/cuda/bin" $(PIP) install -q --group gpu
+	PATH="/usr/local/cuda/bin:$$PATH" $(PIP) install -q --group gpu
 	@touch $@
 
 # What a user gets, plus the exporter: no torch, no transformers.
