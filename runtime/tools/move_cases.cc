@@ -15,6 +15,7 @@ void run_embed(OperatorBench& bench) {
     const Matrix table = bench.matrix({kType, c.vocab_size, c.hidden_size, granule});
     for (const int64_t rows : {1, 7, 70}) {
       std::vector<int32_t> ids;
+      ids.reserve(static_cast<size_t>(rows));
       for (int64_t i = 0; i < rows; ++i) {
         ids.push_back(static_cast<int32_t>((i + 1) * 7 % c.vocab_size));
       }

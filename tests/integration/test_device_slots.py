@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from support.faults import (
@@ -23,7 +24,7 @@ from support.faults import (
     preload,
 )
 from support.source_tree import ROOT
-from support.tools import run, token_report, tool
+from support.tools import run, run_expert, token_report, tool
 
 emulated = pytest.mark.emulated
 IDS = [1, 45, 67, 300, 12, 99, 4, 2024, 8, 15, 16, 23, 42]
@@ -69,6 +70,17 @@ def test_the_same_logits_of_a_prompt_in_chunks(pack_factory):
     pack = pack_factory(experts="int4", dense="int4")
     options = ([(7 * i + 3) % 1000 for i in range(150)], "-n", 1)
     assert on("cuda", pack, *options) == on("cpu", pack, *options)
+
+
+@emulated
+def test_one_expert_without_a_session(pack_factory):
+    pack = pack_factory(experts="int4", dense="int8", tile_width=64)
+    x = np.random.default_rng(0).standard_normal((3, 256), np.float32)
+    cpu, gpu = (
+        run_expert(pack, 3, 1, x, backend=backend, path="w4a8", build="emulated")
+        for backend in ("cpu", "cuda")
+    )
+    assert np.array_equal(gpu, cpu)
 
 
 def refusal(pack, *options, build="emulated"):
