@@ -151,8 +151,10 @@ gpu-kernels: $(STAMPS)/test
 	done
 	$(BIN)/python -m pytest -q -m emulated
 
-# The same tests on the GPU of this machine, and what needs a real one.
-gpu-tests: $(STAMPS)/test $(STAMPS)/gpu cuda-tools
+# The same tests on the GPU of this machine, and what needs a real one. Without pycuda one test
+# fails; the others run.
+gpu-tests: $(STAMPS)/test cuda-tools
+	@$(MAKE) $(STAMPS)/gpu || echo "gpu-tests: pycuda cannot be installed, for the reason above"
 	$(BIN)/python -m pytest -q -m gpu
 
 cuda-tools: $(STAMPS)/test
