@@ -68,8 +68,10 @@ int run(int argc, char** argv) {
   }
   const FpEnvironment canonical;
   bool equal = true;
+  const std::string backend = argc == 2 ? argv[1] : "cuda";
   for (const OperatorCase& one : operator_cases()) {
-    const auto same = check(one, argc == 2 ? argv[1] : "cuda");
+    if (backend == "cpu" && one.shape.expert_path != ExpertPath::kW4A8) continue;  // has no other
+    const auto same = check(one, backend);
     if (!same.ok()) {
       std::fprintf(stderr, "adapmoe-operator-check: %s: %s\n", one.name.c_str(),
                    same.status().message().c_str());
