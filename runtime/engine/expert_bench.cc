@@ -40,14 +40,13 @@ Result<ExpertBench> ExpertBench::make_empty(const Pack& pack, std::unique_ptr<Ba
   const int64_t scratch = align_up(backend->scratch_bytes(), kPageBytes);
   auto arena = Arena::reserve(scratch + 2 * rows_bytes + expert_bytes);
   if (!arena.ok()) return arena.status();
-  auto staging = Arena::reserve(pack.experts().tile_bytes);
-  if (!staging.ok()) return staging.status();
-  ExpertBench bench(std::move(arena).value(), std::move(staging).value(), std::move(backend));
+  ExpertBench bench(std::move(arena).value(), std::move(backend));
   Backend& device = *bench.backend_;
   ADAPMOE_RETURN_IF_ERROR(device.use_memory(bench.arena_.first(bench.arena_.remaining())));
   device.set_scratch(bench.arena_.carve(device.scratch_bytes()));
   const std::span<std::byte> rows = bench.arena_.carve(2 * rows_bytes);
-  ADAPMOE_RETURN_IF_ERROR(device.share(rows));
+  const auto written = static_cast<size_t>(2 * rows_bytes + bench.arena_.remaining());
+  ADAPMOE_RETURN_IF_ERROR(device.share({rows.data(), written}));
   const auto rows_at = [&](int64_t offset) {
     return Rows{reinterpret_cast<float*>(rows.data() + offset), max_rows, stride};
   };
@@ -59,15 +58,12 @@ Result<ExpertBench> ExpertBench::make_empty(const Pack& pack, std::unique_ptr<Ba
 }
 
 Status ExpertBench::read_tiles(const Pack& pack, ExpertId id) {
-  const bool uploads = backend_->own_memory().has_value();
-  const std::span<std::byte> staging = staging_.first(pack.experts().tile_bytes);
   std::vector<const std::byte*>& tiles = tiles_.emplace_back();
   tiles.reserve(static_cast<size_t>(pack.experts().tiles));
   for (int64_t tile = 0; tile < pack.experts().tiles; ++tile) {
     const std::span<std::byte> frame = arena_.carve(pack.experts().tile_bytes);
-    ADAPMOE_RETURN_IF_ERROR(
-        pack.expert_file().read_at(pack.tile_offset(id, tile), uploads ? staging : frame));
-    if (uploads) ADAPMOE_RETURN_IF_ERROR(backend_->upload(staging, frame.data()));
+    ADAPMOE_RETURN_IF_ERROR(pack.expert_file().read_at(pack.tile_offset(id, tile), frame));
+    ADAPMOE_RETURN_IF_ERROR(send(frame));
     tiles.push_back(frame.data());
   }
   return {};
@@ -82,8 +78,6 @@ Result<ExpertBench> ExpertBench::make(const Pack& pack, std::span<const ExpertId
   auto bench =
       make_empty(pack, std::move(made).value(), max_rows, experts * pack.experts().expert_bytes);
   if (!bench.ok()) return bench;
-  Arena& staging = bench.value().staging_;
-  ADAPMOE_RETURN_IF_ERROR(bench.value().backend_->share(staging.first(staging.remaining())));
   for (const ExpertId id : ids) ADAPMOE_RETURN_IF_ERROR(bench.value().read_tiles(pack, id));
   return bench;
 }
@@ -122,15 +116,20 @@ Result<ExpertBench> ExpertBench::make_of_engines(const Pack& pack, const std::st
   return bench;
 }
 
+// To where a device with memory of its own finds what the host has at the same address.
+Status ExpertBench::send(std::span<const std::byte> bytes) {
+  if (!backend_->own_memory()) return {};
+  return backend_->upload(bytes, const_cast<std::byte*>(bytes.data()));
+}
+
+Status ExpertBench::send_input() {
+  const auto values = static_cast<size_t>(input_.rows * input_.stride);
+  return send(std::as_bytes(std::span(input_.data, values)));
+}
+
 Status ExpertBench::run(size_t index, int64_t rows) {
-  const Rows x = input_.first(rows);
-  if (backend_->own_memory()) {
-    const std::span<const float> values(x.data, static_cast<size_t>(rows * x.stride));
-    ADAPMOE_RETURN_IF_ERROR(
-        backend_->upload(std::as_bytes(values), reinterpret_cast<std::byte*>(x.data)));
-  }
   const ExpertOp op{tiles_[index], 0, {row_index_.data(), static_cast<size_t>(rows)}, 0};
-  backend_->begin_experts(x);
+  backend_->begin_experts(input_.first(rows));
   backend_->gate_up_proj(std::span(&op, 1));
   backend_->down_proj(std::span(&op, 1), output_);
   backend_->fetch(output_.first(rows));
@@ -155,6 +154,7 @@ Result<double> time_expert(const std::string& pack_dir, const std::string& backe
   for (int64_t k = 0; k < pack.config().hidden_size; ++k) {
     x.row(0)[k] = static_cast<float>(k % 7 - 3);  // the time does not depend on values
   }
+  ADAPMOE_RETURN_IF_ERROR(bench.value().send_input());
   std::vector<double> seconds;
   for (int round = 0; round <= kRounds; ++round) {
     const auto began = std::chrono::steady_clock::now();

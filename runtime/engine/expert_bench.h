@@ -30,20 +30,22 @@ class ExpertBench {
   const Rows& input() const { return input_; }    // [max_rows, hidden_size], zero at first
   const Rows& output() const { return output_; }  // the same
 
+  // Lets the backend see what was written to input. Errors: the backend's.
+  Status send_input();
   // output = expert `index` of `ids` on the first `rows` rows of input. Errors: the backend's.
   Status run(size_t index, int64_t rows);
 
  private:
-  ExpertBench(Arena arena, Arena staging, std::unique_ptr<Backend> backend)
-      : arena_(std::move(arena)), staging_(std::move(staging)), backend_(std::move(backend)) {}
+  ExpertBench(Arena arena, std::unique_ptr<Backend> backend)
+      : arena_(std::move(arena)), backend_(std::move(backend)) {}
   // Without experts yet; `expert_bytes` are left in the arena for them.
   static Result<ExpertBench> make_empty(const Pack& pack, std::unique_ptr<Backend> backend,
                                         int64_t max_rows, int64_t expert_bytes);
   Status read_tiles(const Pack& pack, ExpertId id);
+  Status send(std::span<const std::byte> bytes);
 
   Arena arena_;
-  Arena staging_;  // one tile, from where a device with memory of its own gets it
-  std::unique_ptr<Backend> backend_;  // uses both until its end
+  std::unique_ptr<Backend> backend_;  // uses the arena until its end
   Rows input_, output_;
   std::vector<int32_t> row_index_;
   std::vector<std::vector<const std::byte*>> tiles_;

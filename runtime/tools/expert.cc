@@ -59,6 +59,7 @@ Status run(const Pack& pack, ExpertId id, const std::string& backend, const std:
   for (int64_t i = 0; i < rows; ++i) {
     std::copy_n(x.data() + i * c.hidden_size, width, bench.input().row(i));
   }
+  ADAPMOE_RETURN_IF_ERROR(bench.send_input());
   ADAPMOE_RETURN_IF_ERROR(bench.run(0, rows));
   for (int64_t i = 0; i < rows; ++i) {
     if (std::fwrite(bench.output().row(i), sizeof(float), width, stdout) != width) {

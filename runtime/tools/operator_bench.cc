@@ -1,21 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "runtime/tools/operator_bench.h"
+
 #include <algorithm>
 
 #include "runtime/base/half.h"
-#include "runtime/tools/operator_cases.h"
 
 namespace adapmoe {
 
-Result<OperatorBench> OperatorBench::make(const std::string& backend, const BackendShape& shape) {
+BackendShape operator_shape(DType experts, int64_t group, bool kv_f16, int64_t head_dim) {
+  BackendShape shape;
+  shape.config.hidden_size = 144;
+  shape.config.num_attention_heads = 4;
+  shape.config.num_key_value_heads = 2;
+  shape.config.head_dim = head_dim;
+  shape.config.vocab_size = 50;
+  shape.config.num_local_experts = 4;
+  shape.config.rms_norm_eps = 1e-5F;
+  shape.config.router.top_k = 2;
+  shape.tile = TileLayout::make(experts, group, shape.config.hidden_size, /*tile_width=*/128);
+  shape.tiles = 3;
+  shape.max_rows = 70;
+  shape.kv_f16 = kv_f16;
+  return shape;
+}
+
+Result<OperatorBench> OperatorBench::make(const std::string& backend, const BackendShape& shape,
+                                          bool plain) {
   std::string note;
   auto made = make_backend(backend, "scalar", /*threads=*/1, shape, &note);
   if (!made.ok()) return made.status();
   const int64_t scratch = made.value()->scratch_bytes();
   auto arena = Arena::reserve(align_up(scratch, kPageBytes) + kBytes);
   if (!arena.ok()) return arena.status();
-  ADAPMOE_RETURN_IF_ERROR(made.value()->use_memory(arena.value().first(arena.value().remaining())));
+  const std::span<std::byte> memory = arena.value().first(arena.value().remaining());
+  ADAPMOE_RETURN_IF_ERROR(made.value()->use_memory(memory));
   made.value()->set_scratch(arena.value().carve(scratch));
-  return OperatorBench(shape, std::move(arena).value(), std::move(made).value());
+  ADAPMOE_RETURN_IF_ERROR(made.value()->share(memory.last(kBytes)));
+  return OperatorBench(shape, std::move(arena).value(), std::move(made).value(), plain);
+}
+
+Backend& OperatorBench::backend() {
+  if (backend_->own_memory() && !drawn_.empty()) check(backend_->upload(drawn_, drawn_.data()));
+  drawn_ = {};
+  return *backend_;
+}
+
+void OperatorBench::check(const Status& status) {
+  if (!status.ok() && status_.ok()) status_ = status;
 }
 
 Rows OperatorBench::rows(int64_t count, int64_t width) {
@@ -68,14 +99,13 @@ std::span<std::byte> OperatorBench::tile() {
   return data;
 }
 
-void OperatorBench::keep(std::span<const std::byte> bytes) {
-  const Status done = backend_->wait();
-  if (!done.ok() && status_.ok()) status_ = done;
-  result_.insert(result_.end(), bytes.begin(), bytes.end());
+void OperatorBench::fetch(std::span<std::byte> bytes) {
+  backend().fetch_bytes(bytes.data(), static_cast<int64_t>(bytes.size()));
+  check(backend_->wait());
 }
 
 void OperatorBench::keep(Rows rows) {
-  keep(std::as_bytes(std::span(rows.data, static_cast<size_t>(rows.rows * rows.stride))));
+  keep(std::span(rows.data, static_cast<size_t>(rows.rows * rows.stride)));
 }
 
 }  // namespace adapmoe

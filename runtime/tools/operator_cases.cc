@@ -12,27 +12,7 @@ namespace {
 
 // One row, up to four, and more take kernels of their own; 64 rows of an expert are one pass.
 constexpr int64_t kRowCounts[] = {1, 2, 4, 5, 18};
-constexpr int64_t kMostRows = 70;
-constexpr int64_t kTopK = 2;
-constexpr int64_t kTiles = 3;
 constexpr int64_t kPositions = 300;
-
-BackendShape make_shape(DType experts, int64_t group, bool kv_f16, int64_t head_dim) {
-  BackendShape shape;
-  shape.config.hidden_size = 144;
-  shape.config.num_attention_heads = 4;
-  shape.config.num_key_value_heads = 2;
-  shape.config.head_dim = head_dim;
-  shape.config.vocab_size = 50;
-  shape.config.num_local_experts = 4;
-  shape.config.rms_norm_eps = 1e-5F;
-  shape.config.router.top_k = kTopK;
-  shape.tile = TileLayout::make(experts, group, shape.config.hidden_size, /*tile_width=*/128);
-  shape.tiles = kTiles;
-  shape.max_rows = kMostRows;
-  shape.kv_f16 = kv_f16;
-  return shape;
-}
 
 // Two matrices of one input, the second with more rows, and rows longer than a chunk of weights in
 // shared memory for one of them.
@@ -60,7 +40,8 @@ void run_long_rows(OperatorBench& bench) {
   const Matrix w = bench.matrix({kType, 16, columns, is_quantized(kType) ? 32 : kBlockRows});
   for (const int64_t rows : {1, 4, 6}) {
     const LinearOp op{&w, bench.rows(rows, 16)};
-    bench.backend().linear(bench.rows(rows, columns), std::span(&op, 1));
+    const Rows x = bench.rows(rows, columns);
+    bench.backend().linear(x, std::span(&op, 1));
     bench.keep(op.y);
   }
 }
@@ -116,15 +97,16 @@ void run_attention(OperatorBench& bench) {
       bench.keep(op.out);
     }
   }
-  for (const std::span<T> cache : caches) bench.keep(std::as_bytes(cache));
+  for (const std::span<T> cache : caches) bench.keep(cache);
 }
 
 // Two experts: one with some of the rows, one with all. First all tiles together, then one by one.
 void run_experts(OperatorBench& bench) {
   const int64_t hidden = bench.shape().config.hidden_size;
+  const int64_t tile_count = bench.shape().tiles;
   std::vector<const std::byte*> tiles[2];
   for (auto& expert : tiles) {
-    for (int64_t t = 0; t < kTiles; ++t) expert.push_back(bench.tile().data());
+    for (int64_t t = 0; t < tile_count; ++t) expert.push_back(bench.tile().data());
   }
   for (const int64_t rows : {1, 3, 6, 70}) {
     std::vector<int32_t> all(static_cast<size_t>(rows));
@@ -135,14 +117,15 @@ void run_experts(OperatorBench& bench) {
       return ExpertOp{data.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), first,
                       expert == 0 ? some : all, expert == 0 ? rows : 0};
     };
-    bench.backend().begin_experts(bench.rows(rows, hidden));
+    const Rows x = bench.rows(rows, hidden);
+    bench.backend().begin_experts(x);
     const Rows whole = bench.rows(2 * rows, hidden);
-    const ExpertOp both[] = {op(0, 0, kTiles), op(1, 0, kTiles)};
+    const ExpertOp both[] = {op(0, 0, tile_count), op(1, 0, tile_count)};
     bench.backend().gate_up_proj(both);
     bench.backend().down_proj(both, whole);
     bench.keep(whole);
     const Rows streamed = bench.rows(2 * rows, hidden);
-    for (int64_t t = 0; t < kTiles; ++t) {
+    for (int64_t t = 0; t < tile_count; ++t) {
       const ExpertOp one = op(1, t, 1);
       bench.backend().gate_up_proj(std::span(&one, 1));
       bench.backend().down_proj(std::span(&one, 1), streamed);
@@ -162,7 +145,8 @@ void run_combine(OperatorBench& bench) {
     weights.insert(weights.end(), {0.75F, one ? 0.0F : 0.25F});
   }
   const Rows into = bench.rows(kRows, hidden);
-  bench.backend().combine({outputs, weights, bench.rows(kRows * kTopK, hidden), into});
+  const Rows outs = bench.rows(2 * kRows, hidden);
+  bench.backend().combine({outputs, weights, outs, into});
   bench.keep(into);
 }
 
@@ -174,7 +158,7 @@ BackendShape with_hidden_size(BackendShape shape, int64_t hidden) {
 }  // namespace
 
 std::vector<OperatorCase> operator_cases() {
-  const BackendShape plain = make_shape(DType::kInt4, 32, /*kv_f16=*/true, /*head_dim=*/24);
+  const BackendShape plain = operator_shape(DType::kInt4, 32, /*kv_f16=*/true, /*head_dim=*/24);
   const BackendShape long_rows = with_hidden_size(plain, 2304);
   std::vector<OperatorCase> cases = {
       {"linear_int4", plain, run_linear<DType::kInt4>},
@@ -186,8 +170,8 @@ std::vector<OperatorCase> operator_cases() {
       {"long_rows_f16", long_rows, run_long_rows<DType::kF16>},
       {"norm_and_add", plain, run_rows},
       {"attention_f16", plain, run_attention<uint16_t>},
-      {"attention_f32", make_shape(DType::kInt4, 32, false, 24), run_attention<float>},
-      {"attention_f16_128", make_shape(DType::kInt4, 32, true, 128), run_attention<uint16_t>},
+      {"attention_f32", operator_shape(DType::kInt4, 32, false, 24), run_attention<float>},
+      {"attention_f16_128", operator_shape(DType::kInt4, 32, true, 128), run_attention<uint16_t>},
       {"combine", plain, run_combine},
   };
   for (const DType type : {DType::kInt4, DType::kInt8, DType::kF16, DType::kF32}) {
@@ -195,8 +179,11 @@ std::vector<OperatorCase> operator_cases() {
       if (!is_quantized(type) && group > 32) continue;
       const int64_t granule = is_quantized(type) ? group : kBlockRows;
       cases.push_back({str_cat("experts_", dtype_name(type), '_', granule),
-                       make_shape(type, granule, true, 24), run_experts});
+                       operator_shape(type, granule, true, 24), run_experts});
     }
+  }
+  for (const auto& more : {move_cases(), routed_cases()}) {
+    cases.insert(cases.end(), more.begin(), more.end());
   }
   return cases;
 }

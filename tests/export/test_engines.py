@@ -27,8 +27,9 @@ from adapmoe.engines.builder import open_builder
 from adapmoe.errors import BackendUnavailableError, EngineError
 from adapmoe.expert_weights import ExpertReader
 from support.engine_packs import FakeTensorRt, make_engine_pack
+from support.imports import import_here
 
-pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
+import_here("onnx")
 
 TAG = "tensorrt_rtx-sm_80+"
 EXPERTS = 8

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from adapmoe.cli.inspect import inspect
 from adapmoe_export import ExportError
 from adapmoe_export.cli import export
+from support.imports import import_here
 from support.pack_reader import read_manifest
 
 APP = typer.Typer()
@@ -59,7 +60,7 @@ def test_bad_tile_width_is_explained(tiny_checkpoint, tmp_path):
 
 
 def test_onnx_models_come_with_the_pack_or_later(tiny_checkpoint, tmp_path):
-    pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
+    import_here("onnx")
     pack = tmp_path / "out.adapmoe"
     summary = json.loads(invoke("export", tiny_checkpoint, pack, "--onnx", "--json"))
     assert (summary["onnx"]["models"], summary["onnx"]["kept"]) == (64, 0)
@@ -79,6 +80,6 @@ def test_what_is_missing_for_onnx_is_explained(tiny_checkpoint, tmp_path, monkey
 
 
 def test_onnx_without_out_wants_a_pack(tiny_checkpoint):
-    pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
+    import_here("onnx")
     with pytest.raises(ExportError, match="is not a pack, so OUT must be given"):
         invoke("export", tiny_checkpoint, "--onnx")

@@ -13,10 +13,11 @@ from adapmoe.onnx_sidecar import MAX_ROWS, read_onnx_models
 from adapmoe_export import ExportError, export_pack
 from support.checkpoints import make_config, make_tensors, write_checkpoint
 from support.cpu_expert import CpuExpert
+from support.imports import import_here
 from support.pack_reader import read_expert, read_manifest
 
-onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'adapmoe[onnx]'")
-pytest.importorskip("onnxruntime", reason="the models are run by onnxruntime")
+onnx = import_here("onnx")
+import_here("onnxruntime")
 
 from adapmoe_export.onnx_export import export_onnx  # noqa: E402
 from support.onnx_models import constants, reference, relative_l2, run_model  # noqa: E402

@@ -35,10 +35,12 @@ def both(gpu_build):
 
 
 def test_every_operator_gives_the_cpu_bits(gpu_build):
-    done = run(tool("operator-check", build=gpu_build), "cuda")
+    # Emulated with memory of its own, where a forgotten copy shows as well.
+    command = tool("operator-check", build=gpu_build)
+    done = run(command, "cuda", env={"ADAPMOE_EMULATED_GPU": "discrete"})
     assert done.returncode == 0, done.stdout + done.stderr
     cases = [line.split()[1] for line in done.stdout.splitlines()]
-    assert len(cases) == len(set(cases)) >= 20
+    assert len(cases) == len(set(cases)) >= 43
 
 
 # One row per step, four at most and more take different kernels: the prompt has 13.
@@ -71,6 +73,7 @@ def test_residency_under_the_smallest_budget_and_g1_to_g3(both, pack_factory, gp
     assert resident["logits"] == cpu["logits"]
     options = (*ids, "-n", 6, "--threads", 1, "--backend", "cuda")
     floor = int(resident["floor_bytes"])
+    prefetched = {0: 0, 2: 0}
     for memory in (floor, 2 * floor):
         for prefetch in (0, 2):
             gpu = token_report(
@@ -78,7 +81,9 @@ def test_residency_under_the_smallest_budget_and_g1_to_g3(both, pack_factory, gp
             )
             assert (gpu["tokens"], gpu["logits"]) == (cpu["tokens"], cpu["logits"])
             assert int(gpu["expert_hits"]) < int(gpu["experts_used"])  # it did stream
-            assert (int(gpu["prefetched"]) > 0) == (prefetch > 0)
+            prefetched[prefetch] += int(gpu["prefetched"])
+    assert prefetched[0] == 0
+    assert prefetched[2] > 0
 
 
 def test_the_same_logits_across_blocks_of_positions(both, pack_factory):

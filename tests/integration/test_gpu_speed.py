@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of the GPU kernels: emulated, it is right; on a GPU (`-m gpu`) it also judges."""
+"""The benchmark of the GPU kernels: emulated, it is right; on a GPU (`-m gpu`) it also judges.
+
+Only the share of the bandwidth is judged; tokens per second are printed.
+"""
 
 import math
+import shutil
 import subprocess
 import sys
 
 import pytest
-from benchmarks import gpu_speed
+from benchmarks import gpu_speed, widen
 
 from support.source_tree import ROOT
 from support.tools import tool
 
+WIDE_LAYERS = 2  # of the 8: 1.7 GB
 SMALL = {"shapes": ((32, 256), (64, 128)), "total_bytes": 1 << 16}
 
 
@@ -33,10 +38,28 @@ def test_staging_weights_does_not_change_a_product(gpu_build, capsys):
     assert [row["rows"] for row in rows] == [*range(1, 17), *range(1, 17)]
 
 
-def test_decode_speed(gpu_build, pack_factory):
-    rows = gpu_speed.decode(gpu_build, pack_factory(), tokens=2)
+@pytest.fixture(scope="module")
+def decode_pack(gpu_build, pack_factory, tiny_checkpoint, tmp_path_factory):
+    """For a GPU, the first layers of the test model at the size of Mixtral-8x7B's."""
+    if gpu_build == "emulated":
+        yield pack_factory()
+        return
+    folder = tmp_path_factory.mktemp("wide")
+    shape = {"num_hidden_layers": WIDE_LAYERS}
+    widen.widen(tiny_checkpoint, folder / "wide.adapmoe", shape)
+    yield folder / "wide.adapmoe"
+    shutil.rmtree(folder)
+
+
+def test_decode_speed(gpu_build, decode_pack, capsys):
+    tokens = 3 if gpu_build == "emulated" else 64
+    rows = gpu_speed.decode(gpu_build, decode_pack, tokens)
+    with capsys.disabled():
+        layers = "" if gpu_build == "emulated" else f", {WIDE_LAYERS} layers of Mixtral-8x7B's size"
+        print(f"\ndecoding{layers}\n{gpu_speed.table(rows)}")
     assert [row["path"] for row in rows] == ["w4a8", "w4a16"]
     assert all(row["tokens_per_s"] > 0 for row in rows)
+    assert [row["replayed"] for row in rows] == [tokens - 1] * 2
 
 
 def test_the_time_of_one_expert(gpu_build, pack_factory):

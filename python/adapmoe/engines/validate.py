@@ -32,7 +32,8 @@ def check_can_validate() -> None:
     _device()
     if importlib.util.find_spec("pycuda") is None:
         raise BackendUnavailableError(
-            "--validate needs the Python package 'pycuda', which is missing: pip install pycuda"
+            "--validate needs the Python package 'pycuda', which is missing: "
+            "pip install 'adapmoe[validate]' compiles it, with nvcc on PATH"
         )
 
 
@@ -116,20 +117,26 @@ def _run(trt: Any, plan: bytes, x: F16) -> list[NDArray[np.float64]]:  # noqa: A
     context.push()
     try:
         logger = make_logger(trt)
-        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+        try:
+            runtime = trt.Runtime(logger)
+        except TypeError:  # its bindings' word for null
+            raise EngineError(f"{trt.__name__} cannot start: {'; '.join(logger.errors)}") from None
+        engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(f"{trt.__name__} cannot read the plan: {'; '.join(logger.errors)}")
         execution = engine.create_execution_context()
+        if execution is None:
+            raise EngineError(f"{trt.__name__} cannot prepare it: {'; '.join(logger.errors)}")
         stream = cuda.Stream()
         device_x, device_y = cuda.mem_alloc(x.nbytes), cuda.mem_alloc(x.nbytes)
-        execution.set_tensor_address(INPUT, int(device_x))
-        execution.set_tensor_address(OUTPUT, int(device_y))
+        placed = execution.set_tensor_address(INPUT, int(device_x))
+        placed &= execution.set_tensor_address(OUTPUT, int(device_y))
         results = []
         for rows in _ROWS:
             y = np.empty((rows, x.shape[1]), np.float16)
-            execution.set_input_shape(INPUT, (rows, x.shape[1]))
+            placed &= execution.set_input_shape(INPUT, (rows, x.shape[1]))
             cuda.memcpy_htod_async(device_x, x[:rows], stream)
-            if not execution.execute_async_v3(stream.handle):
+            if not placed or not execution.execute_async_v3(stream.handle):
                 raise EngineError(f"{trt.__name__} cannot run it: {'; '.join(logger.errors)}")
             cuda.memcpy_dtoh_async(y, device_y, stream)
             stream.synchronize()

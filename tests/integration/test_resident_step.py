@@ -15,8 +15,6 @@ from support.checkpoints import make_config, make_tensors, write_checkpoint
 from support.manifest_edit import edit_manifest
 from support.tools import token_report
 
-pytestmark = pytest.mark.emulated
-
 COUNTS = (
     "experts_used",
     "expert_hits",
@@ -29,15 +27,21 @@ SAME = ("tokens", "logits", "trace", *COUNTS)
 IDS = [1, 45, 66, 12, 4, 8, 15, 16, 23, 42, 11, 31, 5, 60, 2, 9, 33]
 
 
-def both(pack, ids, *options, same=SAME):
-    reports = [
-        token_report(pack, *ids, *options, "--backend", b, "--threads", 1, build="emulated")
-        for b in ("cpu", "cuda")
-    ]
-    cpu, gpu = reports
-    assert gpu["backend"] == "cuda/sm_00"
-    assert {name: gpu[name] for name in same} == {name: cpu[name] for name in same}
-    return gpu
+@pytest.fixture
+def both(gpu_build):
+    """A function from a pack, ids and options to the GPU's report, which agrees with the CPU's."""
+
+    def compare(pack, ids, *options, same=SAME):
+        cpu, gpu = (
+            token_report(pack, *ids, *options, "--backend", b, "--threads", 1, build=gpu_build)
+            for b in ("cpu", "cuda")
+        )
+        assert gpu["backend"].startswith("cuda/sm_")
+        assert (gpu["backend"] == "cuda/sm_00") == (gpu_build == "emulated")
+        assert {name: gpu[name] for name in same} == {name: cpu[name] for name in same}
+        return gpu
+
+    return compare
 
 
 def numbers(report, name):
@@ -86,24 +90,26 @@ def small_packs(tmp_path_factory):
         ("f16", "f32", 32, 96, "f32"),
     ],
 )
-def test_one_wait_per_token(pack_factory, experts, dense, group, tile_width, kv):
+def test_one_wait_per_token(pack_factory, experts, dense, group, tile_width, kv, both):
     pack = pack_factory(experts=experts, dense=dense, group_size=group, tile_width=tile_width)
     gpu = both(pack, IDS[:3], "-n", 4, "--kv", kv, "--warm", "yes")
     assert_one_wait_each(gpu, 4)
     assert "note" not in gpu
 
 
-def test_experts_that_no_token_has_needed_are_read_as_well(small_packs):
-    pack = small_packs(num_local_experts=40)  # two tokens do not choose them all
-    gpu = both(pack, IDS[:1], "-n", 12, same=("tokens", "logits", "trace"))
-    waits = numbers(gpu, "waits")
-    assert waits[0] > 1
-    assert waits[-1] == 1
+def test_experts_that_no_token_has_needed_are_read_as_well(small_packs, both, gpu_build):
+    # Two tokens do not choose them all; a GPU may outrun the disk for long.
+    pack = small_packs(num_local_experts=40, max_position_embeddings=1024)
+    steps = 20 if gpu_build == "emulated" else 500
+    gpu = both(pack, IDS[:1], "-n", steps, same=("tokens", "logits", "trace"))
+    assert numbers(gpu, "waits")[0] > 1
+    assert numbers(gpu, "waits")[-2:] == [1, 1]
+    assert numbers(gpu, "replays")[-2:] == [1, 1]
     assert int(gpu["bytes_read"]) > (pack / "experts.safetensors").stat().st_size * 0.9
 
 
 @pytest.mark.parametrize("threshold", [0, 0.05, 10])
-def test_the_rule_of_sensitivity(pack_factory, threshold):
+def test_the_rule_of_sensitivity(pack_factory, threshold, both):
     pack = pack_factory(experts="int4", dense="int8")
     gpu = both(pack, IDS[:3], "-n", 4, "--warm", "yes", "--gating", threshold)
     assert_one_wait_each(gpu, 4)
@@ -112,27 +118,27 @@ def test_the_rule_of_sensitivity(pack_factory, threshold):
 
 
 @pytest.mark.parametrize("sequences", [2, 3, 5, 16])
-def test_sequences_of_different_lengths_together(small_packs, sequences):
+def test_sequences_of_different_lengths_together(small_packs, sequences, both):
     pack = small_packs(num_local_experts=6)
     gpu = both(pack, IDS, "-n", 4, "--warm", "yes", "--sequences", sequences, "--gating", 0.1)
     assert_one_wait_each(gpu, 4)
     assert gated(gpu) > 0
 
 
-def test_more_sequences_than_fit_go_layer_by_layer(small_packs):
+def test_more_sequences_than_fit_go_layer_by_layer(small_packs, both):
     gpu = both(small_packs(), IDS, "-n", 2, "--warm", "yes", "--sequences", 17)
     assert min(numbers(gpu, "waits")) > 1
     assert numbers(gpu, "replays") == [0, 0]
 
 
-def test_positions_are_not_recorded(small_packs):
+def test_positions_are_not_recorded(small_packs, both):
     """Across a block of positions, with a sliding window that leaves the beginning behind."""
     pack = small_packs(hidden_size=48, head_dim=24, sliding_window=48)
     gpu = both(pack, [(5 * i + 1) % 67 for i in range(126)], "-n", 6, "--warm", "yes")
     assert_one_wait_each(gpu, 6)
 
 
-def test_many_experts_and_several_tiles(small_packs):
+def test_many_experts_and_several_tiles(small_packs, both):
     pack = small_packs(
         num_local_experts=40, num_experts_per_tok=5, tile_width=32, num_hidden_layers=3
     )
@@ -141,7 +147,7 @@ def test_many_experts_and_several_tiles(small_packs):
     assert gated(gpu) > 0
 
 
-def test_more_experts_than_one_thread_block_scores(small_packs):
+def test_more_experts_than_one_thread_block_scores(small_packs, both):
     pack = small_packs(
         num_local_experts=300, hidden_size=32, intermediate_size=32, num_hidden_layers=1
     )
@@ -151,7 +157,7 @@ def test_more_experts_than_one_thread_block_scores(small_packs):
     assert numbers(gpu, "replays") == [0, 0]
 
 
-def test_ties_go_to_the_lower_expert(small_packs):
+def test_ties_go_to_the_lower_expert(small_packs, both):
     def tie(tensors):
         for name, tensor in tensors.items():
             if name.endswith("gate.weight"):
@@ -172,7 +178,7 @@ def test_ties_go_to_the_lower_expert(small_packs):
         {"score": "softmax", "renormalize": False, "scale": 0.75},
     ],
 )
-def test_other_routers(small_packs, router):
+def test_other_routers(small_packs, router, both):
     pack = small_packs(num_local_experts=5, num_experts_per_tok=3)
     edit_manifest(pack, lambda manifest: manifest["router"].update(router))
     gpu = both(pack, IDS[:3], "-n", 4, "--warm", "yes", "--gating", 0.07)
@@ -180,15 +186,16 @@ def test_other_routers(small_packs, router):
     assert 0 < gated(gpu) < 14
 
 
-def test_a_budget_without_room_for_all_goes_layer_by_layer(pack_factory):
+def test_a_budget_without_room_for_all_goes_layer_by_layer(pack_factory, both, gpu_build):
     pack = pack_factory(experts="int4", dense="int8", tile_width=64)
     gpu = both(pack, IDS[:3], "-n", 6, "--memory", 8 << 20, same=("tokens", "logits", "trace"))
     assert min(numbers(gpu, "waits")) > 16  # at least twice for each of 8 layers
     assert numbers(gpu, "replays") == [0] * 6
-    assert int(gpu["on_cpu"]) > 0  # so slow is the emulation that the CPU must take some
+    if gpu_build == "emulated":
+        assert int(gpu["on_cpu"]) > 0  # it is so slow that the CPU must take some
 
 
-def test_memory_that_shrinks_and_grows_in_between(pack_factory):
+def test_memory_that_shrinks_and_grows_in_between(pack_factory, both):
     """The recording outlives it, the places of the experts do not."""
     pack = pack_factory(experts="int4", dense="int8", tile_width=64)
     memory = ("--memory", 64 << 20, "--memory-later", 8 << 20)
@@ -199,25 +206,31 @@ def test_memory_that_shrinks_and_grows_in_between(pack_factory):
     assert numbers(gpu, "replays") == [0, 1, 1, 0, 0, 0, 1, 1, 1]
 
 
-def test_a_gpu_with_memory_of_its_own(pack_factory, monkeypatch):
+@pytest.mark.emulated
+@pytest.mark.parametrize("gpu_build", ["emulated"])
+def test_a_gpu_with_memory_of_its_own(pack_factory, both, monkeypatch):
     pack = pack_factory(experts="int4", dense="int8", tile_width=64)
     monkeypatch.setitem(os.environ, "ADAPMOE_EMULATED_GPU", "discrete")
     gpu = both(pack, IDS, "-n", 4, "--warm", "yes", "--sequences", 2, "--gating", 0.05)
     assert_one_wait_each(gpu, 4)
 
 
-def test_w4a16_experts_routed_by_the_gpu(pack_factory):
+def test_w4a16_experts_routed_by_the_gpu(pack_factory, gpu_build):
     """The bits of the same tokens as a prompt, whose experts the CPU chooses."""
     pack = pack_factory(experts="int4", dense="int8", tile_width=64)
     options = ("--experts", "w4a16", "--exact", "no", "--warm", "yes", "--backend", "cuda")
-    routed = token_report(pack, *IDS[:3], "-n", 5, *options, build="emulated")
+    routed = token_report(pack, *IDS[:3], "-n", 5, *options, build=gpu_build)
     assert_one_wait_each(routed, 5)
     prompt = [*IDS[:3], *numbers(routed, "tokens")[:4]]
-    as_prompt = token_report(pack, *prompt, "-n", 1, *options, build="emulated")
+    as_prompt = token_report(pack, *prompt, "-n", 1, *options, build=gpu_build)
     assert as_prompt["logits"] == routed["logits"]
 
 
-def test_where_nothing_can_be_recorded_kernels_are_queued_one_by_one(pack_factory, monkeypatch):
+@pytest.mark.emulated
+@pytest.mark.parametrize("gpu_build", ["emulated"])
+def test_where_nothing_can_be_recorded_kernels_are_queued_one_by_one(
+    pack_factory, both, monkeypatch
+):
     pack = pack_factory(experts="int4", dense="int8")
     monkeypatch.setitem(os.environ, "ADAPMOE_EMULATED_GRAPHS", "refused")
     gpu = both(pack, IDS[:3], "-n", 4, "--warm", "yes")
