@@ -146,7 +146,7 @@ gpu-kernels: $(STAMPS)/test
 	@for adapter in $$(cd build/cuda && ls runtime/tools/libadapmoe_trt*.so 2>/dev/null); do \
 	  echo "gpu-kernels: compiled $$adapter"; \
 	done
-	$(BIN)/python -m pytest -q -m emulated
+	$(BIN)/python -m pytest -q -m emulated -n 2  # each works one core
 
 # The same tests on the GPU of this machine, and what needs a real one. Without pycuda one test
 # fails; the others run.
