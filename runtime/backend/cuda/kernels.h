@@ -61,12 +61,13 @@ struct ProductArgs {
   WeightReads reads = WeightReads::kByRows;
 };
 
+// All rows begin on a multiple of 16 bytes, those of q of 4.
 struct QuantizeArgs {
   const float* x = nullptr;
   int64_t stride = 0;
   int64_t rows = 0;
   int64_t groups = 0;  // per row
-  int64_t group = 0;   // values; a multiple of 16
+  int64_t group = 0;   // values: 16, 32, 64 or 128
   int8_t* q = nullptr;
   float* scale = nullptr;
   int32_t* sum = nullptr;
@@ -120,9 +121,9 @@ struct RoutedProductArgs {
   int64_t most = 0;  // experts that may be used
 };
 
-// silu(gate) * up, as floats into `x` or, where that is null, quantized. `gate` is used up.
+// silu(gate) * up, as floats into `x` or, where that is null, quantized. Rows as above.
 struct SwigluArgs {
-  float* gate = nullptr;  // [rows][stride]
+  const float* gate = nullptr;  // [rows][stride]
   const float* up = nullptr;
   int64_t stride = 0;
   float* x = nullptr;  // [rows][x_stride]
@@ -130,6 +131,7 @@ struct SwigluArgs {
   QuantizeArgs out;  // its rows, groups and group hold in either case
 };
 
+// Rows begin on a multiple of 16 bytes; y is none of x.
 struct RmsNormArgs {
   const float* x = nullptr;
   int64_t x_stride = 0;
