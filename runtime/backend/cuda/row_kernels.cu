@@ -114,7 +114,7 @@ struct NormParts {
 
 // All loads are under way before the first store.
 __device__ void stage(const float* x, int64_t count, float* into) {
-  float4 values[kStaged / kQuads];
+  float4 values[kStaged / kQuads] = {};
 #pragma unroll
   for (int i = 0; i < kStaged / kQuads; ++i) {
     const int64_t k = i * kQuads + int64_t{threadIdx.x} * kQuad;
