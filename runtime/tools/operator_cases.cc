@@ -185,6 +185,7 @@ std::vector<OperatorCase> operator_cases() {
       {"long_rows_int8", long_rows, run_long_rows<DType::kInt8>},
       {"long_rows_f16", long_rows, run_long_rows<DType::kF16>},
       {"norm_and_add", plain, run_rows},
+      {"norm_and_add_4176", with_hidden_size(plain, 4176), run_rows},  // longer than a chunk
       {"attention_f16", plain, run_attention<uint16_t>},
       {"attention_f32", make_shape(DType::kInt4, 32, false, 24), run_attention<float>},
       {"attention_f16_128", make_shape(DType::kInt4, 32, true, 128), run_attention<uint16_t>},

@@ -9,7 +9,7 @@ namespace adapmoe::cuda {
 namespace {
 
 constexpr int kQuad = 4;  // neighbouring values of a row that one thread holds
-constexpr int64_t kQuads = int64_t{kQuad} * kThreads;
+constexpr int kQuads = kQuad * static_cast<int>(kThreads);
 
 // Which values are a thread's. A group never reaches into another thread block.
 struct Place {
@@ -105,40 +105,43 @@ __global__ void swiglu(SwigluArgs a) {
   }
 }
 
-constexpr int64_t kStaged = 4096;  // values of a row that lie in shared memory at once
+constexpr int kEach = 8;                // quads of a row that a thread loads at once
+constexpr int kChunk = kEach * kQuads;  // values of a row that lie in shared memory at once
 
 struct NormParts {
-  alignas(16) float x[kStaged];
+  alignas(16) float x[kChunk];
   float lanes[kLanes];
 };
 
-// All loads are under way before the first store.
-__device__ void stage(const float* x, int64_t count, float* into) {
-  float4 values[kStaged / kQuads] = {};
-#pragma unroll
-  for (int i = 0; i < kStaged / kQuads; ++i) {
-    const int64_t k = i * kQuads + int64_t{threadIdx.x} * kQuad;
-    if (k < count) values[i] = load(x + k);
-  }
-#pragma unroll
-  for (int i = 0; i < kStaged / kQuads; ++i) {
-    const int64_t k = i * kQuads + int64_t{threadIdx.x} * kQuad;
-    if (k < count) store(into + k, values[i]);
-  }
+__device__ int column(int i) {
+  return (i * static_cast<int>(kThreads) + static_cast<int>(threadIdx.x)) * kQuad;
 }
 
-// 16 chains over the squares, then the fixed tree. The end of the row, a short one all of it, stays
-// in s.x.
+// This thread's part of `count` values. Nothing promises the compiler that these are not what is
+// stored next, and so it leaves all loads before the first store or barrier that follows.
+__device__ void load_chunk(const float* x, int count, float4 (&values)[kEach]) {
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) values[i] = column(i) < count ? load(x + column(i)) : float4{};
+}
+
+__device__ int chunk_at(int64_t begin, int64_t end) {
+  return static_cast<int>(end - begin < kChunk ? end - begin : kChunk);
+}
+
+// 16 chains over the squares, then the fixed tree. The last chunk stays in s.x.
 __device__ float sum_of_squares(const float* x, int64_t padded, NormParts& s) {
   float squares = 0.0F;
-  for (int64_t begin = 0; begin < padded; begin += kStaged) {
-    const int64_t count = padded - begin < kStaged ? padded - begin : kStaged;
-    if (begin > 0) __syncthreads();
-    stage(x + begin, count, s.x);
+  for (int64_t begin = 0; begin < padded; begin += kChunk) {
+    const int count = chunk_at(begin, padded);
+    float4 values[kEach];
+    load_chunk(x + begin, count, values);
+    __syncthreads();  // the chunk before has been read
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) store(s.x + column(i), values[i]);
     __syncthreads();
     if (threadIdx.x >= kLanes) continue;
 #pragma unroll 16
-    for (int k = static_cast<int>(threadIdx.x); k < static_cast<int>(count); k += kLanes) {
+    for (int k = static_cast<int>(threadIdx.x); k < count; k += kLanes) {
       squares = fmaf(s.x[k], s.x[k], squares);
     }
   }
@@ -153,18 +156,24 @@ __device__ float sum_of_squares(const float* x, int64_t padded, NormParts& s) {
 // One thread block per row.
 __global__ void rms_norm(RmsNormArgs a) {
   __shared__ NormParts s;
-  const float* __restrict__ x = a.x + blockIdx.x * a.x_stride;
-  const float* __restrict__ weight = a.weight;
-  float* __restrict__ y = a.y + blockIdx.x * a.y_stride;
+  const float* x = a.x + blockIdx.x * a.x_stride;
+  float* y = a.y + blockIdx.x * a.y_stride;
   const float mean = sum_of_squares(x, a.padded, s) / static_cast<float>(a.n);
   const float inverse = 1.0F / sqrtf(mean + a.eps);
-  const bool whole = a.padded <= kStaged;
-#pragma unroll 4
-  for (int64_t k = int64_t{threadIdx.x} * kQuad; k < a.padded; k += kQuads) {
-    const float4 v = whole ? load(s.x + k) : load(x + k);
-    const float4 w = load(weight + k);
-    store(y + k,
-          {v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w});
+  for (int64_t begin = 0; begin < a.padded; begin += kChunk) {
+    const int count = chunk_at(begin, a.padded);
+    float4 values[kEach];
+    float4 weights[kEach];
+    load_chunk(a.padded > kChunk ? x + begin : s.x, count, values);
+    load_chunk(a.weight + begin, count, weights);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const float4 v = values[i];
+      const float4 w = weights[i];
+      if (column(i) >= count) break;
+      store(y + begin + column(i),
+            {v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w});
+    }
   }
 }
 
