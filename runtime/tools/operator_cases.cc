@@ -30,6 +30,7 @@ BackendShape make_shape(DType experts, int64_t group, bool kv_f16, int64_t head_
   shape.tile = TileLayout::make(experts, group, shape.config.hidden_size, /*tile_width=*/128);
   shape.tiles = kTiles;
   shape.max_rows = kMostRows;
+  shape.max_context = kPositions;
   shape.kv_f16 = kv_f16;
   return shape;
 }

@@ -169,6 +169,15 @@ struct KVPlace {
   int64_t position = 0;
 };
 
+// What each block of positions gives, before they are merged: the largest score, the sum of the
+// weights and the weighted values.
+struct AttentionParts {
+  float* largest = nullptr;  // [rows][heads][blocks]
+  float* total = nullptr;    // the same
+  float* values = nullptr;   // [rows][heads][blocks][head_dim_padded]
+};
+
+// Rows of the KV cache begin on a multiple of 32 bytes.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows][heads * head_dim], before RoPE, like k and v
   const float* k = nullptr;
@@ -186,7 +195,9 @@ struct AttentionArgs {
   int64_t head_dim_padded = 0;  // at most kMaxHeadDim
   int64_t sliding_window = 0;
   float scale = 0.0F;  // 1 / sqrt(head_dim)
-  float* out = nullptr;
+  int64_t blocks = 0;  // of positions: the most that a row may attend to
+  AttentionParts parts;
+  float* out = nullptr;  // [rows][out_stride]
   int64_t out_stride = 0;
 };
 
@@ -208,7 +219,10 @@ cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
 cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream);
 cudaError_t launch_add(const AddArgs& args, cudaStream_t stream);
 cudaError_t launch_combine(const CombineArgs& args, cudaStream_t stream);
-// Writes the rows' keys and values, then attends.
+// Writes the rows' keys and values, and their rotated queries into `out`; `blocks` and `parts` are
+// unused.
+cudaError_t launch_rope(const AttentionArgs& args, cudaStream_t stream);
+// After launch_rope() for every row that these attend to. Turns the queries in `out` into results.
 cudaError_t launch_attention(const AttentionArgs& args, cudaStream_t stream);
 
 }  // namespace adapmoe::cuda
