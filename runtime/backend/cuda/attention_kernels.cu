@@ -2,9 +2,8 @@
 // Grouped-query attention over blocks of positions that start at absolute multiples. Each block has
 // its own maximum, sum and weighted values, so that thread blocks compute them side by side; then
 // they are merged ascending.
-#include "runtime/backend/attention_block.h"
+#include "runtime/backend/cuda/attention_tile.h"
 #include "runtime/backend/cuda/kernels.h"
-#include "runtime/backend/cuda/kv_values.h"
 #include "runtime/backend/cuda/launch.h"
 #include "runtime/backend/cuda/tree_sum.h"
 #include "runtime/base/canonical_math.h"
@@ -13,91 +12,16 @@ namespace adapmoe::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kPositions = kAttentionBlock;
-constexpr int kWords = 8;             // of 16 bytes: as much of a position as is loaded at once
-constexpr int kTileRow = kWords + 1;  // no two of eight rows begin in one bank
-constexpr int kRowsAtOnce = static_cast<int>(kThreads) / kWords;
-constexpr int kLoads = kPositions / kRowsAtOnce;  // per thread
 constexpr int kMostHeads = static_cast<int>(kThreads) / kWarp;
 constexpr int64_t kMostSplits = 64;  // thread blocks that share the positions of one row and head
-static_assert(kAttentionBlock == kThreads, "one thread per position of a block");
-
-template <typename T>
-constexpr int kPerWord = static_cast<int>(4 / sizeof(T));  // values in 4 bytes
-template <typename T>
-constexpr int kDims = kWords * 4 * kPerWord<T>;  // values of a position that are loaded at once
-
-// What the threads share that attend to one block of positions, for kHeads query heads of one KV
-// head.
-template <int kHeads>
-struct Shared {
-  uint4 tile[kPositions][kTileRow];  // keys, then values
-  alignas(16) float q[kHeads][kDims<uint16_t>];
-  alignas(16) float scores[kHeads][kPositions];
-  alignas(16) float lanes[kHeads][kLanes];
-};
-
-// Rows [low, high) of one block and KV head.
-template <typename T>
-struct Positions {
-  const T* at;
-  int64_t stride;
-  int low, high;
-  int dims;
-};
-
-// Values [first, first + kDims) of every row, a piece per thread: a warp reads whole lines, and all
-// loads are under way before the barrier that follows.
-template <typename T>
-__device__ void load_tile(const Positions<T>& rows, int first, uint4 (&pieces)[kLoads]) {
-  constexpr int kPerPiece = 4 * kPerWord<T>;
-  const int d = first + static_cast<int>(threadIdx.x) % kWords * kPerPiece;
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int p = static_cast<int>(threadIdx.x) / kWords + i * kRowsAtOnce;
-    const bool inside = d < rows.dims && p >= rows.low && p < rows.high;
-    pieces[i] = inside ? *reinterpret_cast<const uint4*>(rows.at + p * rows.stride + d) : uint4{};
-  }
-}
-
-template <int kHeads>
-__device__ void put_tile(const uint4 (&pieces)[kLoads], Shared<kHeads>& s) {
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    s.tile[static_cast<int>(threadIdx.x) / kWords + i * kRowsAtOnce][threadIdx.x % kWords] =
-        pieces[i];
-  }
-}
-
-// The rotated queries' values [first, first + kDims).
-template <typename T, int kHeads>
-__device__ void put_queries(const float* q, const AttentionArgs& a, int first, Shared<kHeads>& s) {
-  for (int i = static_cast<int>(threadIdx.x); i < kHeads * kDims<T>; i += kThreads) {
-    const int h = i / kDims<T>;
-    const int d = first + i % kDims<T>;
-    s.q[h][i % kDims<T>] = d < a.head_dim ? q[h * a.head_dim + d] : 0.0F;
-  }
-}
 
 // Continues the 16 chains of every head, for the thread's position.
 template <typename T, int kHeads>
-__device__ void multiply(const Shared<kHeads>& s, int dims, float (&acc)[kHeads][kLanes]) {
-  constexpr int kPieces = kLanes / (4 * kPerWord<T>);
+__device__ void multiply(const AttentionShared<kHeads>& s, int dims, float (&acc)[kHeads][kLanes]) {
 #pragma unroll 1
   for (int d = 0; d < dims; d += kLanes) {
     float key[kLanes];
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const uint4 piece = s.tile[threadIdx.x][d / kLanes * kPieces + i];
-      const uint32_t words[] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        float values[kPerWord<T>];
-        unpack(words[w], values);
-#pragma unroll
-        for (int v = 0; v < kPerWord<T>; ++v) key[(4 * i + w) * kPerWord<T> + v] = values[v];
-      }
-    }
+    get_values<T>(s, d, key);
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
 #pragma unroll
@@ -109,17 +33,18 @@ __device__ void multiply(const Shared<kHeads>& s, int dims, float (&acc)[kHeads]
 // q . key for every head: 16 chains, then the tree. One thread per position.
 template <typename T, int kHeads>
 __device__ void score(const Positions<T>& keys, const float* q, const AttentionArgs& a,
-                      Shared<kHeads>& s) {
+                      AttentionShared<kHeads>& s) {
   float acc[kHeads][kLanes] = {};
-  uint4 pieces[kLoads];
-  load_tile(keys, 0, pieces);
   for (int first = 0; first < keys.dims; first += kDims<T>) {
+    uint4 pieces[kLoads];
+    float queries[kQueries<T, kHeads>];
+    load_tile(keys, first, pieces);
+    load_queries<T, kHeads>(q, a, first, queries);
     __syncthreads();  // nobody reads the tile any more
     put_tile(pieces, s);
-    put_queries<T>(q, a, first, s);
+    put_queries<T, kHeads>(queries, s);
     __syncthreads();
     const int left = keys.dims - first;
-    if (left > kDims<T>) load_tile(keys, first + kDims<T>, pieces);
     multiply<T>(s, left < kDims<T> ? left : kDims<T>, acc);
   }
 #pragma unroll
@@ -133,7 +58,7 @@ __device__ float larger(float a, float b) { return a > b ? a : b; }
 // to `slot` and, for the next heads, multiples of `stride` behind it.
 template <int kHeads>
 __device__ void softmax(int low, int high, const AttentionParts& parts, int64_t slot,
-                        int64_t stride, Shared<kHeads>& s) {
+                        int64_t stride, AttentionShared<kHeads>& s) {
   const int me = static_cast<int>(threadIdx.x);
   const int head = me / kLanes;  // of a thread per head and lane; position modulo 16 is the lane
   const int lane = me % kLanes;
@@ -167,7 +92,7 @@ __device__ void softmax(int low, int high, const AttentionParts& parts, int64_t 
 // The weighted values: one warp per head, one thread per 4 bytes of a position, a chain ascending
 // over positions for each value.
 template <typename T, int kHeads>
-__device__ void weigh(const Positions<T>& rows, int first, float* to, Shared<kHeads>& s) {
+__device__ void weigh(const Positions<T>& rows, int first, float* to, AttentionShared<kHeads>& s) {
   const int head = static_cast<int>(threadIdx.x) / kWarp;
   const int word = static_cast<int>(threadIdx.x) % kWarp;
   const int d = first + word * kPerWord<T>;
@@ -208,7 +133,7 @@ struct AttendArgs : AttentionArgs {
 // Thread blocks per row, per kHeads query heads: one for each block of positions, in turn.
 template <typename T, int kHeads>
 __global__ void attend(AttendArgs<kHeads> a) {
-  __shared__ Shared<kHeads> s;
+  __shared__ AttentionShared<kHeads> s;
   const auto splits = static_cast<unsigned>(a.splits);
   const auto parts = static_cast<unsigned>(a.heads / kHeads);
   const int64_t row = blockIdx.x / splits / parts;
