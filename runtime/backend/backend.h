@@ -121,8 +121,9 @@ enum class ExpertPath : uint8_t { kW4A8, kW4A16 };
 struct BackendShape {
   ModelConfig config;
   TileLayout tile;
-  int64_t tiles = 0;     // per expert
-  int64_t max_rows = 0;  // token rows per step
+  int64_t tiles = 0;        // per expert
+  int64_t max_rows = 0;     // token rows per step
+  int64_t max_context = 0;  // positions that a row may attend to
   bool kv_f16 = true;
   ExpertPath expert_path = ExpertPath::kW4A8;
 };

@@ -10,7 +10,7 @@
 
 namespace adapmoe {
 
-// `max_rows`: token rows per step.
+// `max_rows`: token rows per step. Without a context: for a backend that never attends.
 BackendShape backend_shape(const Pack& pack, int64_t max_rows, bool kv_f16, ExpertPath path);
 
 // `experts`: "auto", "w4a8" or "w4a16"; "auto" is exact. Errors: kInvalidArgument for an unknown

@@ -106,7 +106,8 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
   const auto path = by_engines ? Result<ExpertPath>(ExpertPath::kW4A8)
                                : choose_expert_path(config.experts, config.exact, e.dtype);
   if (!path.ok()) return path.status();
-  const BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
+  BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
+  shape.max_context = config.max_context;
   std::string note;
   auto made = make_backend(name, config.kernels, config.threads, shape, &note);
   if (!made.ok()) return made.status();

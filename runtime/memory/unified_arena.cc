@@ -35,7 +35,10 @@ intptr_t distance(const void* from, const void* to) {
 cudaError_t UnifiedArena::pin(std::byte* at, int64_t bytes) {
   const cudaError_t error = cudaHostRegister(at, static_cast<size_t>(bytes),
                                              cudaHostRegisterMapped | cudaHostRegisterPortable);
-  if (error == cudaSuccess) pinned_.push_back(at);
+  if (error != cudaSuccess) return error;
+  pinned_.emplace_back(at, static_cast<size_t>(bytes));
+  // After a fork the device would keep these pages and a write would give this process others.
+  (void)madvise(at, static_cast<size_t>(bytes), MADV_DONTFORK);
   return error;
 }
 
@@ -94,7 +97,10 @@ Result<std::byte*> UnifiedArena::share(std::span<std::byte> part) {
 }
 
 UnifiedArena::~UnifiedArena() {
-  for (void* at : pinned_) (void)cudaHostUnregister(at);
+  for (const std::span<std::byte> part : pinned_) {
+    (void)cudaHostUnregister(part.data());
+    (void)madvise(part.data(), part.size(), MADV_DOFORK);
+  }
   if (mirror_ != nullptr) (void)cudaFree(mirror_);
 }
 

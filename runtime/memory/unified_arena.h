@@ -21,7 +21,8 @@ class UnifiedArena {
  public:
   // Both: `memory` is page-aligned and outlives this.
 
-  // Pins and maps the host's pages, which take memory at once. Errors: kUnavailable with CUDA's
+  // Pins and maps the host's pages, which take memory at once; a process that forks keeps them, and
+  // its child has none there, as long as this lives. Errors: kUnavailable with CUDA's
   // reason.
   static Result<UnifiedArena> map(std::span<std::byte> memory);
   // Allocates as much on the device, at once and zeroed, in one piece: a GPU with memory of its own
@@ -57,9 +58,9 @@ class UnifiedArena {
  private:
   cudaError_t pin(std::byte* at, int64_t bytes);
 
-  std::vector<void*> pinned_;  // registered with CUDA
-  void* mirror_ = nullptr;     // on the device
-  intptr_t shift_ = 0;         // device address less host address
+  std::vector<std::span<std::byte>> pinned_;  // registered with CUDA
+  void* mirror_ = nullptr;                    // on the device
+  intptr_t shift_ = 0;                        // device address less host address
 };
 
 }  // namespace adapmoe

@@ -12,7 +12,6 @@ namespace {
 
 // One row, up to four, and more take kernels of their own; 64 rows of an expert are one pass.
 constexpr int64_t kRowCounts[] = {1, 2, 4, 5, 18};
-constexpr int64_t kPositions = 300;
 
 // Two matrices of one input, the second with more rows, and rows longer than a chunk of weights in
 // shared memory for one of them.
@@ -169,6 +168,7 @@ std::vector<OperatorCase> operator_cases() {
       {"long_rows_int8", long_rows, run_long_rows<DType::kInt8>},
       {"long_rows_f16", long_rows, run_long_rows<DType::kF16>},
       {"norm_and_add", plain, run_rows},
+      {"norm_and_add_4176", with_hidden_size(plain, 4176), run_rows},  // longer than a chunk
       {"attention_f16", plain, run_attention<uint16_t>},
       {"attention_f32", operator_shape(DType::kInt4, 32, false, 24), run_attention<float>},
       {"attention_f16_128", operator_shape(DType::kInt4, 32, true, 128), run_attention<uint16_t>},

@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "cuda_runtime.h"
+#include "runtime/memory/unified_arena.h"
 
 namespace {
 
@@ -137,6 +138,20 @@ void check_copies(cudaStream_t stream, char* device, char* host) {
   (void)cudaEventDestroy(event);
 }
 
+// A child that had the arena's pages could leave this process with copies of them.
+void check_forks() {
+  void* at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) std::abort();
+  const auto* memory = static_cast<const char*>(at);
+  {
+    const auto arena = adapmoe::UnifiedArena::map({static_cast<std::byte*>(at), kBytes});
+    check(arena.ok() && faults(memory) && faults(memory + kBytes - 1),
+          "a child has no pinned pages");
+  }
+  check(!faults(memory), "and has them once they are pinned no more");
+  (void)munmap(at, kBytes);
+}
+
 }  // namespace
 
 int main() {
@@ -171,6 +186,7 @@ int main() {
             after == before + kBytes,
         "and is given back");
   check_kernels();
+  check_forks();
   (void)cudaHostUnregister(host);
   (void)cudaStreamDestroy(stream);
   return failed == 0 ? 0 : 1;

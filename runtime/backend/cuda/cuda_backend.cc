@@ -2,8 +2,6 @@
 #include "runtime/backend/cuda/cuda_backend.h"
 
 #include <algorithm>
-#include <cmath>
-#include <vector>
 
 #include "runtime/base/strings.h"
 
@@ -84,6 +82,7 @@ CudaBackend::Scratch CudaBackend::layout(Bump& bump) const {
   s.up = bump.take<float>(kRowsAtOnce * intermediate());
   s.parameters = bump.take<std::byte>(ring_bytes() + table_bytes() + kPageBytes);
   s.plan = layout_plan(bump);
+  s.attention = layout_attention(bump);
   return s;
 }
 
@@ -223,39 +222,6 @@ void CudaBackend::linear(Rows x, std::span<const LinearOp> ops) {
     args.w.only = device(op.w->data);
     note(launch_product(args, stream_));
   }
-}
-
-const KVPlace* CudaBackend::places_of(std::span<const KVRow> rows) {
-  std::vector<KVPlace> places;
-  places.reserve(rows.size());
-  for (const KVRow& kv : rows) places.push_back({device(kv.k), device(kv.v), kv.position});
-  make_room(ParameterRing::bytes_of<KVPlace>(places.size()));
-  return parameter(std::span<const KVPlace>(places));
-}
-
-void CudaBackend::attention(const AttentionOp& op) {
-  const ModelConfig& c = shape_.config;
-  const KVPlace* places =
-      resident_ ? shared(scratch_.step.kv + op.layer * op.q.rows) : places_of(op.kv);
-  note(launch_attention({.q = device(op.q.data),
-                         .k = device(op.k.data),
-                         .v = device(op.v.data),
-                         .q_stride = op.q.stride,
-                         .k_stride = op.k.stride,
-                         .v_stride = op.v.stride,
-                         .kv = places,
-                         .inv_freq = device(op.inv_freq),
-                         .kv_f16 = shape_.kv_f16,
-                         .rows = op.q.rows,
-                         .heads = c.num_attention_heads,
-                         .kv_heads = c.num_key_value_heads,
-                         .head_dim = c.head_dim,
-                         .head_dim_padded = c.head_dim_padded(),
-                         .sliding_window = op.sliding_window,
-                         .scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
-                         .out = device(op.out.data),
-                         .out_stride = op.out.stride},
-                        stream_));
 }
 
 void CudaBackend::add(Rows x, Rows into) {

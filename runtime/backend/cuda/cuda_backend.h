@@ -81,7 +81,8 @@ class CudaBackend final : public Backend {
     float* up = nullptr;     // the same
     std::byte* parameters = nullptr;
     StepTables step;
-    RoutedPlan plan;  // of one layer after the other
+    RoutedPlan plan;           // of one layer after the other
+    AttentionParts attention;  // of attention_places() blocks of positions
   };
   // Of one ExpertOp, as the device finds them.
   struct ExpertParameters {
@@ -101,6 +102,8 @@ class CudaBackend final : public Backend {
   Scratch layout(Bump& bump) const;
   StepTables layout_tables(Bump& bump) const;
   RoutedPlan layout_plan(Bump& bump) const;
+  AttentionParts layout_attention(Bump& bump) const;
+  int64_t attention_places() const;
   int64_t table_bytes() const;
   int64_t ring_bytes() const;
   bool quantized_experts() const {  // whether their activations are

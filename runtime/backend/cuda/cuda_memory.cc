@@ -39,6 +39,8 @@ void CudaBackend::fetch_bytes(void* begin, int64_t bytes) {
 }
 
 void CudaBackend::copy(const void* from, void* to, int64_t bytes) {
+  const cudaError_t error = cudaSetDevice(device_);  // the caller's thread may be new
+  if (error != cudaSuccess) note(error);
   note(launch_copy({.from = static_cast<const uint4*>(device(from)),
                     .to = static_cast<uint4*>(device(to)),
                     .words = bytes / static_cast<int64_t>(sizeof(uint4))},

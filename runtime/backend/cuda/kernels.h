@@ -61,12 +61,13 @@ struct ProductArgs {
   WeightReads reads = WeightReads::kByRows;
 };
 
+// All rows begin on a multiple of 16 bytes, those of q of 4.
 struct QuantizeArgs {
   const float* x = nullptr;
   int64_t stride = 0;
   int64_t rows = 0;
   int64_t groups = 0;  // per row
-  int64_t group = 0;   // values; a multiple of 16
+  int64_t group = 0;   // values: 16, 32, 64 or 128
   int8_t* q = nullptr;
   float* scale = nullptr;
   int32_t* sum = nullptr;
@@ -120,9 +121,9 @@ struct RoutedProductArgs {
   int64_t most = 0;  // experts that may be used
 };
 
-// silu(gate) * up, as floats into `x` or, where that is null, quantized. `gate` is used up.
+// silu(gate) * up, as floats into `x` or, where that is null, quantized. Rows as above.
 struct SwigluArgs {
-  float* gate = nullptr;  // [rows][stride]
+  const float* gate = nullptr;  // [rows][stride]
   const float* up = nullptr;
   int64_t stride = 0;
   float* x = nullptr;  // [rows][x_stride]
@@ -130,6 +131,7 @@ struct SwigluArgs {
   QuantizeArgs out;  // its rows, groups and group hold in either case
 };
 
+// Rows begin on a multiple of 16 bytes; y is none of x.
 struct RmsNormArgs {
   const float* x = nullptr;
   int64_t x_stride = 0;
@@ -167,6 +169,15 @@ struct KVPlace {
   int64_t position = 0;
 };
 
+// What each block of positions gives, before they are merged: the largest score, the sum of the
+// weights and the weighted values.
+struct AttentionParts {
+  float* largest = nullptr;  // [rows][heads][blocks]
+  float* total = nullptr;    // the same
+  float* values = nullptr;   // [rows][heads][blocks][head_dim_padded]
+};
+
+// Rows of the KV cache begin on a multiple of 32 bytes.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows][heads * head_dim], before RoPE, like k and v
   const float* k = nullptr;
@@ -184,7 +195,9 @@ struct AttentionArgs {
   int64_t head_dim_padded = 0;  // at most kMaxHeadDim
   int64_t sliding_window = 0;
   float scale = 0.0F;  // 1 / sqrt(head_dim)
-  float* out = nullptr;
+  int64_t blocks = 0;  // of positions: the most that a row may attend to
+  AttentionParts parts;
+  float* out = nullptr;  // [rows][out_stride]
   int64_t out_stride = 0;
 };
 
@@ -206,7 +219,10 @@ cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
 cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream);
 cudaError_t launch_add(const AddArgs& args, cudaStream_t stream);
 cudaError_t launch_combine(const CombineArgs& args, cudaStream_t stream);
-// Writes the rows' keys and values, then attends.
+// Writes the rows' keys and values, and their rotated queries into `out`; `blocks` and `parts` are
+// unused.
+cudaError_t launch_rope(const AttentionArgs& args, cudaStream_t stream);
+// After launch_rope() for every row that these attend to. Turns the queries in `out` into results.
 cudaError_t launch_attention(const AttentionArgs& args, cudaStream_t stream);
 
 }  // namespace adapmoe::cuda

@@ -2,83 +2,179 @@
 // What happens to activation rows between the products.
 #include "runtime/backend/cuda/kernels.h"
 #include "runtime/backend/cuda/launch.h"
+#include "runtime/backend/cuda/tree_sum.h"
 #include "runtime/base/canonical_math.h"
 
 namespace adapmoe::cuda {
 namespace {
 
-constexpr int kLanes = 16;  // of the canonical sums
+constexpr int kQuad = 4;  // neighbouring values of a row that one thread holds
+constexpr int kQuads = kQuad * static_cast<int>(kThreads);
 
-// One group of one row: q = round(x * 127 / amax), scale = amax / 127, sum of q.
-__device__ void quantize_group(const float* x, const QuantizeArgs& a, int64_t row, int64_t group) {
+// Which values are a thread's. A group never reaches into another thread block.
+struct Place {
+  int64_t row, column;
+  bool inside;
+};
+
+__device__ Place place(int64_t cols) {
+  const auto blocks = static_cast<unsigned>((cols + kQuads - 1) / kQuads);  // per row
+  const int64_t column = blockIdx.x % blocks * kQuads + int64_t{threadIdx.x} * kQuad;
+  return {blockIdx.x / blocks, column, column < cols};
+}
+
+__device__ float4 load(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ void store(float* p, float4 value) { *reinterpret_cast<float4*>(p) = value; }
+__device__ float larger(float value, float than) { return value > than ? value : than; }
+
+__device__ float largest_of(float4 v) {
+  return larger(fabsf(v.w), larger(fabsf(v.z), larger(fabsf(v.y), larger(fabsf(v.x), 0.0F))));
+}
+
+__device__ int32_t rounded(float value) {
+  value = value < 127.0F ? value : 127.0F;
+  value = value > -127.0F ? value : -127.0F;
+  return static_cast<int32_t>(nearbyintf(value));
+}
+
+// What the threads of a block tell those of their group.
+struct Parts {
+  alignas(16) float largest[kThreads];
+  alignas(16) uint32_t sums[kThreads];
+};
+
+// One group of one row: q = round(x * 127 / amax), scale = amax / 127, sum of q. Neither the
+// largest value nor the sum depends on the order. All threads of the block.
+__device__ void quantize_quad(float4 x, const QuantizeArgs& a, const Place& at) {
+  __shared__ Parts s;
+  const unsigned me = threadIdx.x;
+  const unsigned threads = static_cast<unsigned>(a.group) / kQuad;
+  const unsigned first = me & ~(threads - 1);
+  s.largest[me] = largest_of(x);
+  __syncthreads();
   float amax = 0.0F;
-  for (int64_t k = 0; k < a.group; ++k) {
-    const float value = fabsf(x[k]);
-    amax = value > amax ? value : amax;
+  for (unsigned i = first; i < first + threads; i += kQuad) {
+    amax = larger(largest_of(load(s.largest + i)), amax);
   }
   const bool tiny = !(amax > 1e-30F);  // its scale would be subnormal and its inverse infinite
   const float inverse = tiny ? 0.0F : 127.0F / amax;
-  int8_t* q = a.q + row * a.q_stride + group * a.group;
-  int32_t total = 0;
-  for (int64_t k = 0; k < a.group; ++k) {
-    float value = x[k] * inverse;
-    value = value < 127.0F ? value : 127.0F;
-    value = value > -127.0F ? value : -127.0F;
-    const auto rounded = static_cast<int32_t>(nearbyintf(value));
-    q[k] = static_cast<int8_t>(rounded);
-    total += rounded;
+  const int32_t q[] = {rounded(x.x * inverse), rounded(x.y * inverse), rounded(x.z * inverse),
+                       rounded(x.w * inverse)};
+  s.sums[me] = static_cast<uint32_t>(q[0] + q[1] + q[2] + q[3]);
+  __syncthreads();
+  if (!at.inside) return;
+  uint32_t bytes = 0;
+#pragma unroll
+  for (int i = 0; i < kQuad; ++i) bytes |= (static_cast<uint32_t>(q[i]) & 255U) << (8 * i);
+  *reinterpret_cast<uint32_t*>(a.q + at.row * a.q_stride + at.column) = bytes;
+  if (me != first) return;
+  uint32_t total = 0;
+  for (unsigned i = first; i < first + threads; i += kQuad) {
+    const uint4 sums = *reinterpret_cast<const uint4*>(s.sums + i);
+    total += sums.x + sums.y + sums.z + sums.w;
   }
-  const int64_t at = row * a.group_stride + group;
-  a.scale[at] = tiny ? 0.0F : amax / 127.0F;
-  a.sum[at] = total;
+  const int64_t group = at.row * a.group_stride + at.column / a.group;
+  a.scale[group] = tiny ? 0.0F : amax / 127.0F;
+  a.sum[group] = static_cast<int32_t>(total);
 }
 
-// One thread per group.
 __global__ void quantize(QuantizeArgs a) {
-  const int64_t i = item();
-  if (i >= a.rows * a.groups) return;
-  const int64_t row = i / a.groups;
-  const int64_t group = i % a.groups;
-  quantize_group(a.x + row * a.stride + group * a.group, a, row, group);
+  const Place at = place(a.groups * a.group);
+  float4 x{};
+  if (at.inside) x = load(a.x + at.row * a.stride + at.column);
+  quantize_quad(x, a, at);
+}
+
+__device__ float gated(float gate, float up) {
+  const float silu = gate / (1.0F + canonical_exp(0.0F - gate));
+  return silu * up;
 }
 
 __global__ void swiglu(SwigluArgs a) {
-  const int64_t i = item();
-  if (i >= a.out.rows * a.out.groups) return;
-  const int64_t row = i / a.out.groups;
-  const int64_t group = i % a.out.groups;
-  const int64_t at = row * a.stride + group * a.out.group;
-  float* gate = a.gate + at;
-  const float* up = a.up + at;
-  float* out = a.x != nullptr ? a.x + row * a.x_stride + group * a.out.group : gate;
-  for (int64_t k = 0; k < a.out.group; ++k) {
-    const float g = gate[k];
-    const float silu = g / (1.0F + canonical_exp(0.0F - g));
-    out[k] = silu * up[k];
+  const Place at = place(a.out.groups * a.out.group);
+  float4 x{};
+  if (at.inside) {
+    const float4 gate = load(a.gate + at.row * a.stride + at.column);
+    const float4 up = load(a.up + at.row * a.stride + at.column);
+    x = {gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w)};
   }
-  if (a.x == nullptr) quantize_group(gate, a.out, row, group);
+  if (a.x == nullptr) {
+    quantize_quad(x, a.out, at);
+  } else if (at.inside) {
+    store(a.x + at.row * a.x_stride + at.column, x);
+  }
 }
 
-// One thread block per row: 16 chains over the squares, then the fixed tree.
-__global__ void rms_norm(RmsNormArgs a) {
-  __shared__ float lanes[kLanes];
-  const float* x = a.x + blockIdx.x * a.x_stride;
-  if (threadIdx.x < kLanes) {
-    float squares = 0.0F;
-#pragma unroll 8
-    for (int64_t k = threadIdx.x; k < a.padded; k += kLanes) squares = fmaf(x[k], x[k], squares);
-    lanes[threadIdx.x] = squares;
+constexpr int kEach = 8;                // quads of a row that a thread loads at once
+constexpr int kChunk = kEach * kQuads;  // values of a row that lie in shared memory at once
+
+struct NormParts {
+  alignas(16) float x[kChunk];
+  float lanes[kLanes];
+};
+
+__device__ int column(int i) {
+  return (i * static_cast<int>(kThreads) + static_cast<int>(threadIdx.x)) * kQuad;
+}
+
+// This thread's part of `count` values. Nothing promises the compiler that these are not what is
+// stored next, and so it leaves all loads before the first store or barrier that follows.
+__device__ void load_chunk(const float* x, int count, float4 (&values)[kEach]) {
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) values[i] = column(i) < count ? load(x + column(i)) : float4{};
+}
+
+__device__ int chunk_at(int64_t begin, int64_t end) {
+  return static_cast<int>(end - begin < kChunk ? end - begin : kChunk);
+}
+
+// 16 chains over the squares, then the fixed tree. The last chunk stays in s.x.
+__device__ float sum_of_squares(const float* x, int64_t padded, NormParts& s) {
+  float squares = 0.0F;
+  for (int64_t begin = 0; begin < padded; begin += kChunk) {
+    const int count = chunk_at(begin, padded);
+    float4 values[kEach];
+    load_chunk(x + begin, count, values);
+    __syncthreads();  // the chunk before has been read
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) store(s.x + column(i), values[i]);
+    __syncthreads();
+    if (threadIdx.x >= kLanes) continue;
+#pragma unroll 16
+    for (int k = static_cast<int>(threadIdx.x); k < count; k += kLanes) {
+      squares = fmaf(s.x[k], s.x[k], squares);
+    }
   }
+  if (threadIdx.x < kLanes) s.lanes[threadIdx.x] = squares;
   __syncthreads();
   float sums[kLanes];
-  for (int i = 0; i < kLanes; ++i) sums[i] = lanes[i];
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  }
-  const float mean = sums[0] / static_cast<float>(a.n);
-  const float inverse = 1.0F / sqrtf(mean + a.eps);
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) sums[i] = s.lanes[i];
+  return tree_sum(sums);
+}
+
+// One thread block per row.
+__global__ void rms_norm(RmsNormArgs a) {
+  __shared__ NormParts s;
+  const float* x = a.x + blockIdx.x * a.x_stride;
   float* y = a.y + blockIdx.x * a.y_stride;
-  for (int64_t k = threadIdx.x; k < a.padded; k += kThreads) y[k] = x[k] * inverse * a.weight[k];
+  const float mean = sum_of_squares(x, a.padded, s) / static_cast<float>(a.n);
+  const float inverse = 1.0F / sqrtf(mean + a.eps);
+  for (int64_t begin = 0; begin < a.padded; begin += kChunk) {
+    const int count = chunk_at(begin, a.padded);
+    float4 values[kEach];
+    float4 weights[kEach];
+    load_chunk(a.padded > kChunk ? x + begin : s.x, count, values);
+    load_chunk(a.weight + begin, count, weights);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const float4 v = values[i];
+      const float4 w = weights[i];
+      if (column(i) >= count) break;
+      store(y + begin + column(i),
+            {v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w});
+    }
+  }
 }
 
 __global__ void add(AddArgs a) {
@@ -103,6 +199,11 @@ __global__ void combine(CombineArgs a) {
   a.hidden.into[row * a.hidden.into_stride + k] += sum;
 }
 
+// Thread blocks per row.
+int64_t blocks_of(const QuantizeArgs& args) {
+  return (args.groups * args.group + kQuads - 1) / kQuads;
+}
+
 }  // namespace
 
 cudaError_t check_kernels() {
@@ -111,11 +212,11 @@ cudaError_t check_kernels() {
 }
 
 cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream) {
-  return launch_items(quantize, args.rows * args.groups, stream, args);
+  return launch(quantize, args.rows * blocks_of(args), stream, args);
 }
 
 cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream) {
-  return launch_items(swiglu, args.out.rows * args.out.groups, stream, args);
+  return launch(swiglu, args.out.rows * blocks_of(args.out), stream, args);
 }
 
 cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
