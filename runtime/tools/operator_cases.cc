@@ -33,10 +33,10 @@ void run_linear(OperatorBench& bench) {
 }
 
 // Rows longer than one chunk of weights in shared memory.
-template <DType kType>
+template <DType kType, int64_t kGroup>
 void run_long_rows(OperatorBench& bench) {
   const int64_t columns = bench.shape().config.hidden_size;
-  const Matrix w = bench.matrix({kType, 16, columns, is_quantized(kType) ? 32 : kBlockRows});
+  const Matrix w = bench.matrix({kType, 16, columns, kGroup});
   for (const int64_t rows : {1, 4, 6}) {
     const LinearOp op{&w, bench.rows(rows, 16)};
     const Rows x = bench.rows(rows, columns);
@@ -164,9 +164,12 @@ std::vector<OperatorCase> operator_cases() {
       {"linear_int8", plain, run_linear<DType::kInt8>},
       {"linear_f16", plain, run_linear<DType::kF16>},
       {"linear_f32", plain, run_linear<DType::kF32>},
-      {"long_rows_int4", long_rows, run_long_rows<DType::kInt4>},
-      {"long_rows_int8", long_rows, run_long_rows<DType::kInt8>},
-      {"long_rows_f16", long_rows, run_long_rows<DType::kF16>},
+      {"long_rows_int4", long_rows, run_long_rows<DType::kInt4, 32>},
+      {"long_rows_int4_128", long_rows, run_long_rows<DType::kInt4, 128>},
+      {"long_rows_int8", long_rows, run_long_rows<DType::kInt8, 32>},
+      {"long_rows_int8_128", long_rows, run_long_rows<DType::kInt8, 128>},
+      {"long_rows_f16", long_rows, run_long_rows<DType::kF16, kBlockRows>},
+      {"long_rows_f32", long_rows, run_long_rows<DType::kF32, kBlockRows>},
       {"norm_and_add", plain, run_rows},
       {"norm_and_add_4176", with_hidden_size(plain, 4176), run_rows},  // longer than a chunk
       {"attention_f16", plain, run_attention<uint16_t>},

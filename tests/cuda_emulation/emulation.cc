@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda_pipeline.h"
 #include "cuda_runtime.h"
 #include "emulated_memory.h"
 #include "race_check.h"
@@ -21,10 +23,19 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{256} << 10;
 
+// To shared memory, queued by a thread.
+struct Copy {
+  void* to = nullptr;
+  const void* from = nullptr;
+  size_t bytes = 0;
+};
+
 struct Fiber {
   ucontext_t context{};
   std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
   bool done = false;
+  std::vector<Copy> copies;               // since the last commit
+  std::deque<std::vector<Copy>> commits;  // not waited for
 };
 
 // The block that runs now. One at a time, whatever the streams.
@@ -52,6 +63,8 @@ void run_block(unsigned threads) {
   for (unsigned i = 0; i < threads; ++i) {
     Fiber& fiber = *fibers[i];
     fiber.done = false;
+    fiber.copies.clear();
+    fiber.commits.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -143,6 +156,30 @@ void __syncthreads() {
     race_thread.barriers = barriers;
   }
   while (barriers == mine) yield();
+}
+
+void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
+  const auto low_bits = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
+  if ((bytes != 4 && bytes != 8 && bytes != 16) || low_bits % bytes != 0) __builtin_trap();
+  race_write(to, bytes);
+  std::memset(to, 0xa5, bytes);
+  fibers[current]->copies.push_back({to, from, bytes});
+}
+
+void __pipeline_commit() {
+  Fiber& fiber = *fibers[current];
+  fiber.commits.push_back(std::exchange(fiber.copies, {}));
+}
+
+void __pipeline_wait_prior(size_t prior) {
+  auto& commits = fibers[current]->commits;
+  for (; commits.size() > prior; commits.pop_front()) {
+    for (const Copy& copy : commits.front()) {
+      race_read(copy.from, copy.bytes);
+      race_write(copy.to, copy.bytes);
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    }
+  }
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {

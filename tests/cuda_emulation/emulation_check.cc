@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 
+#include "cuda_pipeline.h"
 #include "cuda_runtime.h"
 #include "runtime/memory/unified_arena.h"
 
@@ -49,7 +50,7 @@ constexpr unsigned kThreads = 64;
 
 // Kernels that are right where `right`, and wrong in one way where not.
 struct RaceArgs {
-  uint32_t* out = nullptr;  // [blocks][kThreads]
+  uint32_t* out = nullptr;  // [blocks][kThreads], and a zero
   bool right = true;
 };
 uint32_t& own_place(const RaceArgs& args) { return args.out[blockIdx.x * kThreads + threadIdx.x]; }
@@ -80,10 +81,32 @@ void read_between_words(RaceArgs args) {
   if (reinterpret_cast<const uint4*>(at)->x == 1) own_place(args) = 1;
 }
 
+void overwrite_by_a_copy(RaceArgs args) {
+  __shared__ uint32_t shared[kThreads];
+  shared[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  own_place(args) = shared[(threadIdx.x + 1) % kThreads];
+  if (args.right) __syncthreads();
+  __pipeline_memcpy_async(&shared[threadIdx.x], args.out + size_t{2} * kThreads, 4);
+  __syncthreads();
+}
+void copy_between_words(RaceArgs args) {
+  __shared__ uint4 shared;
+  if (threadIdx.x == 0) __pipeline_memcpy_async(&shared, args.out + (args.right ? 4 : 1), 16);
+}
+// Ends the process itself, where its own copy is not there.
+void read_a_copy(RaceArgs args) {
+  __shared__ uint32_t shared[kThreads];
+  __pipeline_memcpy_async(&shared[threadIdx.x], args.out + size_t{2} * kThreads, 4);
+  __pipeline_commit();
+  __pipeline_wait_prior(args.right ? 0 : 1);
+  if (shared[threadIdx.x] != 0) std::abort();
+}
+
 // The signal that ends a launch of two blocks.
 int signal_of_launch(void (*kernel)(RaceArgs), bool right) {
   return signal_of([&] {
-    const auto out = std::make_unique<uint32_t[]>(size_t{2} * kThreads);
+    const auto out = std::make_unique<uint32_t[]>(size_t{2} * kThreads + 1);  // the last one: 0
     cudaStream_t stream = nullptr;
     if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) std::abort();
     cudaLaunchConfig_t config{};
@@ -103,6 +126,9 @@ void check_kernels() {
   check_kernel(overwrite, SIGABRT, "a write needs one after another thread's read");
   check_kernel(write_for_all_blocks, SIGABRT, "blocks write different places");
   check_kernel(read_before_writing, SIGABRT, "a block's shared memory holds nothing at first");
+  check_kernel(overwrite_by_a_copy, SIGABRT, "a copy writes as soon as it is queued");
+  check_kernel(read_a_copy, SIGABRT, "and is there when its thread has waited for it");
+  check_kernel(copy_between_words, SIGILL, "its ends are multiples of its size");
   check_kernel(read_between_words, SIGILL, "a vector lies at a multiple of its size");
 }
 

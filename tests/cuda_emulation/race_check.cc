@@ -139,6 +139,9 @@ void race_begin_launch() {
   if (!unwatched) race_thread.launch = ++launches;
 }
 
+void race_read(const void* at, size_t bytes) { touch(at, bytes, false); }
+void race_write(const void* at, size_t bytes) { touch(at, bytes, true); }
+
 // What gcc and clang call.
 #define ADAPMOE_WATCH(bytes)                                               \
   void __tsan_read##bytes(void* at) { touch(at, bytes, false); }           \

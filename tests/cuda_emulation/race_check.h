@@ -23,5 +23,9 @@ struct RaceThread {
 };
 extern RaceThread race_thread;
 
+// What the emulation itself reads or writes for that thread.
+void race_read(const void* at, size_t bytes);
+void race_write(const void* at, size_t bytes);
+
 // Before a launch. What earlier ones did cannot race with it.
 void race_begin_launch();

@@ -208,12 +208,17 @@ cudaError_t check_kernels();
 
 cudaError_t launch_embed(const EmbedArgs& args, cudaStream_t stream);
 cudaError_t launch_copy(const CopyArgs& args, cudaStream_t stream);
-// Of int4 or int8 weights with activations as floats: launch_w4a16_product(), which is not exact.
+// One of the six below. Int4 or int8 weights with activations as floats are W4A16, which is not
+// exact.
 cudaError_t launch_product(const ProductArgs& args, cudaStream_t stream);
 cudaError_t launch_routed_product(const RoutedProductArgs& args, cudaStream_t stream);
+cudaError_t launch_quantized_product(const ProductArgs& args, cudaStream_t stream);
+cudaError_t launch_routed_quantized_product(const RoutedProductArgs& args, cudaStream_t stream);
+cudaError_t launch_float_product(const ProductArgs& args, cudaStream_t stream);
+cudaError_t launch_routed_float_product(const RoutedProductArgs& args, cudaStream_t stream);
+cudaError_t launch_w4a16_product(const ProductArgs& args, cudaStream_t stream);
 cudaError_t launch_routed_w4a16_product(const RoutedProductArgs& args, cudaStream_t stream);
 cudaError_t launch_route(const RouteArgs& args, cudaStream_t stream);
-cudaError_t launch_w4a16_product(const ProductArgs& args, cudaStream_t stream);
 cudaError_t launch_quantize(const QuantizeArgs& args, cudaStream_t stream);
 cudaError_t launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
 cudaError_t launch_rms_norm(const RmsNormArgs& args, cudaStream_t stream);

@@ -7,14 +7,15 @@
 
 namespace adapmoe::cuda {
 
-inline constexpr unsigned kThreads = 128;  // of every block
+inline constexpr unsigned kThreads = 128;  // of a block, where the kernel says nothing else
 
 template <typename Args>
-cudaError_t launch(void (*kernel)(Args), int64_t blocks, cudaStream_t stream, const Args& args) {
+cudaError_t launch(void (*kernel)(Args), int64_t blocks, cudaStream_t stream, const Args& args,
+                   unsigned threads = kThreads) {
   if (blocks == 0) return cudaSuccess;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(threads);
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, args);
 }

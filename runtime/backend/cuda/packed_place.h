@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // For .cu files: where a thread block finds its part of a packed matrix. One thread block computes
-// 16 output rows, one packed block of every piece; thread (lane, slot) serves output row `lane`.
+// 16 output rows, one packed block of every piece; thread i serves output row i % 16 of these.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -9,15 +9,9 @@
 
 namespace adapmoe::cuda {
 
-inline constexpr int kLanes = 16;                 // output rows of a packed block
-inline constexpr int kSlots = kThreads / kLanes;  // groups, or activation rows, at the same time
+inline constexpr int kLanes = 16;  // output rows of a packed block
 
 __device__ inline float from_half(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
-
-__device__ inline int64_t source_row(const ProductArgs& p, int64_t row) {
-  const int64_t i = row < p.rows ? row : p.rows - 1;  // computed again, and not stored
-  return p.index != nullptr ? p.index[i] : i;
-}
 
 // Which packed block of a piece block `b` of the product is, and over which pieces it runs.
 struct Place {
@@ -27,7 +21,8 @@ struct Place {
 
 __device__ inline Place place(const ProductArgs& p, int64_t b) {
   if (p.chained) return {b, 0, p.w.count};
-  return {b % p.w.blocks, b / p.w.blocks, b / p.w.blocks + 1};
+  const auto piece = static_cast<uint32_t>(b) / static_cast<uint32_t>(p.w.blocks);
+  return {b - piece * p.w.blocks, piece, piece + 1};
 }
 
 __device__ inline const std::byte* block_of(const ProductArgs& p, const Place& at, int64_t piece) {
@@ -46,9 +41,9 @@ struct Settled {
 };
 
 __device__ inline Settled settle(const RoutedProductArgs& a) {
-  const int64_t blocks = gridDim.x / a.most;
-  const int64_t slot = blockIdx.x / blocks;
-  Settled s{a.product, blockIdx.x % blocks, slot < *a.plan.used};
+  const uint32_t blocks = gridDim.x / static_cast<uint32_t>(a.most);
+  const uint32_t slot = blockIdx.x / blocks;
+  Settled s{a.product, blockIdx.x % blocks, static_cast<int32_t>(slot) < *a.plan.used};
   if (!s.used) return s;
   ProductArgs& p = s.product;
   const int64_t first = a.plan.first_output[slot];

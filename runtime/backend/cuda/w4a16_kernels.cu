@@ -7,7 +7,14 @@
 namespace adapmoe::cuda {
 namespace {
 
-constexpr int kRowsPerPass = 4;  // activation rows that share one reading of the weights
+constexpr int kSlots = kThreads / kLanes;  // groups at the same time
+constexpr int kRowsPerPass = 4;            // activation rows that share one reading of the weights
+constexpr int kAtOnce = 4;                 // words of a lane; a group has a multiple of them
+
+__device__ int64_t source_row(const ProductArgs& p, int64_t row) {
+  const int64_t i = row < p.rows ? row : p.rows - 1;  // computed again, and not stored
+  return p.index != nullptr ? p.index[i] : i;
+}
 
 // An integer in [0, 255] as a float, without a conversion, which costs more than two additions.
 __device__ float widen(uint32_t value) {
@@ -36,21 +43,26 @@ struct Word {
 
 // The sums over one group, for R rows: x[r] is where the group begins in row r.
 template <bool kInt4, int R>
-__device__ void sum_group(const uint32_t* word, int64_t words, const float* const (&x)[R],
+__device__ void sum_group(const uint32_t* word, int words, const float* const (&x)[R],
                           float (&sum)[R]) {
   constexpr int kVectors = Word<kInt4>::kCols / 4;
-#pragma unroll 4
-  for (int64_t k = 0; k < words; ++k) {
-    const Word<kInt4> weights(word[k * kLanes]);
+  for (int k = 0; k < words; k += kAtOnce) {
+    uint32_t bits[kAtOnce];  // all read before the first is used
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < kAtOnce; ++i) bits[i] = word[(k + i) * kLanes];
 #pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        const float4 part = reinterpret_cast<const float4*>(x[r])[k * kVectors + v];
-        sum[r] = fmaf(weights.w[4 * v], part.x, sum[r]);
-        sum[r] = fmaf(weights.w[4 * v + 1], part.y, sum[r]);
-        sum[r] = fmaf(weights.w[4 * v + 2], part.z, sum[r]);
-        sum[r] = fmaf(weights.w[4 * v + 3], part.w, sum[r]);
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Word<kInt4> weights(bits[i]);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+          const float4 part = reinterpret_cast<const float4*>(x[r])[(k + i) * kVectors + v];
+          sum[r] = fmaf(weights.w[4 * v], part.x, sum[r]);
+          sum[r] = fmaf(weights.w[4 * v + 1], part.y, sum[r]);
+          sum[r] = fmaf(weights.w[4 * v + 2], part.z, sum[r]);
+          sum[r] = fmaf(weights.w[4 * v + 3], part.w, sum[r]);
+        }
       }
     }
   }
@@ -64,23 +76,25 @@ __device__ void float_activations_block(const ProductArgs& p, int64_t b) {
   const Place at = place(p, b);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int slot = static_cast<int>(threadIdx.x) / kLanes;
-  const int64_t groups = p.w.cols / p.w.group_size;
-  const int64_t words = p.w.group_size / Word<kInt4>::kCols;
+  const auto group = static_cast<int>(p.w.group_size);
+  const int groups = static_cast<int>(p.w.cols) / group;
+  const int words = group / Word<kInt4>::kCols;
   for (int64_t row = 0; row < p.rows; row += R) {
     float acc[R] = {};
+    const float* rows[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) rows[r] = p.act.x + source_row(p, row + r) * p.act.x_stride;
     for (int64_t piece = at.begin; piece < at.end; ++piece) {
       const std::byte* block = block_of(p, at, piece);
       const auto* scales = reinterpret_cast<const uint16_t*>(block) + lane;
       const auto* data = reinterpret_cast<const uint32_t*>(block + p.w.scale_bytes) + lane;
       const int64_t column = p.chained ? piece * p.w.cols : 0;
-      for (int64_t g = slot; g < groups; g += kSlots) {
+      for (int g = slot; g < groups; g += kSlots) {
         const float* x[R];
         float sum[R] = {};
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          x[r] = p.act.x + source_row(p, row + r) * p.act.x_stride + column + g * p.w.group_size;
-        }
-        sum_group<kInt4, R>(data + g * words * kLanes, words, x, sum);
+        for (int r = 0; r < R; ++r) x[r] = rows[r] + column + g * group;
+        sum_group<kInt4, R>(data + int64_t{g} * words * kLanes, words, x, sum);
         const float scale = from_half(scales[g * kLanes]);
 #pragma unroll
         for (int r = 0; r < R; ++r) acc[r] = fmaf(sum[r], scale, acc[r]);
