@@ -20,6 +20,7 @@ BackendShape operator_shape(DType experts, int64_t group, bool kv_f16, int64_t h
   shape.tile = TileLayout::make(experts, group, shape.config.hidden_size, /*tile_width=*/128);
   shape.tiles = 3;
   shape.max_rows = 70;
+  shape.max_context = kPositions;
   shape.kv_f16 = kv_f16;
   return shape;
 }

@@ -15,6 +15,8 @@
 
 namespace adapmoe {
 
+inline constexpr int64_t kPositions = 300;  // of the KV cache
+
 // Of a small model: 2 of 4 experts, of 3 tiles; up to 70 rows.
 BackendShape operator_shape(DType experts, int64_t group, bool kv_f16, int64_t head_dim);
 
