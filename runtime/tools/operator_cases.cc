@@ -12,6 +12,7 @@ namespace {
 
 // One row, up to four, and more take kernels of their own; 64 rows of an expert are one pass.
 constexpr int64_t kRowCounts[] = {1, 2, 4, 5, 18};
+constexpr int64_t kLongPositions = 8300;  // more blocks than attention's thread blocks of one row
 
 // Two matrices of one input, the second with more rows, and rows longer than a chunk of weights in
 // shared memory for one of them.
@@ -63,7 +64,7 @@ void run_rows(OperatorBench& bench) {
 template <typename T>
 void run_attention(OperatorBench& bench) {
   const ModelConfig& c = bench.shape().config;
-  const int64_t values = kPositions * c.num_key_value_heads * c.head_dim_padded();
+  const int64_t values = bench.shape().max_context * c.num_key_value_heads * c.head_dim_padded();
   std::span<T> caches[4];  // k and v of two sequences
   for (std::span<T>& cache : caches) {
     cache = bench.take<T>(values);
@@ -78,8 +79,11 @@ void run_attention(OperatorBench& bench) {
   }
   const Rows inv_freq = bench.rows(1, c.head_dim / 2);
   const auto bytes = [&](int i) { return std::as_writable_bytes(caches[i]).data(); };
+  const bool is_long = bench.shape().max_context > kPositions;
+  const std::vector<int64_t> starts =
+      is_long ? std::vector{kLongPositions - 10} : std::vector<int64_t>{0, 126, 255, 290};
   for (const int64_t window : {0, 150}) {
-    for (const int64_t first : {0, 126, 255, 290}) {
+    for (const int64_t first : starts) {
       std::vector<KVRow> kv;
       kv.reserve(7);
       for (int64_t i = 0; i < 5; ++i) kv.push_back({bytes(0), bytes(1), first + i});
@@ -149,6 +153,17 @@ void run_combine(OperatorBench& bench) {
   bench.keep(into);
 }
 
+BackendShape with_heads(BackendShape shape, int64_t heads, int64_t kv_heads) {
+  shape.config.num_attention_heads = heads;
+  shape.config.num_key_value_heads = kv_heads;
+  return shape;
+}
+
+BackendShape with_context(BackendShape shape, int64_t positions) {
+  shape.max_context = positions;
+  return shape;
+}
+
 BackendShape with_hidden_size(BackendShape shape, int64_t hidden) {
   shape.config.hidden_size = hidden;
   return shape;
@@ -175,6 +190,15 @@ std::vector<OperatorCase> operator_cases() {
       {"attention_f16", plain, run_attention<uint16_t>},
       {"attention_f32", operator_shape(DType::kInt4, 32, false, 24), run_attention<float>},
       {"attention_f16_128", operator_shape(DType::kInt4, 32, true, 128), run_attention<uint16_t>},
+      {"attention_f32_128", operator_shape(DType::kInt4, 32, false, 128), run_attention<float>},
+      {"attention_3_heads_1", with_heads(plain, 3, 1), run_attention<uint16_t>},
+      {"attention_8_heads_2", with_heads(plain, 8, 2), run_attention<uint16_t>},
+      {"attention_8_heads_1_f32", with_heads(operator_shape(DType::kInt4, 32, false, 42), 8, 1),
+       run_attention<float>},
+      {"attention_1024", with_heads(operator_shape(DType::kInt4, 32, true, 1024), 2, 1),
+       run_attention<uint16_t>},
+      {"attention_8300", with_context(with_heads(plain, 2, 1), kLongPositions),
+       run_attention<uint16_t>},
       {"combine", plain, run_combine},
   };
   for (const DType type : {DType::kInt4, DType::kInt8, DType::kF16, DType::kF32}) {

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kMostHeads = static_cast<int>(kThreads) / kWarp;
-constexpr int64_t kMostSplits = 64;  // thread blocks that share the positions of one row and head
+constexpr int64_t kMostSplits = 64;  // thread blocks that share the positions of a row
 
 // Continues the 16 chains of every head, for the thread's position.
 template <typename T, int kHeads>
@@ -121,18 +121,13 @@ __device__ Range range_of(const AttentionArgs& a, int64_t position) {
   return {first, first / kAttentionBlock, position / kAttentionBlock};
 }
 
-int64_t splits_of(const AttentionArgs& a) {
-  return a.blocks < kMostSplits ? a.blocks : kMostSplits;
-}
-
-template <int kHeads>
 struct AttendArgs : AttentionArgs {
-  int64_t splits = 0;
+  int64_t splits = 0;  // thread blocks that take the blocks of positions in turn
 };
 
-// Thread blocks per row, per kHeads query heads: one for each block of positions, in turn.
+// `splits` thread blocks for each row and kHeads query heads.
 template <typename T, int kHeads>
-__global__ void attend(AttendArgs<kHeads> a) {
+__global__ void attend(AttendArgs a) {
   __shared__ AttentionShared<kHeads> s;
   const auto splits = static_cast<unsigned>(a.splits);
   const auto parts = static_cast<unsigned>(a.heads / kHeads);
@@ -199,10 +194,9 @@ __global__ void merge(AttentionArgs a) {
 template <typename T, int kHeads>
 cudaError_t launch_attend(const AttentionArgs& args, cudaStream_t stream) {
   static_assert(kHeads <= kMostHeads);
-  AttendArgs<kHeads> with_splits{args};
-  with_splits.splits = splits_of(args);
-  return launch(attend<T, kHeads>, args.rows * args.heads / kHeads * with_splits.splits, stream,
-                with_splits);
+  AttendArgs split{args};
+  split.splits = args.blocks < kMostSplits ? args.blocks : kMostSplits;
+  return launch(attend<T, kHeads>, args.rows * args.heads / kHeads * split.splits, stream, split);
 }
 
 // As many heads as share a KV head, or a part of them.

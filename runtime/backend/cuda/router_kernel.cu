@@ -19,12 +19,24 @@ struct Shared {
   int32_t expert_of[kMostRouted];  // [pairs], of each output row
 };
 
+// Several loads per thread are under way before each barrier.
 __device__ void load_logits(const RouteArgs& a, Shared& s) {
+  constexpr int kEach = 8;
+  static_assert(kMostScores % (kEach * kThreads) == 0);
   const auto experts = static_cast<unsigned>(a.experts);
   const unsigned count = static_cast<unsigned>(a.rows) * experts;
-#pragma unroll 4
-  for (unsigned i = threadIdx.x; i < count; i += kThreads) {
-    s.scores[i] = a.logits[i / experts * a.stride + i % experts];
+  for (unsigned begin = 0; begin < count; begin += kEach * kThreads) {
+    float logits[kEach];
+#pragma unroll
+    for (unsigned n = 0; n < kEach; ++n) {
+      const unsigned i = begin + n * kThreads + threadIdx.x;
+      logits[n] = i < count ? a.logits[i / experts * a.stride + i % experts] : 0.0F;
+    }
+    __syncthreads();
+#pragma unroll
+    for (unsigned n = 0; n < kEach; ++n) {
+      s.scores[begin + n * kThreads + threadIdx.x] = logits[n];
+    }
   }
   __syncthreads();
 }
