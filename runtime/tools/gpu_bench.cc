@@ -29,7 +29,7 @@ constexpr char kUsage[] =
     "\n"
     "  MEMORY   device, or mapped: the host's, registered with CUDA\n"
     "  TYPE     int4 or int8      PATH  w4a8 or w4a16\n"
-    "  READS    by-rows, in-place or staged: how weights are read\n"
+    "  READS    by-rows, again or once: how weights are read for several rows\n"
     "\n"
     "Exit status: 0 done, 1 it cannot run here, 2 wrong usage.\n";
 
@@ -51,7 +51,7 @@ std::optional<size_t> parse_name(std::string_view text, const std::string_view (
 }
 
 constexpr std::string_view kMemories[] = {"device", "mapped"};            // BenchMemory
-constexpr std::string_view kReads[] = {"by-rows", "in-place", "staged"};  // WeightReads
+constexpr std::string_view kReads[] = {"by-rows", "again", "once"};  // WeightReads
 constexpr std::string_view kPaths[] = {"w4a8", "w4a16"};                  // ExpertPath
 
 Status print_device() {

@@ -3,7 +3,7 @@
 
 Usage:
   python -m benchmarks.gpu_speed gemv          one row: share of the memory's bandwidth
-  python -m benchmarks.gpu_speed rows          1 to 16 rows: weights in place or staged
+  python -m benchmarks.gpu_speed rows          1 to 16 rows: weights read again or once
   python -m benchmarks.gpu_speed decode PACK   tokens per second, all experts resident
 
 Prints a table, and with --json FILE writes the rows with the command and the device. Needs what
@@ -81,7 +81,7 @@ def least_share(rows: list[dict[str, Any]]) -> float:
     return float(min(row["share"] for row in rows if wanted.items() <= row.items()))
 
 
-def in_place_or_staged(
+def again_or_once(
     build: str,
     shape: tuple[int, int] = SHAPES[0],
     counts: tuple[int, ...] = tuple(range(1, 17)),
@@ -93,13 +93,13 @@ def in_place_or_staged(
         for count in counts:
             row: dict[str, Any] = {"memory": memory, "rows": count}
             digests = set()
-            for reads in ("in-place", "staged"):
+            for reads in ("again", "once"):
                 arguments = ("int4", *shape, 128, count, "w4a8", reads, memory, total_bytes)
                 found = report(build, "gpu-bench", "product", *arguments)
-                row[f"{reads.replace('-', '_')}_us"] = float(found["seconds"]) * 1e6
+                row[f"{reads}_us"] = float(found["seconds"]) * 1e6
                 digests.add(found["crc32c"])
             if len(digests) != 1:
-                raise ToolError(f"{memory}, {count} rows: staging changes the result")
+                raise ToolError(f"{memory}, {count} rows: how weights are read changes the result")
             table.append(row)
     return table
 
@@ -149,7 +149,7 @@ def main() -> int:
         if arguments.what == "gemv":
             rows = gemv(build)
         elif arguments.what == "rows":
-            rows = in_place_or_staged(build)
+            rows = again_or_once(build)
         else:
             rows = decode(build, arguments.pack)
         integrated = is_integrated(build)

@@ -30,9 +30,9 @@ def test_gemv_reads_at_half_of_the_bandwidth_of_a_discrete_gpu(gpu_build, capsys
         assert gpu_speed.least_share(rows) >= gpu_speed.LEAST_SHARE
 
 
-def test_staging_weights_does_not_change_a_product(gpu_build, capsys):
+def test_how_weights_are_read_does_not_change_a_product(gpu_build, capsys):
     sizes = {"shape": (32, 2304), "total_bytes": 1 << 16} if gpu_build == "emulated" else {}
-    rows = gpu_speed.in_place_or_staged(gpu_build, **sizes)
+    rows = gpu_speed.again_or_once(gpu_build, **sizes)
     with capsys.disabled():
         print(f"\n{gpu_speed.table(rows)}")
     assert [row["rows"] for row in rows] == [*range(1, 17), *range(1, 17)]

@@ -46,7 +46,7 @@ struct CopyArgs {
   int64_t words = 0;
 };
 
-// y[i] = W act[index[i]] for `rows` rows.
+// y[i] = W act[index[i]] for `rows` rows. Rows of act begin on a multiple of 16 bytes.
 struct ProductArgs {
   PackedPieces w;
   // false: pieces are output rows one after another, all of the same act columns. true: pieces are

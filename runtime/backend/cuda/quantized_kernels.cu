@@ -191,7 +191,7 @@ __device__ void quantized_block(const ProductArgs& p, int64_t b) {
   const int bits = unit_bits<kInt4>(p);
   const Steps<R> steps{
       static_cast<int>(at.begin), static_cast<int>(at.end), groups,
-      Shared::kUnits >> bits,     static_cast<int>(p.rows), p.reads == WeightReads::kInPlace};
+      Shared::kUnits >> bits,     static_cast<int>(p.rows), p.reads == WeightReads::kAgain};
   const bool sums_units = threadIdx.x < kSummers;
   const bool fetches = threadIdx.x >= Shared::kFirstFetcher;
   const int fetch_row = (static_cast<int>(threadIdx.x) - Shared::kFirstFetcher) / (kFetchers / R);
