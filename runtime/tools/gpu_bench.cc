@@ -50,9 +50,9 @@ std::optional<size_t> parse_name(std::string_view text, const std::string_view (
   return std::nullopt;
 }
 
-constexpr std::string_view kMemories[] = {"device", "mapped"};            // BenchMemory
+constexpr std::string_view kMemories[] = {"device", "mapped"};       // BenchMemory
 constexpr std::string_view kReads[] = {"by-rows", "again", "once"};  // WeightReads
-constexpr std::string_view kPaths[] = {"w4a8", "w4a16"};                  // ExpertPath
+constexpr std::string_view kPaths[] = {"w4a8", "w4a16"};             // ExpertPath
 
 Status print_device() {
   const auto device = bench_device();
