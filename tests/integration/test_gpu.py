@@ -5,6 +5,7 @@ The emulation runs each thread as a fiber. It queues kernels and runs them when 
 result that the host reads too early, or an input that it reuses too early, shows as other logits.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def wide_pack(tmp_path_factory):
 def test_the_same_logits_with_long_rows_and_a_sliding_window(both, wide_pack, rows):
     cpu, gpu = both(wide_pack, [(5 * i + 1) % 67 for i in range(rows)], "-n", 1)
     assert (gpu["tokens"], gpu["logits"]) == (cpu["tokens"], cpu["logits"])
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("file", ["adapmoe-tokens", "adapmoe-gpu-bench", "libadapmoe_trt10.so"])
+def test_a_build_with_cuda_needs_no_library_of_nvidia(file):
+    path = ROOT / "build/cuda/runtime/tools" / file
+    if not path.exists():
+        pytest.skip(f"no {path.relative_to(ROOT)}: run `make gpu-kernels`")
+    needed = run(["objdump", "-p", path]).stdout
+    assert "NEEDED" in needed
+    assert not re.search(r"libcuda|libcudart|libnvinfer|libnvidia", needed)
 
 
 @pytest.mark.emulated
