@@ -58,6 +58,6 @@ Result<EngineDevice> engine_target();
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
                                           const PlanOrigin& origin,
                                           std::span<const std::byte> largest,
-                                          EnginelessExpert engineless);
+                                          const EnginelessExpert& engineless);
 
 }  // namespace adapmoe

@@ -37,11 +37,11 @@ Result<EngineDevice> engine_target() {
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
                                           const PlanOrigin& origin,
                                           std::span<const std::byte> largest,
-                                          EnginelessExpert engineless) {
+                                          const EnginelessExpert& engineless) {
   auto adapter = tensorrt::load_adapter(origin);
   if (!adapter.ok()) return adapter.status();
-  auto made = tensorrt::TrtBackend::make(std::move(cuda), shape, adapter.value(), largest,
-                                         std::move(engineless));
+  auto made =
+      tensorrt::TrtBackend::make(std::move(cuda), shape, adapter.value(), largest, engineless);
   if (!made.ok()) return made.status();
   tensorrt::TrtBackend* backend = made.value().get();
   ExpertEngines engines;
