@@ -78,8 +78,9 @@ lint: $(STAMPS)/test
 types: $(STAMPS)/test
 	$(BIN)/mypy
 
+# The emulated tests are gpu-kernels' own.
 pytest: $(STAMPS)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not emulated"
 
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
 	tests/support/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest \
