@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs AdapMoE for the whole machine: a system user and its group, which may write packs, a
-# virtual environment, a folder for packs, and the command `adapmoe`. What it makes is written to PREFIX/installed.txt; --uninstall removes
-# that and nothing else. Running it again updates the package.
+# virtual environment, a folder for packs, and the command `adapmoe`. What it makes is written to
+# PREFIX/installed.txt; --uninstall removes that and nothing else. Running it again updates the
+# package.
 set -euo pipefail
 
 root="${ADAPMOE_ROOT:-}" # before every path, and no need to be root (for tests)

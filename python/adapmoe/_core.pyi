@@ -155,7 +155,10 @@ class Session:
     def close(self) -> None: ...
 
 def expert_paths(path: str, backend: str) -> tuple[list[str], str]:
-    """Ways to compute experts that `backend` has here, the exact one ("w4a8") first. PackError."""
+    """Ways to compute experts that `backend` has here, the exact one ("w4a8") first.
+
+    And why the engines of the pack are not among them, where it has some. PackError.
+    """
 
 def time_expert(path: str, backend: str, experts: str) -> float:
     """Seconds that one expert takes for one row. BackendUnavailableError, ReadError."""

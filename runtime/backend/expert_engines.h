@@ -26,8 +26,8 @@ struct PlanOrigin {
 };
 
 // Computes an expert, numbered layer by layer, without its engine: see RecordExperts::run().
-using EnginelessExpert = std::function<Status(
-    uint64_t expert, Rows x, std::span<const int32_t> rows, int64_t first_output, Rows out)>;
+using CpuFallback = std::function<Status(uint64_t expert, Rows x, std::span<const int32_t> rows,
+                                         int64_t first_output, Rows out)>;
 
 struct ExpertEngines {
   // Runs experts by their engines and everything else by the backend that it was made from. The
@@ -43,8 +43,8 @@ struct ExpertEngines {
   // uses any more. Different frames may be filled at the same time, on any thread. Errors:
   // kEngineError saying what is wrong with the plan.
   std::function<Status(uint64_t expert, std::span<const std::byte> plan, std::byte* frame)> place;
-  // Or leaves the frame without an engine: `engineless` computes the expert, and `why` is noted.
-  std::function<void(uint64_t expert, std::byte* frame, const std::string& why)> leave_out;
+  // Or leaves the frame without an engine: `cpu_fallback` computes the expert, and `why` is noted.
+  std::function<void(uint64_t expert, std::byte* frame, const std::string& why)> fall_back;
 };
 
 // Defined by backend/tensorrt, or by backend/no_tensorrt where there is none.
@@ -58,6 +58,6 @@ Result<EngineDevice> engine_target();
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
                                           const PlanOrigin& origin,
                                           std::span<const std::byte> largest,
-                                          const EnginelessExpert& engineless);
+                                          const CpuFallback& cpu_fallback);
 
 }  // namespace adapmoe

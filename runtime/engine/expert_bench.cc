@@ -93,12 +93,12 @@ Result<ExpertBench> ExpertBench::make_of_engines(const Pack& pack, const std::st
   if (!largest.ok()) return largest.status();
   auto cuda = backend_for(pack, max_rows, "cuda", ExpertPath::kW4A8);
   if (!cuda.ok()) return cuda.status();
-  const auto engineless = [](uint64_t, Rows, std::span<const int32_t>, int64_t, Rows) {
+  const auto cpu_fallback = [](uint64_t, Rows, std::span<const int32_t>, int64_t, Rows) {
     return unavailable("the engine cannot run");
   };
   auto engines = make_expert_engines(
       std::move(cuda).value(), backend_shape(pack, max_rows, true, ExpertPath::kW4A8),
-      {plans.version(), plans.built_by(), plans.rebuild()}, largest.value(), engineless);
+      {plans.version(), plans.built_by(), plans.rebuild()}, largest.value(), cpu_fallback);
   if (!engines.ok()) return engines.status();
   auto frames = engines.value().reserve(static_cast<int64_t>(ids.size()));
   if (!frames.ok()) return frames.status();

@@ -49,8 +49,8 @@ Status Session::Parts::make_engines(const std::string& pack_dir, const BackendSh
   auto cpu = make_cpu_backend(config.kernels, config.threads, shape);
   if (!cpu.ok()) return cpu.status();
   record_experts.emplace(*pack, std::move(cpu).value());
-  const auto engineless = [this](uint64_t expert, Rows x, std::span<const int32_t> rows,
-                                 int64_t first_output, Rows out) {
+  const auto cpu_fallback = [this](uint64_t expert, Rows x, std::span<const int32_t> rows,
+                                   int64_t first_output, Rows out) {
     const int64_t per_layer = pack->config().num_local_experts;
     const auto number = static_cast<int64_t>(expert);
     return record_experts->run(
@@ -59,7 +59,7 @@ Status Session::Parts::make_engines(const std::string& pack_dir, const BackendSh
   };
   auto made = make_expert_engines(std::move(backend), shape,
                                   {plans->version(), plans->built_by(), plans->rebuild()},
-                                  largest.value(), engineless);
+                                  largest.value(), cpu_fallback);
   if (!made.ok()) return made.status();
   engines = std::move(made).value();
   backend = std::move(engines.backend);
@@ -106,7 +106,7 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader(
       if (made.code() == StatusCode::kEngineError) made = plans->refused(expert, made.message());
     }
     if (made.code() != StatusCode::kEngineError) return made;
-    engines.leave_out(expert, frame.data(), made.message());  // and the session goes on
+    engines.fall_back(expert, frame.data(), made.message());  // and the session goes on
     return {};
   };
   return make_file_record_reader(

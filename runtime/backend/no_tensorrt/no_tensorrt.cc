@@ -21,7 +21,7 @@ Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> /*cuda*/,
                                           const BackendShape& /*shape*/,
                                           const PlanOrigin& /*origin*/,
                                           std::span<const std::byte> /*largest*/,
-                                          const EnginelessExpert& /*engineless*/) {
+                                          const CpuFallback& /*cpu_fallback*/) {
   return absent();
 }
 

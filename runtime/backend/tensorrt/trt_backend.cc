@@ -37,11 +37,11 @@ Result<EngineDevice> engine_target() {
 Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const BackendShape& shape,
                                           const PlanOrigin& origin,
                                           std::span<const std::byte> largest,
-                                          const EnginelessExpert& engineless) {
+                                          const CpuFallback& cpu_fallback) {
   auto adapter = tensorrt::load_adapter(origin);
   if (!adapter.ok()) return adapter.status();
   auto made =
-      tensorrt::TrtBackend::make(std::move(cuda), shape, adapter.value(), largest, engineless);
+      tensorrt::TrtBackend::make(std::move(cuda), shape, adapter.value(), largest, cpu_fallback);
   if (!made.ok()) return made.status();
   tensorrt::TrtBackend* backend = made.value().get();
   ExpertEngines engines;
@@ -52,8 +52,8 @@ Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const B
   engines.place = [backend](uint64_t expert, std::span<const std::byte> plan, std::byte* frame) {
     return backend->place(expert, plan, frame);
   };
-  engines.leave_out = [backend](uint64_t expert, std::byte* frame, const std::string& why) {
-    backend->leave_out(expert, frame, why);
+  engines.fall_back = [backend](uint64_t expert, std::byte* frame, const std::string& why) {
+    backend->fall_back(expert, frame, why);
   };
   engines.backend = std::move(made).value();
   return engines;
@@ -62,21 +62,21 @@ Result<ExpertEngines> make_expert_engines(std::unique_ptr<Backend> cuda, const B
 namespace tensorrt {
 
 TrtBackend::TrtBackend(std::unique_ptr<Backend> cuda, const BackendShape& shape,
-                       const TrtAdapter* adapter, EnginelessExpert engineless)
+                       const TrtAdapter* adapter, CpuFallback cpu_fallback)
     : cuda_(std::move(cuda)),
       adapter_(adapter),
       shape_{.hidden_size = shape.config.hidden_size, .max_rows = kEngineRows},
       own_memory_(cuda_->own_memory().has_value()),
       name_(str_cat(cuda_->name(), "+tensorrt/", adapter->version())),
-      engineless_(std::move(engineless)) {}
+      cpu_fallback_(std::move(cpu_fallback)) {}
 
 Result<std::unique_ptr<TrtBackend>> TrtBackend::make(std::unique_ptr<Backend> cuda,
                                                      const BackendShape& shape,
                                                      const TrtAdapter* adapter,
                                                      std::span<const std::byte> largest,
-                                                     EnginelessExpert engineless) {
+                                                     CpuFallback cpu_fallback) {
   std::unique_ptr<TrtBackend> made(
-      new TrtBackend(std::move(cuda), shape, adapter, std::move(engineless)));
+      new TrtBackend(std::move(cuda), shape, adapter, std::move(cpu_fallback)));
   cudaError_t error = cudaGetDevice(&made->device_);
   if (error == cudaSuccess) {
     error = cudaStreamCreateWithFlags(&made->stream_, cudaStreamNonBlocking);
@@ -196,7 +196,7 @@ Status TrtBackend::place(uint64_t expert, std::span<const std::byte> plan, std::
   return engine_error(reason);
 }
 
-void TrtBackend::leave_out(uint64_t expert, std::byte* frame, const std::string& why) {
+void TrtBackend::fall_back(uint64_t expert, std::byte* frame, const std::string& why) {
   (void)cudaSetDevice(device_);  // of this thread
   Slot& slot = slot_of(frame);
   remove_engine(slot);
@@ -285,7 +285,7 @@ void TrtBackend::down_proj(std::span<const ExpertOp> ops, Rows out) {
     while (first < rows && run(op, first, std::min(kEngineRows, rows - first), out)) {
       first += kEngineRows;
     }
-    if (first < rows) run_without_engine(op, first, out);
+    if (first < rows) run_on_cpu(op, first, out);
   }
 }
 
@@ -309,16 +309,16 @@ bool TrtBackend::run(const ExpertOp& op, int64_t first, int64_t rows, Rows out) 
   }
   const std::string why = str_cat("experts=\"tensorrt\": ", adapter_->last_error());
   drain();  // the engine may still run earlier rows
-  leave_out(slot.expert, const_cast<std::byte*>(op.tiles[0]), why);
+  fall_back(slot.expert, const_cast<std::byte*>(op.tiles[0]), why);
   return false;
 }
 
 // From row `first` on.
-void TrtBackend::run_without_engine(const ExpertOp& op, int64_t first, Rows out) {
+void TrtBackend::run_on_cpu(const ExpertOp& op, int64_t first, Rows out) {
   if (static_cast<int64_t>(pending_.size()) == kChunks) drain();
   const std::span<const int32_t> rows = op.rows.subspan(static_cast<size_t>(first));
   const int64_t output = op.first_output + first;
-  note(engineless_(slot_of(op.tiles[0]).expert, expert_input_, rows, output, out));
+  note(cpu_fallback_(slot_of(op.tiles[0]).expert, expert_input_, rows, output, out));
   ++on_cpu_;
   pending_.push_back({nullptr, {out.row(output), static_cast<int64_t>(rows.size()), out.stride}});
 }

@@ -29,7 +29,7 @@ class TrtBackend final : public Backend {
                                                   const BackendShape& shape,
                                                   const TrtAdapter* adapter,
                                                   std::span<const std::byte> largest,
-                                                  EnginelessExpert engineless);
+                                                  CpuFallback cpu_fallback);
   ~TrtBackend() override;
 
   int64_t frame_bytes() const { return frame_bytes_; }
@@ -38,7 +38,7 @@ class TrtBackend final : public Backend {
   // See ExpertEngines.
   Result<std::span<std::byte>> reserve(int64_t frames);
   Status place(uint64_t expert, std::span<const std::byte> plan, std::byte* frame);
-  void leave_out(uint64_t expert, std::byte* frame, const std::string& why);
+  void fall_back(uint64_t expert, std::byte* frame, const std::string& why);
 
   std::string_view name() const override { return name_; }
   int64_t scratch_bytes() const override { return cuda_->scratch_bytes(); }
@@ -86,7 +86,7 @@ class TrtBackend final : public Backend {
   };
 
   TrtBackend(std::unique_ptr<Backend> cuda, const BackendShape& shape, const TrtAdapter* adapter,
-             EnginelessExpert engineless);
+             CpuFallback cpu_fallback);
   Status measure(std::span<const std::byte> plan);
   TrtEngine* deserialise(std::span<const std::byte> plan, EngineMemory& memory,
                          int64_t* scratch_bytes) const;
@@ -97,7 +97,7 @@ class TrtBackend final : public Backend {
   Result<std::byte*> allocate(int64_t bytes);
   void remove_engine(Slot& slot);
   bool run(const ExpertOp& op, int64_t first, int64_t rows, Rows out);
-  void run_without_engine(const ExpertOp& op, int64_t first, Rows out);
+  void run_on_cpu(const ExpertOp& op, int64_t first, Rows out);
   void drain();
   void note(const Status& status);
   void note(cudaError_t error);
@@ -119,7 +119,7 @@ class TrtBackend final : public Backend {
   uint16_t* rows_ = nullptr;               // [kChunks][x, y][chunk_values()], fp16
   void* rows_of_device_ = nullptr;         // where the device finds them
   std::vector<Pending> pending_;
-  EnginelessExpert engineless_;
+  CpuFallback cpu_fallback_;
   int64_t on_cpu_ = 0;
   std::mutex note_mutex_;
   std::string note_;          // not taken yet
