@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapmoe.errors import EngineError, ReadError
-from adapmoe.expert_weights import ExpertReader
-from adapmoe.geometry import manifest_sha256
-from adapmoe.onnx_sidecar import (
+from adapmoe.machine.files import file_sha256, locked_folder, replace_file
+from adapmoe.pack.manifest import manifest_sha256
+from adapmoe.pack.onnx_models import (
     FOLDER,
     OnnxModel,
     model_file,
     read_onnx_models,
     write_onnx_models,
 )
-from adapmoe.sidecar_files import file_sha256, locked_folder, replace_file
+from adapmoe.pack.weights import ExpertReader
 from adapmoe_export.errors import ExportError
 from adapmoe_export.onnx_graph import OnnxGraph
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
-from adapmoe.expert_weights import ExpertMatrix, ExpertWeights
-from adapmoe.onnx_sidecar import INPUT, OUTPUT
+from adapmoe.pack.onnx_models import INPUT, OUTPUT
+from adapmoe.pack.weights import ExpertMatrix, ExpertWeights
 from adapmoe_export.errors import ExportError
 
 OPSET = 21  # the first with 4-bit integers and blocks
@@ -93,7 +93,7 @@ class OnnxGraph:
         helper.set_model_props(model, self._metadata | identity)
         return self._checked_bytes(model, layer, expert)
 
-    def _checked_bytes(self, model: Any, layer: int, expert: int) -> bytes:  # noqa: ANN401
+    def _checked_bytes(self, model: Any, layer: int, expert: int) -> bytes:
         if model.ByteSize() > _MOST_BYTES:
             raise ExportError(
                 f"the ONNX model of expert {expert} in layer {layer} has {model.ByteSize()} bytes, "
@@ -103,7 +103,7 @@ class OnnxGraph:
         self._onnx.checker.check_model(data, full_check=True)
         return data
 
-    def _node(self, operator: str, *inputs: str, output: str, **attributes: Any) -> str:  # noqa: ANN401
+    def _node(self, operator: str, *inputs: str, output: str, **attributes: Any) -> str:
         node = self._onnx.helper.make_node(operator, inputs, [output], name=output, **attributes)
         self._nodes.append(node)
         return output

@@ -15,13 +15,12 @@ from adapmoe.errors import (
     ReadError,
     TraceError,
 )
-from adapmoe.generate import GenerationStream
-from adapmoe.generate_async import AsyncGenerationStream
-from adapmoe.generation import GenerationChunk, GenerationResult
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.request import GenerationChunk, GenerationResult
+from adapmoe.generation.sampling import TokenLogprobs
+from adapmoe.generation.sequence import Sequence
+from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
 from adapmoe.llm import LLM
-from adapmoe.logprobs import TokenLogprobs
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.sequence import Sequence
 
 __version__ = "0.1.0"
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import ContextOverflowError
-from adapmoe.generate import GenerationStream
-from adapmoe.generation import GenerationChunk, GenerationResult
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.sequence import as_token_ids
-from adapmoe.step_loop import StepLoop
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.request import GenerationChunk, GenerationResult
+from adapmoe.generation.scheduler import StepLoop
+from adapmoe.generation.sequence import as_token_ids
+from adapmoe.generation.stream import GenerationStream
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
@@ -130,6 +130,6 @@ class Conversation:
         """Return itself."""
         return self
 
-    def __exit__(self, *exception: Any) -> None:  # noqa: ANN401
+    def __exit__(self, *exception: Any) -> None:
         """Close."""
         self.close()

@@ -8,18 +8,18 @@ from collections.abc import Sequence as ItemSequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapmoe.calibrated import allocate, check_allocation, choose_first_layer, choose_gating
-from adapmoe.expert_path import choose_expert_path, device_probe
-from adapmoe.pack_files import check_small_files
-from adapmoe.reading.settings import read_settings
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.stats import describe_split
-from adapmoe.step_loop import StepLoop
-from adapmoe.tensorrt_library import load_packaged_tensorrt
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.scheduler import StepLoop
+from adapmoe.generation.stats import describe_split
+from adapmoe.machine.cuda import load_packaged_tensorrt
+from adapmoe.opening.expert_path import choose_expert_path, device_probe
+from adapmoe.opening.gating import allocate, check_allocation, choose_first_layer, choose_gating
+from adapmoe.opening.read_settings import read_settings
+from adapmoe.opening.warm_restart import WarmRestart
+from adapmoe.pack.manifest import check_small_files
+from adapmoe.text.tokenizer import Tokenizer
 from adapmoe.text_level import Prompts, TextLevel
-from adapmoe.tokenizer import Tokenizer
 from adapmoe.units import parse_memory
-from adapmoe.warm_restart import WarmRestart
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("adapmoe")
 
 
-def _open_session(path: str, **options: Any) -> "_core.Session":  # noqa: ANN401
+def _open_session(path: str, **options: Any) -> "_core.Session":
     from adapmoe._core import Session, inspect_pack
 
     check_small_files(Path(path), inspect_pack(path))

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import ClosedError
-from adapmoe.places import Place, Places
-from adapmoe.power.meter import PowerMeter
-from adapmoe.sequence import Sequence, decode_batch
+from adapmoe.generation.sequence import Sequence, decode_batch
+from adapmoe.generation.slots import Place, Places
+from adapmoe.machine.power import PowerMeter
 from adapmoe.units import parse_memory
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class StepLevel:
     def record_trace(self, on: bool) -> None:
         """Record routing from the next step on, or stop and forget what was recorded.
 
-        `adapmoe.trace.trace_of` turns it into a `Trace`.
+        `adapmoe.tracing.trace.trace_of` turns it into a `Trace`.
         """
         self._session.record_trace(on)
 
@@ -110,7 +110,7 @@ class StepLevel:
         return self._session.trace()
 
     def timeline(self) -> list[tuple[str, str, int, int, int, int]]:
-        """Spans since a model with `timeline=True` was opened, for `adapmoe.timeline`.
+        """Spans since a model with `timeline=True` was opened, for `adapmoe.tracing.timeline`.
 
         Each is (lane, name, thread, layer or -1, begin in ns, end in ns).
         """

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from adapmoe.chat_template import ChatTemplates, Message
 from adapmoe.errors import PackError
-from adapmoe.generate import GenerationStream
-from adapmoe.generate_async import AsyncGenerationStream, Worker
-from adapmoe.generation import GenerationResult
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.sequence import TokenIds, as_token_ids
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.request import GenerationResult
+from adapmoe.generation.scheduler import StepLoop
+from adapmoe.generation.sequence import TokenIds, as_token_ids
+from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream, Worker
 from adapmoe.step_level import StepLevel
-from adapmoe.step_loop import StepLoop
-from adapmoe.tokenizer import Tokenizer
+from adapmoe.text.chat_template import ChatTemplates, Message
+from adapmoe.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -191,7 +190,7 @@ class TextLevel(StepLevel):
         encoded = [self._encode(p) for p in prompts]
         return single, StepLoop(self, encoded, params or SamplingParams())
 
-    def _encode(self, prompt: Any) -> NDArray[np.int32]:  # noqa: ANN401 - as_token_ids checks it
+    def _encode(self, prompt: Any) -> NDArray[np.int32]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         return as_token_ids(ids, self.vocab_size)
 
@@ -227,7 +226,7 @@ def _run_to_the_end(chunks: GenerationStream) -> list[GenerationResult]:
     return chunks.results
 
 
-def _is_single(prompt: Any) -> bool:  # noqa: ANN401 - any prompt that generate accepts
+def _is_single(prompt: Any) -> bool:
     """Text or one row of token ids, not a list of them. An empty list is a list of no prompts."""
     if isinstance(prompt, str):
         return True

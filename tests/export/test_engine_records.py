@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from adapmoe.engines import CudaDevice, DeviceModel, EngineRecord, read_engine_records
-from adapmoe.engines.records import write_records
 from adapmoe.errors import EngineError
-from support.small_pack import write_small_pack
-from support.stand_in_engines import set_all
+from adapmoe.tensorrt import CudaDevice, DeviceModel, EngineRecord, read_engine_records
+from adapmoe.tensorrt.records import write_records
+from support.packs.small_pack import write_small_pack
+from support.tensorrt.stand_in_engines import set_all
 
 TAG = "tensorrt-sm_87"
 LAYERS, EXPERTS = 2, 3

@@ -3,8 +3,8 @@
 
 import pytest
 
-from adapmoe.engines.worker_process import reason_to_end
-from adapmoe.kernel_tree import KernelTree
+from adapmoe.machine.procfs import KernelTree
+from adapmoe.tensorrt.worker_pool import reason_to_end
 
 MIB = 1 << 20
 

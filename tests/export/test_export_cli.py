@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from adapmoe.cli.inspect import inspect
 from adapmoe_export import ExportError
 from adapmoe_export.cli import export
-from support.imports import import_here
-from support.pack_reader import read_manifest
+from support.packs.pack_reader import read_manifest
+from support.source.imports import import_here
 
 APP = typer.Typer()
 APP.command("export")(export)

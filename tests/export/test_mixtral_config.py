@@ -8,7 +8,7 @@ from adapmoe.errors import CheckpointError
 from adapmoe_export.matrix_packer import rope_inv_freq
 from adapmoe_export.mixtral import parse_config
 from adapmoe_export.registry import find_architecture
-from support.checkpoints import make_config
+from support.models.checkpoints import make_config
 
 PATH = Path("somewhere/config.json")
 V5 = {"rope_theta": ..., "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}

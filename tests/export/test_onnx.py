@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from adapmoe.errors import EngineError, PackError
-from adapmoe.onnx_sidecar import MAX_ROWS, read_onnx_models
+from adapmoe.pack.onnx_models import MAX_ROWS, read_onnx_models
 from adapmoe_export import ExportError, export_pack
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.cpu_expert import CpuExpert
-from support.imports import import_here
-from support.pack_reader import read_expert, read_manifest
+from support.core.cpu_expert import CpuExpert
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.packs.pack_reader import read_expert, read_manifest
+from support.source.imports import import_here
 
 onnx = import_here("onnx")
 import_here("onnxruntime")
 
 from adapmoe_export.onnx_export import export_onnx  # noqa: E402
-from support.onnx_models import constants, reference, relative_l2, run_model  # noqa: E402
+from support.models.onnx_models import constants, reference, relative_l2, run_model  # noqa: E402
 
 LAYERS = EXPERTS = 8  # of tiny-mixtral
 FLOAT_LIMIT, CPU_LIMIT = 1e-3, 0.02

@@ -15,8 +15,8 @@ import pytest
 from adapmoe import _core
 from adapmoe.errors import CheckpointError, PackError
 from adapmoe_export import ExportError, export_pack
-from support.big_checkpoint import big_config, write_big_checkpoint
-from support.checkpoints import make_config, make_tensors, write_checkpoint
+from support.models.big_checkpoint import big_config, write_big_checkpoint
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
 
 KILLS = 10
 

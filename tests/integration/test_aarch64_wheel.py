@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from adapmoe import __version__
-from support.source_tree import ROOT
+from support.source.source_tree import ROOT
 
 pytestmark = pytest.mark.aarch64
 
@@ -71,7 +71,7 @@ def test_it_holds_the_package_and_one_module_for_arm(wheel):
 
 def test_a_python_for_arm_imports_it_and_reads_a_pack(wheel, tmp_path, pack_factory):
     if not PYTHON.exists():
-        pytest.skip(f"no {PYTHON.relative_to(ROOT)}: run tests/support/fetch_arm_python.sh")
+        pytest.skip(f"no {PYTHON.relative_to(ROOT)}: run tests/support/build/fetch_arm_python.sh")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     done = subprocess.run(

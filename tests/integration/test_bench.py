@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from adapmoe import LLM, _core
 from adapmoe.bench.profile import OTHER, PARTS, PYTHON
 from adapmoe.cli.main import app
-from adapmoe.timeline import LANES
+from adapmoe.tracing.timeline import LANES
 
 QUICK = ["--prompt-tokens", "8", "--warmup", "1", "--tokens", "4", "--repeat", "2"]
 

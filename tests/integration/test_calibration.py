@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, CalibrationError, CheckpointError
 from adapmoe.calibration.calibrate import Settings, calibrate
-from adapmoe.calibration.dense_tensors import DenseTensors
-from adapmoe.calibration.sidecar import FILE, read_calibration
+from adapmoe.calibration.statistics import evaluate
 from adapmoe.cli.main import app
-from adapmoe.perplexity import evaluate
-from support.pack_reader import read_dense
+from adapmoe.pack.calibration import FILE, read_calibration
+from adapmoe.pack.weights import DenseTensors
+from support.packs.pack_reader import read_dense
 
 LAYERS, EXPERTS = 8, 8
 LIMIT = 0.01

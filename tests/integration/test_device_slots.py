@@ -12,7 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from support.faults import (
+from support.disk.faults import (
     ERROR,
     FOREVER,
     SHORT_HALF,
@@ -23,8 +23,8 @@ from support.faults import (
     overwrite,
     preload,
 )
-from support.source_tree import ROOT
-from support.tools import run, run_expert, token_report, tool
+from support.source.source_tree import ROOT
+from support.source.tools import run, run_expert, token_report, tool
 
 emulated = pytest.mark.emulated
 IDS = [1, 45, 67, 300, 12, 99, 4, 2024, 8, 15, 16, 23, 42]

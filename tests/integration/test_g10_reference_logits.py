@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.tokenizer import Tokenizer
+from adapmoe.text.tokenizer import Tokenizer
 from adapmoe_export import export_pack
-from support.manifest_edit import edit_manifest
-from support.reference_model import load_reference, reference_logits, save_random_model
+from support.models.reference_model import load_reference, reference_logits, save_random_model
+from support.packs.manifest_edit import edit_manifest
 
 pytestmark = pytest.mark.torch
 

@@ -17,11 +17,11 @@ import pytest
 
 from adapmoe import _core
 from adapmoe.errors import PackError
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.mutation_worker import MEMORY
-from support.pack_mutations import BASES, apply, make_cases
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.packs.mutation_worker import MEMORY
+from support.packs.pack_mutations import BASES, apply, make_cases
 
-WORKER = Path(__file__).resolve().parents[1] / "support" / "mutation_worker.py"
+WORKER = Path(__file__).resolve().parents[1] / "support" / "packs" / "mutation_worker.py"
 WORKERS = 2
 TYPED = {"PackError", "ReadError", "BudgetError"}
 FORGED = TYPED | {"ContextOverflowError"}  # a forged model may have room for one token only
@@ -87,7 +87,7 @@ def bases(tmp_path_factory):
 def outcomes(bases, tmp_path_factory):
     """What came of each case: {index: result}."""
     work = tmp_path_factory.mktemp("mutated")
-    paths = [str(WORKER.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(WORKER.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
     def share(first):
         return subprocess.run(

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM
 from adapmoe.cli.main import app
-from adapmoe.geometry import PackGeometry
+from adapmoe.generation.sequence import as_token_ids
+from adapmoe.pack.manifest import PackGeometry
 from adapmoe.planning.routing_sample import sample_from_text
-from adapmoe.sequence import as_token_ids
-from adapmoe.trace import trace_of
+from adapmoe.tracing.trace import trace_of
 
 TEXT = "A function that returns the number of items in the list, or None if it is empty. " * 40
 

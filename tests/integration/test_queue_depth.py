@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, PackError, ReadError, _core
 from adapmoe.cli.main import app
-from adapmoe.doctor.read_depth import try_depths
-from adapmoe.geometry import read_manifest
-from adapmoe.reading.disk_probe import measure_disk, settings_for
-from adapmoe.reading.settings import ReadSettings, remember
+from adapmoe.doctor.disk import try_depths
+from adapmoe.machine.bandwidth import measure_disk, settings_for
+from adapmoe.opening.read_settings import ReadSettings, remember
+from adapmoe.pack.manifest import read_manifest
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.geometry import read_manifest
+from adapmoe.pack.manifest import read_manifest
 
-FORBID = Path(__file__).resolve().parents[1] / "support" / "forbid_io_uring.py"
+FORBID = Path(__file__).resolve().parents[1] / "support" / "machine" / "forbid_io_uring.py"
 
 
 def about_reading(notes):

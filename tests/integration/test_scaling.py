@@ -4,11 +4,11 @@
 import json
 
 import pytest
+
+from adapmoe.pack.manifest import read_manifest
 from benchmarks.bounds import weight_bytes_per_token
 from benchmarks.scaling import main
 from benchmarks.widen import widen
-
-from adapmoe.geometry import read_manifest
 
 QUICK = ["--tokens", "6", "--warmup", "2"]
 SHAPE = {

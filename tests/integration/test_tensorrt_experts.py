@@ -11,8 +11,9 @@ import shutil
 import numpy as np
 import pytest
 
-from adapmoe.expert_weights import ExpertReader
-from support.stand_in_engines import (
+from adapmoe.pack.weights import ExpertReader
+from support.source.tools import run, token_report, tool
+from support.tensorrt.stand_in_engines import (
     DEVICE,
     ENGINES,
     change_list,
@@ -23,7 +24,6 @@ from support.stand_in_engines import (
     set_all,
     write_engines,
 )
-from support.tools import run, token_report, tool
 
 pytestmark = pytest.mark.emulated
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.tools import run
+from support.source.tools import run
 
 NAME = "libnvinfer.so.10"
 FIND = f"""
@@ -27,7 +27,7 @@ except adapmoe.AdapmoeError:
 """
 EXAMINE = """
 from adapmoe.doctor.machine import Machine
-from adapmoe.doctor.tensorrt import examine_tensorrt
+from adapmoe.doctor.gpu import examine_tensorrt
 print(examine_tensorrt(Machine())[0].seen)
 """
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from adapmoe import LLM, _testing
-from support.cpu_expert import CpuExpert
-from support.tools import kernel_digests, run, run_expert, token_report, tool
+from support.core.cpu_expert import CpuExpert
+from support.source.tools import kernel_digests, run, run_expert, token_report, tool
 
 IDS = [1, 45, 67, 300, 12, 99]
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, SamplingParams
 from adapmoe.cli.main import app
-from adapmoe.replay import POLICIES, run_policy
-from adapmoe.trace import Trace, recording
+from adapmoe.tracing.replay import POLICIES, run_policy
+from adapmoe.tracing.trace import Trace, recording
 
 PROMPT = "The function returns"
 

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from adapmoe.expert_weights import ExpertReader
+from adapmoe.pack.weights import ExpertReader
 from adapmoe_export import export_pack
-from support.big_checkpoint import big_config, write_big_checkpoint
-from support.tools import run, run_expert, token_report, tool
+from support.models.big_checkpoint import big_config, write_big_checkpoint
+from support.source.tools import run, run_expert, token_report, tool
 
 TOLERANCE = 1e-6  # relative L2 from float64, of one expert
 W4A8_IS_OFF = 1e-3  # at least: what a path that rounded activations would show

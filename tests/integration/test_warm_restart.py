@@ -11,9 +11,9 @@ import time
 import pytest
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.geometry import manifest_sha256
-from adapmoe.user_cache import cache_directory
-from adapmoe.warm_restart import WarmRestart
+from adapmoe.machine.files import cache_directory
+from adapmoe.opening.warm_restart import WarmRestart
+from adapmoe.pack.manifest import manifest_sha256
 
 PROMPT = "The function returns"
 OPTIONS = {"expert_fraction": 0.5, "max_context": 128}

@@ -5,15 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
-from benchmarks import widen as widening
 
 from adapmoe import LLM
-from adapmoe.calibration.sidecar import (
+from adapmoe.pack.calibration import (
     read_calibration,
     read_first_layer_gate,
     write_calibration,
 )
 from adapmoe_export import ExportError
+from benchmarks import widen as widening
 
 SHAPE = {
     "hidden_size": 512,

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from support.source_tree import CPP, cpp_code, relative, source_files
+from support.source.source_tree import CPP, cpp_code, relative, source_files
 
 # An arrow is "may include"; arrows are transitive.
 ARROWS = {

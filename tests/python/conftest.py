@@ -6,8 +6,8 @@ import functools
 import pytest
 
 import adapmoe.llm
-from adapmoe.tokenizer import Tokenizer
-from support.fake_session import FakeSession
+from adapmoe.text.tokenizer import Tokenizer
+from support.core.fake_session import FakeSession
 
 
 @pytest.fixture(scope="session")

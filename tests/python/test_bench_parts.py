@@ -6,12 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from adapmoe.bench.bound import Bound, read_experts
-from adapmoe.bench.measurement import Measurement
-from adapmoe.bench.rounds import Round
-from adapmoe.bench.summary import Spread, summarize, summarize_bound
-from adapmoe.bench.variants import BASE, ablation_of
-from adapmoe.bench.workload import make_workload
+from adapmoe.bench.bench import Spread, summarize, summarize_bound
+from adapmoe.bench.rounds import Bound, Measurement, Round, read_experts
+from adapmoe.bench.workload import BASE, ablation_of, make_workload
 from adapmoe.errors import ReadError
 
 SETTINGS = {

@@ -6,17 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.calibration.bootstrap import upper_bound
-from adapmoe.calibration.contract import Trial, candidate_thresholds, largest_threshold
 from adapmoe.calibration.gate_rule import (
     drop_costs,
     expert_shares,
     select_experts,
     single_expert_ratio,
 )
-from adapmoe.calibration.log_softmax import divergence, log_softmax, next_token_nll
-from adapmoe.calibration.rank_correlation import spearman
-from adapmoe.calibration.windows import WINDOW_TOKENS, cut_windows, split_windows
+from adapmoe.calibration.probe import WINDOW_TOKENS, cut_windows, split_windows
+from adapmoe.calibration.statistics import (
+    divergence,
+    log_softmax,
+    next_token_nll,
+    spearman,
+    upper_bound,
+)
+from adapmoe.calibration.threshold import Trial, candidate_thresholds, largest_threshold
 from adapmoe.errors import CalibrationError
 
 SOFTMAX_TOP2 = {"score": "softmax", "top_k": 2}

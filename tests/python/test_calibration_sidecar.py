@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from adapmoe.calibrated import FirstLayer, check_allocation, choose_first_layer, choose_gating
-from adapmoe.calibration.sidecar import (
+from adapmoe.errors import CalibrationError, PackError
+from adapmoe.opening.gating import FirstLayer, check_allocation, choose_first_layer, choose_gating
+from adapmoe.pack.calibration import (
     FILE,
     GATE_FILE,
     read_calibration,
     read_first_layer_gate,
     write_calibration,
 )
-from adapmoe.errors import CalibrationError, PackError
 
 GATE = np.arange(12, dtype=np.float32).reshape(3, 4)
 PAYS = {"pays": True, "threshold": 0.25}

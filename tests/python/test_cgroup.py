@@ -5,9 +5,8 @@ import os
 
 import pytest
 
-from adapmoe.cgroup import usable_cpus
-from adapmoe.kernel_tree import KernelTree
-from support.machines import build
+from adapmoe.machine.procfs import KernelTree, usable_cpus
+from support.machine.machines import build
 
 V2 = {"proc/self/cgroup": "0::/user/job"}
 V1 = {"proc/self/cgroup": "4:memory:/other\n3:cpu,cpuacct:/job"}

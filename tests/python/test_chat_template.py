@@ -6,7 +6,7 @@ import json
 import pytest
 
 from adapmoe import ChatTemplateError, PackError
-from adapmoe.chat_template import ChatTemplates, check_messages
+from adapmoe.text.chat_template import ChatTemplates, check_messages
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 import adapmoe
-from adapmoe.cli import exit_codes
+from adapmoe.cli import output as exit_codes
 from adapmoe.cli.main import app
 
 REPORT_KEYS = {
@@ -242,7 +242,7 @@ def test_forwarded_verbs_parse_their_own_options(cli, monkeypatch, verb, module)
 PIPE = """
 import functools, sys
 import adapmoe.llm
-from support.fake_session import FakeSession
+from support.core.fake_session import FakeSession
 adapmoe.llm._open_session = functools.partial(FakeSession)
 from adapmoe.cli.main import main
 main()

@@ -7,19 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from adapmoe.doctor.cgroup import memory_limit
-from adapmoe.doctor.commands import run_command
-from adapmoe.doctor.core import Core, examine_core, examine_kernels
-from adapmoe.doctor.cuda_driver import Device, DriverError, ask_driver
-from adapmoe.doctor.disk_access import Trial, examine_disk_access, try_reading
+from adapmoe.doctor.build import Core, examine_core, examine_kernels
+from adapmoe.doctor.disk import Trial, block_device, examine_disk_access, try_reading
 from adapmoe.doctor.examine import examine_machine
-from adapmoe.doctor.machine import Machine, load_library, package_version
-from adapmoe.doctor.mounts import mount_of
-from adapmoe.doctor.nvme import block_device
-from adapmoe.doctor.power_mode import examine_power_mode, fastest_mode, power_modes
-from adapmoe.doctor.tensorrt import examine_tensorrt, library_version
-from adapmoe.kernel_tree import KernelTree
-from support.machines import FOLDER, MACHINES, build
+from adapmoe.doctor.gpu import examine_tensorrt, library_version
+from adapmoe.doctor.jetson import examine_power_mode, fastest_mode, power_modes
+from adapmoe.doctor.machine import Machine, load_library, package_version, run_command
+from adapmoe.doctor.memory import memory_limit
+from adapmoe.machine.cuda import Device, DriverError, ask_driver
+from adapmoe.machine.procfs import KernelTree, mount_of
+from support.machine.machines import FOLDER, MACHINES, build
 
 CORE = Core("", "12.2.0", cuda=False, io_uring=True, kernels=("neon", "scalar"))
 WORKS = Trial(True, "")

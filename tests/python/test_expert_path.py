@@ -6,8 +6,8 @@ import json
 import pytest
 
 from adapmoe import LLM, BackendUnavailableError
-from adapmoe.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
-from support.stand_in_engines import change_list, copy_pack, set_all, write_engines
+from adapmoe.opening.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
+from support.tensorrt.stand_in_engines import change_list, copy_pack, set_all, write_engines
 
 SLOW, FAST = 2e-3, 1e-3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import adapmoe
-from adapmoe.stats import describe_split, split_as_dict
+from adapmoe.generation.stats import describe_split, split_as_dict
 
 
 def test_the_steps_return_the_last_logits_and_their_statistics(open_llm):

@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from benchmarks.agreement import compare
 from benchmarks.belady import belady_bytes, next_pass
 from benchmarks.bounds import weight_bytes_per_token
@@ -23,7 +25,6 @@ from benchmarks.our_run import OurEngine
 from benchmarks.pairing_summary import summarize, table_of
 from benchmarks.rows import ROWS
 from benchmarks.timed_run import decode, negative_log_likelihood
-from rich.console import Console
 
 BOUNDS = {"memory_bytes_per_s": 100.0, "disk_bytes_per_s": 10.0, "direct": True}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.perplexity import evaluate, token_nll
+from adapmoe.calibration.statistics import evaluate, token_nll
 
 TEXT = "The first line.\nThe second line of the text, and so on. " * 4
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from adapmoe import AdapmoeError, ClosedError, SamplingParams
-from adapmoe.places import Places
+from adapmoe.generation.slots import Places
 
 
 def test_a_free_place_is_taken_at_once():

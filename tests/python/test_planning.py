@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.geometry import PackGeometry
-from adapmoe.planning.check import budgets_to_check
-from adapmoe.planning.layer_time import LayerTime, Measured, split_compute
+from adapmoe.machine.bandwidth import DiskProbe, DiskSpeed
+from adapmoe.pack.manifest import PackGeometry
 from adapmoe.planning.measure import Measurements, fastest_part, slowest_part
-from adapmoe.planning.plan import make_plan
+from adapmoe.planning.plan import budgets_to_check, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics
-from adapmoe.reading.disk_probe import DiskProbe, DiskSpeed
+from adapmoe.planning.step_time import LayerTime, Measured, split_compute
 
 GEOMETRY = PackGeometry("ab" * 32, 8, 8, 2, 1 << 20, 20 << 20)
 TIME = LayerTime(num_layers=8, top_k=2, tiles=4, dense_s=1.0, expert_s=0.5, read_s=2.0)

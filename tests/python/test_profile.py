@@ -7,9 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from adapmoe import _core
-from adapmoe.bench.profile import OTHER, PARTS, PYTHON, Part, PhaseProfile, summarize_phase
-from adapmoe.bench.profiled_run import profile
-from adapmoe.bench.traffic import MemoryTraffic
+from adapmoe.bench.profile import (
+    OTHER,
+    PARTS,
+    PYTHON,
+    MemoryTraffic,
+    Part,
+    PhaseProfile,
+    profile,
+    summarize_phase,
+)
 
 MS = 1_000_000  # ns
 

@@ -7,11 +7,11 @@ import os
 import pytest
 
 from adapmoe import _core
-from adapmoe.doctor.read_depth import examine_depths
+from adapmoe.doctor.disk import examine_depths
 from adapmoe.errors import ReadError
-from adapmoe.reading import disk_probe
-from adapmoe.reading.disk_probe import DiskProbe, DiskSpeed, choose, measure_disk, settings_for
-from adapmoe.reading.settings import ReadSettings, read_settings, remember
+from adapmoe.machine import bandwidth as disk_probe
+from adapmoe.machine.bandwidth import DiskProbe, DiskSpeed, choose, measure_disk, settings_for
+from adapmoe.opening.read_settings import ReadSettings, read_settings, remember
 
 TILE = 8 << 20
 

@@ -8,9 +8,16 @@ from typer.testing import CliRunner
 
 from adapmoe.cli.main import app
 from adapmoe.errors import BudgetError
-from adapmoe.geometry import PackGeometry
-from adapmoe.replay import LayerFacts, ReplayRow, layer_floors, parse_budget, recommend, replay
-from adapmoe.trace import Trace
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.replay import (
+    LayerFacts,
+    ReplayRow,
+    layer_floors,
+    parse_budget,
+    recommend,
+    replay,
+)
+from adapmoe.tracing.trace import Trace
 
 GEOMETRY = PackGeometry("ab" * 32, 4, 4, 2, 1 << 20, 10 << 20)
 # Two tokens that take turns: everything one token needs, LRU has just evicted.

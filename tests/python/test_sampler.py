@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from adapmoe import AdapmoeError, SamplingParams
-from adapmoe.logprobs import log_softmax
-from adapmoe.sampler import Sampler
+from adapmoe.generation.sampling import Sampler, log_softmax
 
 LOGITS = np.array([1.0, 5.0, 4.5, 4.0, -2.0, 0.0], np.float32)
 

@@ -2,7 +2,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.stop import StopMatcher
+from adapmoe.generation.request import StopMatcher
 
 TEXT = st.text("ab<", max_size=20)
 STOPS = st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3)

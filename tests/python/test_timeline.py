@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from adapmoe.timeline import LANES, chrome_trace, write_chrome_trace
+from adapmoe.tracing.timeline import LANES, chrome_trace, write_chrome_trace
 
 SPANS = [
     ("compute", "attention", 0, 3, 1000, 2500),

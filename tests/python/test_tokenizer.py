@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapmoe.errors import PackError
-from adapmoe.token_bytes import TokenBytes
-from adapmoe.tokenizer import StreamDecoder, Tokenizer
+from adapmoe.text.tokenizer import StreamDecoder, TokenBytes, Tokenizer
 
 # What UTF-8 can carry; without "<", because "<s>" in a text is read as a control token.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<")) | st.text(

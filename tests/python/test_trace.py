@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapmoe.errors import TraceError
-from adapmoe.geometry import PackGeometry
-from adapmoe.trace import Trace, recording
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.trace import Trace, recording
 
 GEOMETRY = PackGeometry("ab" * 32, 3, 4, 2, 4096, 1 << 20)
 TRACE = Trace(GEOMETRY, [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])])

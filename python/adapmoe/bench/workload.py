@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens that every run of a benchmark is fed."""
+"""What a benchmark runs: the prompts, and the settings compared."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapmoe.sequence import TokenIds, as_token_ids
+from adapmoe.generation.sequence import TokenIds, as_token_ids
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,46 @@ def make_workload(
     repeated = np.resize(as_token_ids(ids, vocab_size), total)
     prompt, warm, decode = np.split(repeated, [prompt_tokens, prompt_tokens + warm_up])
     return Workload(prompt, warm, decode)
+
+
+Settings = dict[str, Any]  # arguments of LLM
+
+BASE = "base"
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "prefetch": (0, 1, 2, 3),
+    "prefetch_trials": (True,),
+    "first_layer": ("embedding", "none"),
+    "policy": ("next-use", "farthest-layer", "lru", "lfru", "least-stale"),
+    "evict": ("tile", "expert"),
+    "allocation": ("global", "uniform"),
+    "verify": ("always", "never"),
+    "register_buffers": (False, True),
+}
+_CALIBRATED: dict[str, tuple[Any, ...]] = {
+    "first_layer": ("hidden", "both"),
+    "allocation": ("dp",),
+    "gating": ("off", "sensitivity", "residency"),
+}
+
+
+def ablation_of(base: Settings, *, calibrated: bool) -> dict[str, Settings]:
+    """{name: settings}, the base first; what needs a calibration only where there is one.
+
+    Prefetch is as given in all of them, so that each shows what its setting does, but for one that
+    shows what trials cost.
+    """
+    base = base | {"prefetch_trials": False}
+    variants = {BASE: base}
+    for name, value in _changes(calibrated):
+        if base["prefetch"] == 0 and name in ("first_layer", "prefetch_trials"):
+            continue  # nothing is foreseen
+        if base[name] != value:
+            variants[f"{name}={value}"] = base | {name: value}
+    return variants
+
+
+def _changes(calibrated: bool) -> Iterator[tuple[str, Any]]:
+    for choices in (_CHOICES, _CALIBRATED) if calibrated else (_CHOICES,):
+        for name, values in choices.items():
+            for value in values:
+                yield name, value

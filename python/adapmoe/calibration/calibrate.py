@@ -12,33 +12,39 @@ from typing import Any
 import numpy as np
 
 import adapmoe
-from adapmoe.calibration.dense_tensors import DenseTensors
-from adapmoe.calibration.direct import direct_sensitivities
-from adapmoe.calibration.first_layer_gate import FirstLayerGate, train_first_layer_gate
-from adapmoe.calibration.fisher import check_checkpoint, fisher_sensitivities
 from adapmoe.calibration.gate_rule import expert_shares, single_expert_ratio
-from adapmoe.calibration.gating_search import (
+from adapmoe.calibration.lookahead import (
+    FirstLayerGate,
+    LookaheadScore,
+    Recorded,
+    record,
+    train_first_layer_gate,
+)
+from adapmoe.calibration.probe import (
+    FEWEST_WINDOWS,
+    WINDOW_TOKENS,
+    Ids,
+    Probe,
+    Windows,
+    cut_windows,
+    split_windows,
+)
+from adapmoe.calibration.sensitivity import (
+    check_checkpoint,
+    direct_sensitivities,
+    fisher_sensitivities,
+)
+from adapmoe.calibration.statistics import routing_statistics, spearman
+from adapmoe.calibration.threshold import (
     candidates_from,
     search_residency,
     search_sensitivity,
     sensitivity_reads,
 )
-from adapmoe.calibration.lookahead import LookaheadScore
-from adapmoe.calibration.probe import Probe
-from adapmoe.calibration.rank_correlation import spearman
-from adapmoe.calibration.recorded import Recorded, record
-from adapmoe.calibration.routing_statistics import routing_statistics
-from adapmoe.calibration.sidecar import read_calibration, write_calibration
-from adapmoe.calibration.windows import (
-    FEWEST_WINDOWS,
-    WINDOW_TOKENS,
-    Ids,
-    Windows,
-    cut_windows,
-    split_windows,
-)
 from adapmoe.errors import CalibrationError
-from adapmoe.tokenizer import Tokenizer
+from adapmoe.pack.calibration import read_calibration, write_calibration
+from adapmoe.pack.weights import DenseTensors
+from adapmoe.text.tokenizer import Tokenizer
 
 METHODS = ("direct", "fisher")
 

@@ -11,8 +11,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
-from adapmoe.calibration.windows import WINDOW_TOKENS, Ids
+from adapmoe.errors import CalibrationError
 from adapmoe.units import parse_memory
+
+WINDOW_TOKENS = 256
+FEWEST_WINDOWS = 4
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of int32 `[WINDOW_TOKENS]` that do not see each other.
+
+    Attributes:
+        fit: sensitivities are measured and the first layer's gate is trained on these.
+        held_out: the contract and all accuracies are measured on these, from later in the text.
+    """
+
+    fit: list[Ids]
+    held_out: list[Ids]
+
+
+def cut_windows(ids: Ids) -> list[Ids]:
+    """All whole windows of a text.
+
+    Raises:
+        CalibrationError: the text has fewer than FEWEST_WINDOWS.
+    """
+    ends = range(WINDOW_TOKENS, len(ids) + 1, WINDOW_TOKENS)
+    windows = [ids[end - WINDOW_TOKENS : end] for end in ends]
+    if len(windows) < FEWEST_WINDOWS:
+        raise CalibrationError(
+            f"the text has {len(ids)} tokens, calibration needs {FEWEST_WINDOWS * WINDOW_TOKENS} "
+            "or more: give a longer text of the kind that the model will see"
+        )
+    return windows
+
+
+def split_windows(windows: list[Ids], count: int) -> Windows:
+    """Take `count` windows spread evenly over the text: the first half to fit, the rest held out.
+
+    Raises:
+        ValueError: `count` is below FEWEST_WINDOWS or above the number of windows.
+    """
+    if not FEWEST_WINDOWS <= count <= len(windows):
+        raise ValueError(
+            f"windows must be from {FEWEST_WINDOWS} to {len(windows)}, "
+            f"as many as the text has, not {count}"
+        )
+    chosen = [windows[i * len(windows) // count] for i in range(count)]
+    half = (count + 1) // 2
+    return Windows(chosen[:half], chosen[half:])
+
 
 F32 = NDArray[np.float32]
 

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import JsonOption, PackArgument
-from adapmoe.engines.build import BuildSummary, build_engines
-from adapmoe.engines.validate import check_can_validate, validate_engines
+from adapmoe.cli.output import usage_errors
+from adapmoe.tensorrt.build import BuildSummary, build_engines
+from adapmoe.tensorrt.validate import check_can_validate, validate_engines
 from adapmoe.units import format_bytes, parse_memory
 
 

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adapmoe.calibration.calibrate import Settings, calibrate
-from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument, ThreadsOption
+from adapmoe.cli.output import usage_errors
 from adapmoe.units import format_bytes, parse_percent
 
 

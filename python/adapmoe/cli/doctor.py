@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapmoe.cli.exit_codes import RUNTIME_ERROR
 from adapmoe.cli.options import JsonOption
+from adapmoe.cli.output import RUNTIME_ERROR
 from adapmoe.doctor.examine import examine
-from adapmoe.doctor.finding import Finding, has_problem
+from adapmoe.doctor.machine import Finding, has_problem
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 _FILE_WIDTH = 110  # where there is no terminal

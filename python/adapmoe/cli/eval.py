@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.calibration.statistics import Evaluation, evaluate
 from adapmoe.cli.options import (
     AllocationOption,
     BackendOption,
@@ -32,9 +32,9 @@ from adapmoe.cli.options import (
     TraceOption,
     open_llm,
 )
+from adapmoe.cli.output import usage_errors
 from adapmoe.llm import LLM
-from adapmoe.perplexity import Evaluation, evaluate
-from adapmoe.trace import recording
+from adapmoe.tracing.trace import recording
 
 
 def evaluate_text(

@@ -17,10 +17,10 @@ from adapmoe.cli.calibrate import calibrate_pack
 from adapmoe.cli.chat import chat
 from adapmoe.cli.doctor import doctor
 from adapmoe.cli.eval import evaluate_text
-from adapmoe.cli.exit_codes import USAGE_ERROR, exit_codes
-from adapmoe.cli.figures import report
+from adapmoe.cli.output import USAGE_ERROR, exit_codes
 from adapmoe.cli.plan import plan
 from adapmoe.cli.replay import replay_trace
+from adapmoe.cli.report import report
 from adapmoe.cli.run import run
 from adapmoe.cli.verify import verify
 
@@ -29,7 +29,7 @@ class _Verbs(typer.core.TyperGroup):
     """All verbs end with the same exit codes."""
 
     # The class of a context is click's or typer's own, depending on the version of typer.
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+    def invoke(self, ctx: Any) -> Any:
         with exit_codes():
             return super().invoke(ctx)
 

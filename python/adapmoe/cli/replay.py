@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapmoe.cli.exit_codes import usage_errors
 from adapmoe.cli.options import JsonOption
-from adapmoe.planning.calibration_facts import CalibrationFacts
-from adapmoe.replay import ALLOCATIONS, POLICIES, LayerFacts, ReplayRow, recommend, replay
-from adapmoe.trace import Trace
+from adapmoe.cli.output import usage_errors
+from adapmoe.opening.allocation import CalibrationFacts
+from adapmoe.tracing.replay import ALLOCATIONS, POLICIES, LayerFacts, ReplayRow, recommend, replay
+from adapmoe.tracing.trace import Trace
 
 
 def replay_trace(

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from adapmoe.cli.exit_codes import INTERRUPTED, usage_errors
 from adapmoe.cli.options import (
     AllocationOption,
     BackendOption,
@@ -17,43 +16,41 @@ from adapmoe.cli.options import (
     ExpertOptions,
     ExpertPathOption,
     ExpertsResidentOption,
+    FrequencyPenaltyOption,
     GatingOption,
+    IgnoreEosOption,
     JsonOption,
     KernelsOption,
     KvDtypeOption,
     LLMOptions,
+    LogprobsOption,
     MaxContextOption,
+    MaxTokensOption,
     MemoryOption,
+    MinPOption,
     PackArgument,
     PolicyOption,
     PrefetchOption,
+    PresencePenaltyOption,
     ReaderOption,
     ReadersOption,
-    ThreadsOption,
-    TimelineOption,
-    TraceOption,
-    open_llm,
-)
-from adapmoe.cli.report import make_report, print_statistics
-from adapmoe.cli.sampling_options import (
-    FrequencyPenaltyOption,
-    IgnoreEosOption,
-    LogprobsOption,
-    MaxTokensOption,
-    MinPOption,
-    PresencePenaltyOption,
     RepetitionPenaltyOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
+    TimelineOption,
     TopKOption,
     TopPOption,
+    TraceOption,
+    open_llm,
 )
-from adapmoe.generate import GenerationStream
+from adapmoe.cli.output import INTERRUPTED, make_report, print_statistics, usage_errors
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.stream import GenerationStream
 from adapmoe.llm import LLM
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.timeline import write_chrome_trace
-from adapmoe.trace import recording
+from adapmoe.tracing.timeline import write_chrome_trace
+from adapmoe.tracing.trace import recording
 
 PromptOption = Annotated[
     str | None,

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.cli.exit_codes import USAGE_ERROR
+from adapmoe.cli.output import USAGE_ERROR
 from adapmoe.errors import AdapmoeError
-from adapmoe.verify import verify_pack
+from adapmoe.pack.verify import verify_pack
 
 
 def verify(

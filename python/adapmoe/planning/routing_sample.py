@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.calibration.gate_rule import select_experts
-from adapmoe.geometry import PackGeometry
-from adapmoe.sequence import typed_when_closed
-from adapmoe.trace import Trace
+from adapmoe.generation.sequence import typed_when_closed
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
+
 
 _SEED = 20240814
 _CHUNK = 64

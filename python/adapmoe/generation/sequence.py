@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One token stream, driven step by step."""
+
+import weakref
+from collections.abc import Iterator
+from collections.abc import Sequence as TokenSequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.errors import ClosedError
+from adapmoe.generation.slots import Place
+
+if TYPE_CHECKING:
+    from adapmoe import _core
+
+
+TokenIds = TokenSequence[int] | NDArray[np.integer]
+
+
+def as_token_ids(ids: TokenIds, vocab_size: int) -> NDArray[np.int32]:
+    """Check token ids and turn them into int32 `[n]`.
+
+    Raises:
+        ValueError: empty, not one-dimensional, not integers, or outside `[0, vocab_size)`.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            "token ids must be a non-empty one-dimensional sequence of integers, "
+            f"not {array.dtype} of shape {array.shape}"
+        )
+    wrong = array[(array < 0) | (array >= vocab_size)]
+    if wrong.size:
+        raise ValueError(f"token id {wrong[0]} is outside the vocabulary of {vocab_size} tokens")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+class Sequence:
+    """A token stream with its own KV cache, from `LLM.new_sequence()` or `fork()`.
+
+    Close it, or use it as a context manager, to give its place back. Steps of different sequences
+    may come from different threads; calls on one sequence from several threads are safe but make
+    one stream, in the order in which they happen to arrive.
+    """
+
+    def __init__(self, core: "_core.Sequence", place: Place, vocab_size: int) -> None:
+        """Use `LLM.new_sequence()`."""
+        self._core: _core.Sequence | None = core
+        self._place = place
+        self._vocab_size = vocab_size
+        self._last_stats: _core.StepStats | None = None
+        place.sequence = weakref.ref(self)
+
+    def prefill(self, ids: TokenIds, all_logits: bool = False) -> NDArray[np.float32]:
+        """Append tokens.
+
+        Args:
+            ids: integers `[n]`, n >= 1.
+            all_logits: return the logits of every new position, not only of the last.
+
+        Returns:
+            float32 `[vocab_size]`, or `[n, vocab_size]` with `all_logits`.
+
+        Raises:
+            ValueError: ids that are not in the vocabulary.
+            ContextOverflowError: more tokens than `max_context`; nothing was appended.
+            ReadError: an expert could not be read; nothing was appended.
+            ClosedError: the sequence or the model is closed.
+        """
+        tokens = as_token_ids(ids, self._vocab_size)
+        with typed_when_closed(self) as core:
+            logits, self._last_stats = core.prefill(tokens, all_logits)
+        return logits
+
+    def decode(self, token_id: int) -> NDArray[np.float32]:
+        """Append one token and return the logits after it, float32 `[vocab_size]`.
+
+        Raises what `prefill` raises.
+        """
+        with typed_when_closed(self) as core:
+            logits, self._last_stats = core.decode(int(token_id))
+        return logits
+
+    @property
+    def last_stats(self) -> "_core.StepStats":
+        """What the last step did.
+
+        Raises:
+            ValueError: there was none yet.
+        """
+        if self._last_stats is None:
+            raise ValueError("no step has run on this sequence yet: call prefill first")
+        return self._last_stats
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache; 0 once closed."""
+        core = self._core
+        return 0 if core is None else core.length
+
+    @property
+    def closed(self) -> bool:
+        """Whether its place has been given back."""
+        return self._core is None
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens and forget the others; costs nothing.
+
+        Raises:
+            ValueError: `length` is negative or more than there are.
+            ClosedError: the sequence or the model is closed.
+        """
+        with typed_when_closed(self) as core:
+            core.truncate(length)
+
+    def fork(self) -> "Sequence":
+        """Return a second sequence with the same tokens; each goes its own way from here.
+
+        The KV cache is copied, nothing is computed. The new sequence takes a place of its own.
+
+        Raises:
+            AdapmoeError: all `max_sequences` places are taken.
+            ClosedError: the sequence or the model is closed.
+        """
+        place = self._place.places.take()
+        try:
+            with typed_when_closed(self) as core:
+                return Sequence(core.fork(), place, self._vocab_size)
+        except BaseException:
+            place.give_back()
+            raise
+
+    def reset(self) -> None:
+        """Forget all tokens and keep the place. Raises ClosedError if it has none any more."""
+        with typed_when_closed(self) as core:
+            core.reset()
+
+    def close(self) -> None:
+        """Give the place back, after a step that is running. Closing twice is harmless."""
+        core, self._core = self._core, None
+        if core is not None:
+            core.close()
+            self._place.give_back()
+
+    def __del__(self) -> None:
+        """Give the place back when nobody refers to the sequence any more."""
+        # The core's own destructor frees the KV cache, without waiting for other sequences' steps.
+        if getattr(self, "_core", None) is not None:
+            self._core = None
+            self._place.give_back()
+
+    def __enter__(self) -> "Sequence":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+@contextmanager
+def typed_when_closed(sequence: Sequence) -> Iterator["_core.Sequence"]:
+    """The core of an open sequence, and ClosedError if it is closed before or during the call."""
+    core = sequence._core
+    if core is None:
+        raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
+    try:
+        yield core
+    except ValueError as error:  # what the core raises for a closed sequence, among other things
+        if core.closed:
+            raise ClosedError("this sequence was closed while it was in use") from error
+        raise
+
+
+def decode_batch(
+    session: "_core.Session", items: TokenSequence[tuple[Sequence, int]]
+) -> NDArray[np.float32]:
+    """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""
+    with ExitStack() as stack:
+        rows = [(stack.enter_context(typed_when_closed(seq)), int(token)) for seq, token in items]
+        logits, stats = session.decode_batch(rows)
+    for seq, _ in items:
+        seq._last_stats = stats
+    return logits

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How layers share the memory for experts, and what calibration knows of each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.errors import CalibrationError
+from adapmoe.pack.calibration import FILE, read_calibration
+from adapmoe.tracing.replay import LayerFacts
+
+
+@dataclass(frozen=True)
+class CalibrationFacts:
+    """Measured on the calibration text.
+
+    Attributes:
+        frequency: float64 `[num_layers, num_experts]`, share of tokens that use an expert.
+        overlap: float64 `[num_layers]`, share of a token's experts that the next one uses too.
+        accuracy: depth -> share of needed experts that looking so many layers ahead predicts, one
+            per layer; None where nothing looks ahead to.
+        first_layer_accuracy: the same of the trained gate of layer 0.
+        layers: what the dynamic programme wants to know.
+    """
+
+    frequency: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+    accuracy: dict[int, list[float | None]]
+    first_layer_accuracy: float
+    layers: LayerFacts
+
+    @property
+    def next_layer(self) -> float:
+        """Mean accuracy of looking one layer ahead, the trained gate for layer 0."""
+        return float(np.mean(self.layers.prefetch_accuracy))
+
+    @classmethod
+    def of(cls, pack: Path) -> "CalibrationFacts | None":
+        """From a pack's calibration.json; None where there is none.
+
+        Raises:
+            CalibrationError: it is of another pack or version, or lacks something.
+        """
+        if not (pack / FILE).exists():
+            return None
+        found = read_calibration(pack)
+        try:
+            return _facts(found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                f"{pack / FILE}: lacks what planning needs ({error!r}); calibrate the pack again"
+            ) from error
+
+
+def _facts(found: dict[str, Any]) -> CalibrationFacts:
+    routing, ahead = found["routing"], found["predictor"]["as_is"]
+    first = float(found["first_layer_gate"]["accuracy"])
+    single = found["single_ratio"]
+    return CalibrationFacts(
+        np.array(routing["expert_frequency"], np.float64),
+        np.array(routing["consecutive_overlap"], np.float64),
+        {int(depth): list(rows) for depth, rows in ahead.items()},
+        first,
+        LayerFacts(
+            [first if a is None else float(a) for a in ahead["1"]], [float(r) for r in single]
+        ),
+    )

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How experts are computed: exactly, or by the fastest way that this device has.
+
+Measuring takes a moment and is done once: the result is kept in the user's cache directory, under
+the shape of the pack, the device and the versions that it was measured with. A record that cannot
+be read is measured again.
+"""
+
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapmoe.machine.cuda import DriverError, ask_driver, load_packaged_tensorrt
+from adapmoe.machine.files import cache_directory, file_sha256
+
+_log = logging.getLogger("adapmoe")
+
+EXACT = "w4a8"  # the path that gives the bits of the CPU
+ENGINES = "tensorrt"
+_LISTS = "engines/tensorrt-*/engines.json"
+_VERSION = 2
+_MOST_BYTES = 1 << 16  # of a file that can be ours
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The path to open a session with, and one line for the user where it was measured."""
+
+    path: str
+    note: str = ""
+
+    def backend(self, asked: str) -> str:
+        """The backend that runs this path; engines are one of the GPU's."""
+        return "cuda" if self.path == ENGINES and asked == "auto" else asked
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What measures: `paths` can run here, the exact one first; `seconds` of one expert by each.
+
+    `paths` also says why the pack's engines are not among them, where it has some.
+    """
+
+    paths: Callable[[], tuple[list[str], str]]
+    seconds: Callable[[str], float]
+    key: Callable[[], dict[str, Any]]  # what a measurement is good for
+
+
+def fastest(seconds: Mapping[str, float]) -> str:
+    """The path that takes least time; the exact one where it is among the fastest."""
+    least = min(seconds.values())
+    return EXACT if seconds.get(EXACT) == least else min(seconds, key=lambda path: seconds[path])
+
+
+def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
+    """The path for what the user asked for.
+
+    Args:
+        experts: "auto", or a path, which the core checks.
+        exact: only paths with the bits of the CPU; there is one, so nothing is measured.
+        probe: the device.
+
+    Raises:
+        BackendUnavailableError, ReadError: a measurement failed.
+    """
+    if experts != "auto" or exact:
+        return Choice(experts)
+    paths, without_engines = probe.paths()
+    if len(paths) == 1:
+        return Choice(paths[0], without_engines)
+    key = probe.key() | {"paths": paths}
+    seconds, where = _read(key), "measured before"
+    if seconds is None:
+        seconds, where = {path: probe.seconds(path) for path in paths}, "measured now"
+        _write(key, seconds)
+    chosen = fastest(seconds)
+    times = ", ".join(f"{path} {time * 1e3:.3g} ms" for path, time in seconds.items())
+    note = f"experts={chosen}: {where}, {times} for one expert; {_file(key)}"
+    return Choice(chosen, f"{note}; {without_engines}" if without_engines else note)
+
+
+def device_probe(pack: Path, backend: str) -> Probe:
+    """Measures the experts of `pack` on the device that `backend` would use."""
+    from adapmoe import _core
+
+    def find_paths() -> tuple[list[str], str]:
+        if any(pack.glob(_LISTS)):
+            load_packaged_tensorrt()
+        return _core.expert_paths(str(pack), backend)
+
+    return Probe(
+        paths=find_paths,
+        seconds=lambda path: _core.time_expert(str(pack), backend, path),
+        key=lambda: _key(pack, json.loads(_core.inspect_pack(str(pack))), _core.__version__),
+    )
+
+
+def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
+    """Shape of an expert, device and versions, those of the engines too."""
+    config, experts = manifest["config"], manifest["experts"]
+    try:
+        driver = ask_driver(ctypes.CDLL("libcuda.so.1"))
+        device = driver.devices[0]
+        facts = [device.name, device.capability, device.memory_bytes, driver.version]
+    except (OSError, DriverError, IndexError):  # an emulated GPU
+        facts = []
+    return {
+        "adapmoe": version,
+        "device": facts,
+        "quantization": manifest["quantization"]["experts"],
+        "sizes": [config["hidden_size"], experts["tile_width"], experts["tiles"]],
+        "engines": {path.parent.name: file_sha256(path) for path in sorted(pack.glob(_LISTS))},
+    }
+
+
+def _file(key: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_directory() / f"experts-{digest[:32]}.json"
+
+
+def _read(key: dict[str, Any]) -> dict[str, float] | None:
+    try:
+        path = _file(key)
+        if path.stat().st_size > _MOST_BYTES:
+            return None
+        found = json.loads(path.read_bytes())
+        if found["version"] != _VERSION or found["key"] != key:
+            return None
+        seconds = {path: float(found["seconds"][path]) for path in key["paths"]}
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _log.debug("the measured speed of experts is ignored: %s", error)
+        return None
+    return seconds if all(0 < time < float("inf") for time in seconds.values()) else None
+
+
+def _write(key: dict[str, Any], seconds: dict[str, float]) -> None:
+    """Where it cannot be kept, it is measured again next time."""
+    try:
+        path = _file(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"version": _VERSION, "key": key, "seconds": seconds, "choice": fastest(seconds)}
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                json.dump(content, file, indent=1)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:
+        _log.debug("the measured speed of experts was not kept: %s", error)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded routing: which experts each layer needed, pass by pass, in a file.
+
+A trace is a NumPy .npz archive (zip) of four arrays and a header; PLANNING.md lists them.
+"""
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe.errors import TraceError
+from adapmoe.pack.manifest import PackGeometry
+
+if TYPE_CHECKING:
+    from adapmoe.llm import LLM
+
+
+Visit = tuple[int, int, list[int]]  # (pass, layer, experts ascending)
+
+_FORMAT, _VERSION = "adapmoe-trace", 1
+_ARRAYS = ("passes", "layers", "counts", "experts")
+_GEOMETRY = ("num_layers", "num_experts", "top_k", "expert_bytes", "fixed_bytes")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Routing of one session, and as much about its pack as a replay needs."""
+
+    geometry: PackGeometry
+    visits: list[Visit]
+
+    @property
+    def passes(self) -> int:
+        """How many times the layers were run through."""
+        return len({visit[0] for visit in self.visits})
+
+    def counts(self) -> NDArray[np.int64]:
+        """How often each expert was needed, int64 `[num_layers, num_experts]`."""
+        found = np.zeros((self.geometry.num_layers, self.geometry.num_experts), np.int64)
+        for _, layer, experts in self.visits:
+            found[layer, experts] += 1
+        return found
+
+    def decode_only(self) -> "Trace":
+        """Without the passes in which a layer needed more experts than one token can."""
+        prefill = {n for n, _, experts in self.visits if len(experts) > self.geometry.top_k}
+        return Trace(self.geometry, [visit for visit in self.visits if visit[0] not in prefill])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, or replace it in one step.
+
+        Raises:
+            TraceError: it cannot be written.
+        """
+        target = Path(path)
+        header: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
+        header["pack"] = self.geometry.manifest_sha256
+        header |= {name: getattr(self.geometry, name) for name in _GEOMETRY}
+        arrays: dict[str, Any] = {
+            "passes": np.array([visit[0] for visit in self.visits], np.int32),
+            "layers": np.array([visit[1] for visit in self.visits], np.int16),
+            "counts": np.array([len(visit[2]) for visit in self.visits], np.int16),
+            "experts": np.array([e for visit in self.visits for e in visit[2]], np.int16),
+            "header": np.array(json.dumps(header)),
+        }
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+            partial.replace(target)
+        except OSError as error:
+            raise TraceError(f"{target}: the trace cannot be written: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Trace":
+        """Read a trace.
+
+        Raises:
+            TraceError: missing, not a trace, damaged, or of an unknown version.
+        """
+        try:
+            # np.load would leave a path open that is no archive.
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                header = json.loads(str(file["header"][()]))
+                arrays = {name: file[name].astype(np.int64) for name in _ARRAYS}
+        except FileNotFoundError:
+            raise TraceError(f"{path}: no such file; record one with --trace") from None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, str(error)) from error
+        except (IndexError, zipfile.BadZipFile, zlib.error) as error:
+            raise _damaged(path, str(error)) from error
+        geometry = _read_header(path, header)
+        _check(path, geometry, arrays)
+        ends = np.cumsum(arrays["counts"])
+        groups = np.split(arrays["experts"], ends[:-1]) if len(ends) else []
+        visits = zip(
+            arrays["passes"].tolist(),
+            arrays["layers"].tolist(),
+            (group.tolist() for group in groups),
+            strict=True,
+        )
+        return cls(geometry, list(visits))
+
+
+def trace_of(llm: "LLM") -> Trace:
+    """What a model has recorded since `record_trace(True)`."""
+    return Trace(PackGeometry.of(llm), [(p, layer, list(e)) for p, layer, e in llm.trace()])
+
+
+@contextmanager
+def recording(llm: "LLM", path: Path | None) -> Iterator[None]:
+    """Write the routing of what runs inside to `path`; None records nothing.
+
+    Raises:
+        TraceError: the folder of `path` does not exist (before anything runs), or it cannot be
+            written.
+    """
+    if path is None:
+        yield
+        return
+    if not path.parent.is_dir():
+        raise TraceError(f"{path}: there is no folder {path.parent} to write the trace into")
+    llm.record_trace(True)
+    try:
+        yield
+        trace_of(llm).save(path)
+    finally:
+        llm.record_trace(False)
+
+
+def _damaged(path: str | os.PathLike[str], why: str) -> TraceError:
+    return TraceError(f"{path}: not a trace, or damaged: {why}; record it again with --trace")
+
+
+def _read_header(path: str | os.PathLike[str], header: Any) -> PackGeometry:
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise _damaged(path, f"the header does not say {_FORMAT!r}")
+    if header.get("version") != _VERSION:
+        raise TraceError(
+            f"{path}: trace version {header.get('version')!r}, this program reads {_VERSION}"
+        )
+    numbers: dict[str, Any] = {name: header.get(name) for name in _GEOMETRY}
+    wrong = [name for name, n in numbers.items() if type(n) is not int or not 0 < n < 2**62]
+    if wrong or not isinstance(header.get("pack"), str):
+        raise _damaged(path, f"bad {' and '.join(wrong) or 'pack'} in the header")
+    return PackGeometry(manifest_sha256=header["pack"], **numbers)
+
+
+def _check(
+    path: str | os.PathLike[str], geometry: PackGeometry, arrays: dict[str, NDArray[np.int64]]
+) -> None:
+    passes, layers, counts, experts = (arrays[name] for name in _ARRAYS)
+    if not all(a.ndim == 1 for a in (passes, layers, counts, experts)):
+        raise _damaged(path, "its arrays must have one dimension")
+    if not len(passes) == len(layers) == len(counts) or len(experts) != counts.sum():
+        raise _damaged(path, "its arrays do not have the lengths of each other")
+    inside = (
+        np.all((layers >= 0) & (layers < geometry.num_layers))
+        and np.all((experts >= 0) & (experts < geometry.num_experts))
+        and np.all((counts > 0) & (counts <= geometry.num_experts))
+    )
+    if not inside or np.any(np.diff(passes) < 0):
+        raise _damaged(path, "a pass, layer or expert is out of range")
