@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe.sampling import log_softmax
+
 
 @dataclass(frozen=True)
 class TokenLogprobs:
@@ -34,13 +36,6 @@ class TokenLogprobs:
             "logprob": self.logprob,
             "top": [{"token_id": i, "logprob": value} for i, value in self.top],
         }
-
-
-def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Natural logarithm of softmax, in float64, of one row `[vocab_size]`."""
-    scores = logits.astype(np.float64)
-    scores -= scores.max()
-    return np.asarray(scores - np.log(np.exp(scores).sum()), dtype=np.float64)
 
 
 def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:

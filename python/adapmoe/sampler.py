@@ -34,9 +34,10 @@ class Sampler:
             The token id, and its log-probabilities if `params.logprobs` asks for them.
 
         Raises:
-            AdapmoeError: the logits are not finite, which a damaged pack can cause, or bias and
-                processors have banned every token.
-            ValueError: a logits processor returned something else than logits.
+            AdapmoeError: the logits are not finite, which a damaged pack can cause; a logits
+                processor returned NaN or +inf; or bias and processors have banned every token.
+            TypeError: a logits processor returned something else than an array of numbers.
+            ValueError: a logits processor returned an array of another shape.
         """
         if not np.isfinite(logits.max()):
             raise AdapmoeError(
@@ -44,10 +45,9 @@ class Sampler:
                 "`adapmoe inspect`"
             )
         scores = self._adjust(logits.astype(np.float64))
-        if not np.isfinite(scores.max()):
+        if np.isneginf(scores.max()):
             raise AdapmoeError(
-                "no token is left to choose: logit_bias or a logits processor banned all of them "
-                "or made a score NaN or +inf"
+                "no token is left to choose: logit_bias or a logits processor banned all of them"
             )
         token_id = choose(scores, self._params, self._rng)
         self._token_ids.append(token_id)
@@ -69,10 +69,24 @@ class Sampler:
         return scores
 
     def _process(self, processor: LogitsProcessor, scores: Scores) -> Scores:
-        changed = processor(list(self._token_ids), scores.astype(np.float32))
-        if not isinstance(changed, np.ndarray) or changed.shape != scores.shape:
-            raise ValueError(
-                f"a logits processor must return an array of shape {scores.shape}, "
-                f"not {getattr(changed, 'shape', type(changed).__name__)}"
-            )
-        return changed.astype(np.float64)
+        changed = processor(list(self._token_ids), _as_float32(scores))
+        wanted = f"a logits processor must return an array of shape {scores.shape}"
+        if not isinstance(changed, np.ndarray):
+            raise TypeError(f"{wanted}, not {type(changed).__name__}")
+        # By kind, because integers and other floats have all that is needed; booleans are a mask.
+        if changed.dtype.kind not in "fiu":
+            raise TypeError(f"{wanted} of numbers, not of {changed.dtype}")
+        if changed.shape != scores.shape:
+            raise ValueError(f"{wanted}, not {changed.shape}")
+        with np.errstate(over="ignore"):  # of a longdouble; the result is +inf or a ban
+            found = changed.astype(np.float64)
+        if not found.max() < np.inf:
+            raise AdapmoeError("a logits processor made a logit NaN or +inf; -inf bans a token")
+        return found
+
+
+def _as_float32(scores: Scores) -> NDArray[np.float32]:
+    """A copy for logits processors: a huge bias becomes the largest float32, a ban stays -inf."""
+    largest = float(np.finfo(np.float32).max)
+    held = np.clip(scores, -largest, largest)
+    return np.where(np.isneginf(scores), -np.inf, held).astype(np.float32)

@@ -2,6 +2,7 @@
 """From scores to a token id: a pipeline of pure functions on float64 `[vocab_size]` scores.
 
 A score of -inf means "never". The filters keep exactly the tokens that transformers' warpers keep.
+Any finite scores are valid: what overflows goes to its limit, without a warning.
 """
 
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from adapmoe.sampling_params import SamplingParams
 
 Scores = NDArray[np.float64]
+
+# Overflow and underflow are what the limits are made of. As a decorator, so that it holds for one
+# function and never for what a caller's logits processor does.
+limits = np.errstate(over="ignore", under="ignore")
 
 
 def make_rng(seed: int | None) -> np.random.Generator:
@@ -22,9 +27,17 @@ def greedy(scores: Scores) -> int:
     return int(np.argmax(scores))
 
 
+@limits
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
-    """Divide by `temperature` > 0."""
-    return np.asarray(scores / temperature, dtype=np.float64)
+    """Divide by `temperature` > 0.
+
+    Where the highest score would overflow, the distance from it is divided instead: that has the
+    same probabilities, and leaves 0 for the highest and -inf for what is too far below.
+    """
+    scaled = np.asarray(scores / temperature, dtype=np.float64)
+    if np.isfinite(scaled.max()):
+        return scaled
+    return np.asarray((scores - scores.max()) / temperature, dtype=np.float64)
 
 
 def keep_top_k(scores: Scores, top_k: int) -> Scores:
@@ -56,12 +69,23 @@ def keep_min_p(scores: Scores, min_p: float) -> Scores:
     return np.where(probs < min_p * probs.max(), -np.inf, scores)
 
 
+@limits
 def probabilities(scores: Scores) -> Scores:
     """Softmax. Needs at least one finite score."""
     weights = np.exp(scores - scores.max())
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
+@limits
+def log_softmax(logits: NDArray[np.floating]) -> Scores:
+    """Natural logarithm of softmax, in float64, of one row `[vocab_size]` or of several."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return scores
+
+
+@limits
 def draw(probs: Scores, rng: np.random.Generator) -> int:
     """Draw one index by inverting the cumulative distribution; consumes one number of `rng`."""
     cumulative = np.cumsum(probs)

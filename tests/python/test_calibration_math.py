@@ -14,10 +14,11 @@ from adapmoe.calibration.gate_rule import (
     select_experts,
     single_expert_ratio,
 )
-from adapmoe.calibration.log_softmax import divergence, log_softmax, next_token_nll
+from adapmoe.calibration.log_softmax import divergence, next_token_nll
 from adapmoe.calibration.rank_correlation import spearman
 from adapmoe.calibration.windows import WINDOW_TOKENS, cut_windows, split_windows
 from adapmoe.errors import CalibrationError
+from adapmoe.sampling import log_softmax
 
 SOFTMAX_TOP2 = {"score": "softmax", "top_k": 2}
 

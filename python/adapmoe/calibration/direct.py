@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from adapmoe.calibration.log_softmax import divergence, log_softmax
+from adapmoe.calibration.log_softmax import divergence
 from adapmoe.calibration.probe import Probe
 from adapmoe.calibration.windows import Ids
+from adapmoe.sampling import log_softmax
 
 
 def direct_sensitivities(

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities, and what two models' distributions differ by."""
+"""What two models' distributions differ by, and what a model loses on a text."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe.sampling import log_softmax
+
 F64 = NDArray[np.float64]
-
-
-def log_softmax(logits: NDArray[np.float32]) -> F64:
-    """Log-probabilities of rows `[n, vocab_size]`, float64."""
-    scores = logits.astype(np.float64)
-    scores -= scores.max(axis=-1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    return scores
 
 
 def divergence(full: F64, other: F64) -> F64:
