@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import checks
 from adapmoe.errors import ContextOverflowError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationChunk, GenerationResult
@@ -40,7 +41,9 @@ class Conversation:
         Raises:
             AdapmoeError: all places are taken.
             ChatTemplateError: there is no such template.
+            TypeError: `system` or `chat_template` is not text.
         """
+        checks.optional(checks.text, "system", system)
         llm.chat_templates.find(chat_template)
         self.system = system
         self.last: GenerationResult | None = None
@@ -80,7 +83,8 @@ class Conversation:
             ChatTemplateError: the template refuses the conversation.
             ReadError: as `LLM.generate`.
         """
-        question = {"role": "user", "content": text}
+        params = SamplingParams.of(params)
+        question = {"role": "user", "content": checks.text("text", text)}
         prompt = self._prompt([*self.messages, question])
         room = self._llm.max_context - len(prompt)
         if room < 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import checks
 from adapmoe.errors import ClosedError
 from adapmoe.generation.sequence import Sequence, decode_batch
 from adapmoe.generation.slots import Place, Places
@@ -72,6 +73,7 @@ class StepLevel:
             bit what `Sequence.decode` would return.
 
         Raises:
+            TypeError: not such pairs.
             ContextOverflowError, ReadError, ClosedError, ValueError: as `Sequence.decode`.
         """
         return decode_batch(self._session, items)
@@ -91,7 +93,7 @@ class StepLevel:
         Raises:
             BudgetError: below the floor of this model, or more than this process may take; the old
                 ceiling stays.
-            ValueError: not a size.
+            TypeError, ValueError: not a size.
         """
         size = parse_memory(memory)
         if size == 0:
@@ -103,7 +105,7 @@ class StepLevel:
 
         `adapmoe.tracing.trace.trace_of` turns it into a `Trace`.
         """
-        self._session.record_trace(on)
+        self._session.record_trace(checks.flag("on", on))
 
     def trace(self) -> list[tuple[int, int, list[int]]]:
         """The routing recorded so far: (pass, layer, experts ascending), in order."""

@@ -2,12 +2,14 @@
 """An open pack with its tokenizer: from prompts and messages to text."""
 
 import os
+from collections.abc import Mapping
 from collections.abc import Sequence as ItemSequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import checks
 from adapmoe.errors import PackError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationResult
@@ -86,8 +88,10 @@ class TextLevel(StepLevel):
                 run.
             PackError: the pack has no tokenizer.
             ReadError: an expert could not be read.
+            TypeError: a prompt that is neither text nor token ids, or params of another type.
             ValueError: token ids that are not in the vocabulary.
         """
+        checks.flag("stream", stream)
         single, loop = self._prepare(prompt, params)
         chunks = GenerationStream(loop, self)
         if stream:
@@ -152,9 +156,10 @@ class TextLevel(StepLevel):
 
         Raises:
             ChatTemplateError: there is no template, or it refuses these messages.
-            ValueError: `messages` are not messages.
+            TypeError, ValueError: `messages` are not messages.
             ContextOverflowError, PackError, ReadError: as `generate`; overflow before any work.
         """
+        checks.flag("stream", stream)
         chunks = GenerationStream(self._prepare_chat(messages, params, chat_template), self)
         return chunks if stream else _run_to_the_end(chunks)[0]
 
@@ -186,13 +191,16 @@ class TextLevel(StepLevel):
     def _prepare(self, prompt: Prompts, params: SamplingParams | None) -> tuple[bool, StepLoop]:
         """Whether it is one prompt, and its loop; all that can be refused is refused here."""
         single = _is_single(prompt)
-        prompts = [prompt] if single else list(prompt)
-        encoded = [self._encode(p) for p in prompts]
-        return single, StepLoop(self, encoded, params or SamplingParams())
+        if single:
+            encoded = [self._encode("prompt", prompt)]
+        else:
+            encoded = [self._encode(f"prompt[{at}]", one) for at, one in enumerate(prompt)]
+        return single, StepLoop(self, encoded, SamplingParams.of(params))
 
-    def _encode(self, prompt: Any) -> NDArray[np.int32]:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        return as_token_ids(ids, self.vocab_size)
+    def _encode(self, name: str, prompt: Any) -> NDArray[np.int32]:
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(checks.text(name, prompt))
+        return as_token_ids(prompt, self.vocab_size, name)
 
     @property
     def chat_templates(self) -> ChatTemplates:
@@ -230,4 +238,10 @@ def _is_single(prompt: Any) -> bool:
     """Text or one row of token ids, not a list of them. An empty list is a list of no prompts."""
     if isinstance(prompt, str):
         return True
-    return len(prompt) > 0 and not isinstance(prompt[0], str) and np.ndim(prompt[0]) == 0
+    listed = hasattr(prompt, "__getitem__") and getattr(prompt, "ndim", 1) > 0
+    if not listed or isinstance(prompt, bytes | bytearray | Mapping):
+        raise checks.wrong_type("prompt", "text, token ids, or a list of either", prompt)
+    if len(prompt) == 0:
+        return False
+    first = prompt[0]
+    return not isinstance(first, str | ItemSequence) and getattr(first, "ndim", 0) == 0

@@ -13,15 +13,10 @@ from adapmoe.calibration.gate_rule import (
     single_expert_ratio,
 )
 from adapmoe.calibration.probe import WINDOW_TOKENS, cut_windows, split_windows
-from adapmoe.calibration.statistics import (
-    divergence,
-    log_softmax,
-    next_token_nll,
-    spearman,
-    upper_bound,
-)
+from adapmoe.calibration.statistics import divergence, next_token_nll, spearman, upper_bound
 from adapmoe.calibration.threshold import Trial, candidate_thresholds, largest_threshold
 from adapmoe.errors import CalibrationError
+from adapmoe.generation.sampling import log_softmax
 
 SOFTMAX_TOP2 = {"score": "softmax", "top_k": 2}
 

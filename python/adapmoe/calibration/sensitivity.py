@@ -12,8 +12,9 @@ import numpy as np
 
 from adapmoe import _core
 from adapmoe.calibration.probe import Ids, Probe
-from adapmoe.calibration.statistics import divergence, log_softmax
+from adapmoe.calibration.statistics import divergence
 from adapmoe.errors import CalibrationError, CheckpointError
+from adapmoe.generation.sampling import log_softmax
 
 
 def direct_sensitivities(

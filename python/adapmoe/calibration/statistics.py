@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import checks
 from adapmoe.calibration.gate_rule import expert_shares, select_experts
 from adapmoe.calibration.lookahead import Recorded
+from adapmoe.generation.sampling import log_softmax
 from adapmoe.generation.sequence import as_token_ids
 
 if TYPE_CHECKING:
@@ -17,14 +19,6 @@ if TYPE_CHECKING:
 
 
 F64 = NDArray[np.float64]
-
-
-def log_softmax(logits: NDArray[np.float32]) -> F64:
-    """Log-probabilities of rows `[n, vocab_size]`, float64."""
-    scores = logits.astype(np.float64)
-    scores -= scores.max(axis=-1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    return scores
 
 
 def divergence(full: F64, other: F64) -> F64:
@@ -148,9 +142,7 @@ def token_nll(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> float:
     """
     total = 0.0
     for row, target in zip(logits, targets, strict=True):  # by row: a float64 copy of all is large
-        scores = row.astype(np.float64)
-        highest = scores.max()
-        total += highest + math.log(np.exp(scores - highest).sum()) - scores[target]
+        total -= log_softmax(row)[target]
     return float(total)
 
 
@@ -174,12 +166,14 @@ def evaluate(
         on_progress: called with (windows done, windows) after each window.
 
     Raises:
+        TypeError: a text that is none, or a window that is not an integer.
         ValueError: `window` out of range, or a text shorter than two tokens.
         ReadError: an expert could not be read.
     """
+    window = checks.integer("window", window)
     if not 2 <= window <= llm.max_context:
         raise ValueError(f"window must be from 2 to max_context {llm.max_context}, not {window}")
-    ids = as_token_ids(llm.tokenizer.encode(text), llm.vocab_size)
+    ids = as_token_ids(llm.tokenizer.encode(checks.text("text", text)), llm.vocab_size, "text")
     windows = [ids[at : at + window] for at in range(0, len(ids) - 1, window)]
     if not windows:
         raise ValueError("the text has fewer than two tokens: there is nothing to predict")

@@ -3,10 +3,17 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from adapmoe import checks
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 LogitsProcessor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
 
@@ -17,7 +24,9 @@ class SamplingParams:
 
     The logits of a step go through, in this order: logit_bias, repetition_penalty, presence_penalty
     and frequency_penalty, the logits processors; then, unless temperature is 0, temperature, top_k,
-    top_p, min_p. What has the same name in transformers does the same here.
+    top_p, min_p. What has the same name in transformers does the same here. Extreme values act as
+    their limits: a tiny temperature takes the most likely token, or one of several that are equal,
+    and a huge bias the token that it favours. Only -inf bans a token; no penalty does.
 
     Attributes:
         max_tokens: most tokens to generate, at least 1. None: 256, or less where the context ends
@@ -45,6 +54,7 @@ class SamplingParams:
             the same shape; -inf bans a token.
 
     Raises:
+        TypeError: a value is of a wrong type. NumPy's numbers are taken, booleans are no numbers.
         ValueError: a value is out of its range.
     """
 
@@ -64,61 +74,30 @@ class SamplingParams:
     logprobs: int | None = None
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = ()
 
+    @classmethod
+    def of(
+        cls, params: "SamplingParams | None" = None, /, **overrides: "Unpack[SamplingOverrides]"
+    ) -> "SamplingParams":
+        """`params`, or the defaults for None, with some settings replaced.
+
+        Raises:
+            TypeError: there is no setting of such a name, or as for the class.
+            ValueError: as for the class.
+        """
+        if params is not None and not isinstance(params, SamplingParams):
+            raise checks.wrong_type(
+                "params", "SamplingParams or None (give single settings by name)", params
+            )
+        known = [setting.name for setting in fields(cls)]
+        for name in overrides:
+            if name not in known:
+                raise TypeError(f"{name!r} is not a sampling setting; there are {', '.join(known)}")
+        return replace(params or cls(), **overrides)
+
     def __post_init__(self) -> None:
-        """Check every range; store sequences as tuples and the bias as a copy."""
-        processors = self.logits_processor
-        self._store("stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        self._store("stop_token_ids", tuple(self.stop_token_ids))
-        self._store("logit_bias", dict(self.logit_bias))
-        self._store("logits_processor", (processors,) if callable(processors) else (*processors,))
-        self._check_length()
-        self._check_filters()
-        self._check_penalties()
-
-    def _store(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
-    def _check_length(self) -> None:
-        self._require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
-        self._require(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty strings")
-        self._require(
-            all(_is_token_id(i) for i in self.stop_token_ids), "stop_token_ids", "token ids"
-        )
-        self._require(
-            self.logprobs is None or self.logprobs >= 0, "logprobs", "None, 0 or positive"
-        )
-
-    def _check_filters(self) -> None:
-        self._require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            "temperature",
-            "0 or a positive finite number",
-        )
-        self._require(self.top_k >= 0, "top_k", "0 (off) or positive")
-        self._require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
-        self._require(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1")
-        self._require(self.seed is None or self.seed >= 0, "seed", "None, 0 or positive")
-
-    def _check_penalties(self) -> None:
-        self._require(
-            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
-            "repetition_penalty",
-            "a positive finite number",
-        )
-        for name in ("presence_penalty", "frequency_penalty"):
-            self._require(math.isfinite(getattr(self, name)), name, "a finite number")
-        self._require(
-            all(_is_token_id(i) and b < math.inf for i, b in self.logit_bias.items()),
-            "logit_bias",
-            "a mapping from token ids to finite numbers or -inf",
-        )
-        self._require(
-            all(callable(p) for p in self.logits_processors), "logits_processor", "callable"
-        )
-
-    def _require(self, holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"{name} must be {expected}, not {getattr(self, name)!r}")
+        """Check everything, and store it as plain immutable Python objects."""
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ValueError if `logit_bias` or `stop_token_ids` name a token that does not exist."""
@@ -141,7 +120,127 @@ class SamplingParams:
         return (processors,) if callable(processors) else tuple(processors)
 
 
-def _is_token_id(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        return False
-    return int(value) >= 0
+class SamplingOverrides(TypedDict, total=False):
+    """The settings of `SamplingParams` as keyword arguments, for type checkers."""
+
+    max_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    stop: str | Sequence[str]
+    ignore_eos: bool
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    stop_token_ids: Sequence[int]
+    logprobs: int | None
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor]
+
+
+def _count(name: str, value: object) -> int:
+    return checks.integer(name, value, 0)
+
+
+def _max_tokens(name: str, value: object) -> int | None:
+    return None if value is None else checks.integer(name, value, 1)
+
+
+def _count_or_none(name: str, value: object) -> int | None:
+    return checks.optional(_count, name, value)
+
+
+def _temperature(name: str, value: object) -> float:
+    found = checks.number(name, value)
+    if found < 0:
+        raise checks.out_of_range(name, "0 or a positive finite number", found)
+    return found
+
+
+def _top_p(name: str, value: object) -> float:
+    found = checks.number(name, value)
+    if not 0 < found <= 1:
+        raise checks.out_of_range(name, "above 0 and at most 1", found)
+    return found
+
+
+def _min_p(name: str, value: object) -> float:
+    return checks.within(name, value, 0, 1)
+
+
+def _repetition_penalty(name: str, value: object) -> float:
+    found = checks.number(name, value)
+    if found <= 0:
+        raise checks.out_of_range(name, "a positive finite number", found)
+    return found
+
+
+def _stop(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_stop_string(name, value),)
+    several = checks.items(name, value, "a string or a list of strings")
+    return tuple(_stop_string(f"{name}[{at}]", stop) for at, stop in enumerate(several))
+
+
+def _stop_string(name: str, value: object) -> str:
+    found = checks.text(name, value)
+    if not found:
+        raise checks.out_of_range(name, "a non-empty string", found)
+    return found
+
+
+def _stop_token_ids(name: str, value: object) -> tuple[int, ...]:
+    several = checks.items(name, value, "a list of token ids")
+    return tuple(checks.token_id(f"{name}[{at}]", found) for at, found in enumerate(several))
+
+
+def _logit_bias(name: str, value: object) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise checks.wrong_type(name, "a mapping from token ids to numbers", value)
+    return {
+        checks.token_id(f"a key of {name}", token): _bias(f"{name}[{token}]", bias)
+        for token, bias in value.items()
+    }
+
+
+def _bias(name: str, value: object) -> float:
+    """Unlike +inf, which leaves nothing to compare, -inf has a meaning: never."""
+    if isinstance(value, float | np.floating) and value == -math.inf:
+        return -math.inf
+    try:
+        return checks.number(name, value)
+    except ValueError:
+        raise checks.out_of_range(name, "a finite number or -inf", value) from None
+
+
+def _logits_processors(name: str, value: object) -> tuple[LogitsProcessor, ...]:
+    processors = (
+        (value,)
+        if callable(value)
+        else checks.items(name, value, "callable, or a list of what is callable")
+    )
+    for at, processor in enumerate(processors):
+        if not callable(processor):
+            raise checks.wrong_type(f"{name}[{at}]", "callable", processor)
+    return processors
+
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "max_tokens": _max_tokens,
+    "temperature": _temperature,
+    "top_k": _count,
+    "top_p": _top_p,
+    "seed": _count_or_none,
+    "stop": _stop,
+    "ignore_eos": checks.flag,
+    "min_p": _min_p,
+    "repetition_penalty": _repetition_penalty,
+    "presence_penalty": checks.number,
+    "frequency_penalty": checks.number,
+    "logit_bias": _logit_bias,
+    "stop_token_ids": _stop_token_ids,
+    "logprobs": _count_or_none,
+    "logits_processor": _logits_processors,
+}

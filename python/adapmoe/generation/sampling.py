@@ -14,6 +14,10 @@ from adapmoe.generation.params import LogitsProcessor, SamplingParams
 
 Scores = NDArray[np.float64]
 
+# Overflow and underflow are what the limits are made of. As a decorator, so that it holds for one
+# function and never for what a caller's logits processor does.
+limits = np.errstate(over="ignore", under="ignore")
+
 
 def make_rng(seed: int | None) -> np.random.Generator:
     """One generator per sequence, so that what a batch contains does not change what is drawn."""
@@ -25,9 +29,17 @@ def greedy(scores: Scores) -> int:
     return int(np.argmax(scores))
 
 
+@limits
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
-    """Divide by `temperature` > 0."""
-    return np.asarray(scores / temperature, dtype=np.float64)
+    """Divide by `temperature` > 0.
+
+    Where the highest score would overflow, the distance from it is divided instead: that has the
+    same probabilities, and leaves 0 for the highest and -inf for what is too far below.
+    """
+    scaled = np.asarray(scores / temperature, dtype=np.float64)
+    if np.isfinite(scaled.max()):
+        return scaled
+    return np.asarray((scores - scores.max()) / temperature, dtype=np.float64)
 
 
 def keep_top_k(scores: Scores, top_k: int) -> Scores:
@@ -59,12 +71,23 @@ def keep_min_p(scores: Scores, min_p: float) -> Scores:
     return np.where(probs < min_p * probs.max(), -np.inf, scores)
 
 
+@limits
 def probabilities(scores: Scores) -> Scores:
     """Softmax. Needs at least one finite score."""
     weights = np.exp(scores - scores.max())
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
+@limits
+def log_softmax(logits: NDArray[np.floating]) -> Scores:
+    """Natural logarithm of softmax, in float64, of one row `[vocab_size]` or of several."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return scores
+
+
+@limits
 def draw(probs: Scores, rng: np.random.Generator) -> int:
     """Draw one index by inverting the cumulative distribution; consumes one number of `rng`."""
     cumulative = np.cumsum(probs)
@@ -88,24 +111,34 @@ def choose(scores: Scores, params: SamplingParams, rng: np.random.Generator) -> 
     return draw(probabilities(warp(scores, params)), rng)
 
 
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+@limits
 def add_bias(scores: Scores, bias: Mapping[int, float]) -> Scores:
     """Add `bias[token_id]` to the scores of the tokens it names."""
     if not bias:
         return scores
     changed: Scores = scores.copy()
-    changed[list(bias)] += np.fromiter(bias.values(), np.float64, len(bias))
+    ids = list(bias)
+    values = np.fromiter(bias.values(), np.float64, len(bias))
+    biased = _finite(scores[ids], scores[ids] + values)
+    changed[ids] = np.where(np.isneginf(values), -np.inf, biased)
     return changed
 
 
+@limits
 def penalise_repetition(scores: Scores, seen: NDArray[np.integer], penalty: float) -> Scores:
     """Make the tokens `seen`, ids in any number and order, less likely; a penalty below 1: more."""
     if penalty == 1 or seen.size == 0:
         return scores
     changed: Scores = scores.copy()
-    changed[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+    before = scores[seen]
+    changed[seen] = _finite(before, np.where(before < 0, before * penalty, before / penalty))
     return changed
 
 
+@limits
 def penalise_use(
     scores: Scores, uses: Mapping[int, int], presence: float, frequency: float
 ) -> Scores:
@@ -120,9 +153,17 @@ def penalise_use(
     if not uses or (presence == 0 and frequency == 0):
         return scores
     changed: Scores = scores.copy()
+    ids = list(uses)
     counts = np.fromiter(uses.values(), np.float64, len(uses))
-    changed[list(uses)] -= presence + frequency * counts
+    # Clipped first: of a banned token, -inf - -inf would be NaN.
+    penalty = np.clip(presence + frequency * counts, -_LARGEST, _LARGEST)
+    changed[ids] = _finite(scores[ids], scores[ids] - penalty)
     return changed
+
+
+def _finite(before: Scores, after: Scores) -> Scores:
+    """`after`, held inside float64, but -inf where `before` was."""
+    return np.where(np.isneginf(before), -np.inf, np.clip(after, -_LARGEST, _LARGEST))
 
 
 @dataclass(frozen=True)
@@ -151,13 +192,6 @@ class TokenLogprobs:
             "logprob": self.logprob,
             "top": [{"token_id": i, "logprob": value} for i, value in self.top],
         }
-
-
-def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Natural logarithm of softmax, in float64, of one row `[vocab_size]`."""
-    scores = logits.astype(np.float64)
-    scores -= scores.max()
-    return np.asarray(scores - np.log(np.exp(scores).sum()), dtype=np.float64)
 
 
 def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:
@@ -190,9 +224,10 @@ class Sampler:
             The token id, and its log-probabilities if `params.logprobs` asks for them.
 
         Raises:
-            AdapmoeError: the logits are not finite, which a damaged pack can cause, or bias and
-                processors have banned every token.
-            ValueError: a logits processor returned something else than logits.
+            AdapmoeError: the logits are not finite, which a damaged pack can cause; a logits
+                processor returned NaN or +inf; or bias and processors have banned every token.
+            TypeError: a logits processor returned something else than an array of numbers.
+            ValueError: a logits processor returned an array of another shape.
         """
         if not np.isfinite(logits.max()):
             raise AdapmoeError(
@@ -200,10 +235,9 @@ class Sampler:
                 "`adapmoe inspect`"
             )
         scores = self._adjust(logits.astype(np.float64))
-        if not np.isfinite(scores.max()):
+        if np.isneginf(scores.max()):
             raise AdapmoeError(
-                "no token is left to choose: logit_bias or a logits processor banned all of them "
-                "or made a score NaN or +inf"
+                "no token is left to choose: logit_bias or a logits processor banned all of them"
             )
         token_id = choose(scores, self._params, self._rng)
         self._token_ids.append(token_id)
@@ -225,10 +259,24 @@ class Sampler:
         return scores
 
     def _process(self, processor: LogitsProcessor, scores: Scores) -> Scores:
-        changed = processor(list(self._token_ids), scores.astype(np.float32))
-        if not isinstance(changed, np.ndarray) or changed.shape != scores.shape:
-            raise ValueError(
-                f"a logits processor must return an array of shape {scores.shape}, "
-                f"not {getattr(changed, 'shape', type(changed).__name__)}"
-            )
-        return changed.astype(np.float64)
+        changed = processor(list(self._token_ids), _as_float32(scores))
+        wanted = f"a logits processor must return an array of shape {scores.shape}"
+        if not isinstance(changed, np.ndarray):
+            raise TypeError(f"{wanted}, not {type(changed).__name__}")
+        # By kind, because integers and other floats have all that is needed; booleans are a mask.
+        if changed.dtype.kind not in "fiu":
+            raise TypeError(f"{wanted} of numbers, not of {changed.dtype}")
+        if changed.shape != scores.shape:
+            raise ValueError(f"{wanted}, not {changed.shape}")
+        with np.errstate(over="ignore"):  # of a longdouble; the result is +inf or a ban
+            found = changed.astype(np.float64)
+        if not found.max() < np.inf:
+            raise AdapmoeError("a logits processor made a logit NaN or +inf; -inf bans a token")
+        return found
+
+
+def _as_float32(scores: Scores) -> NDArray[np.float32]:
+    """A copy for logits processors: a huge bias becomes the largest float32, a ban stays -inf."""
+    largest = float(np.finfo(np.float32).max)
+    held = np.clip(scores, -largest, largest)
+    return np.where(np.isneginf(scores), -np.inf, held).astype(np.float32)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import checks
 from adapmoe.errors import ClosedError
 from adapmoe.generation.slots import Place
 
@@ -21,22 +22,14 @@ if TYPE_CHECKING:
 TokenIds = TokenSequence[int] | NDArray[np.integer]
 
 
-def as_token_ids(ids: TokenIds, vocab_size: int) -> NDArray[np.int32]:
+def as_token_ids(ids: TokenIds, vocab_size: int, name: str = "ids") -> NDArray[np.int32]:
     """Check token ids and turn them into int32 `[n]`.
 
     Raises:
-        ValueError: empty, not one-dimensional, not integers, or outside `[0, vocab_size)`.
+        TypeError: not a sequence of integers; booleans and floats are none.
+        ValueError: empty, not one-dimensional, or outside `[0, vocab_size)`.
     """
-    array = np.asarray(ids)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            "token ids must be a non-empty one-dimensional sequence of integers, "
-            f"not {array.dtype} of shape {array.shape}"
-        )
-    wrong = array[(array < 0) | (array >= vocab_size)]
-    if wrong.size:
-        raise ValueError(f"token id {wrong[0]} is outside the vocabulary of {vocab_size} tokens")
-    return np.ascontiguousarray(array, dtype=np.int32)
+    return checks.token_ids(name, ids, vocab_size)
 
 
 class Sequence:
@@ -66,11 +59,13 @@ class Sequence:
             float32 `[vocab_size]`, or `[n, vocab_size]` with `all_logits`.
 
         Raises:
-            ValueError: ids that are not in the vocabulary.
+            TypeError: ids that are not integers.
+            ValueError: no ids, or ids that are not in the vocabulary.
             ContextOverflowError: more tokens than `max_context`; nothing was appended.
             ReadError: an expert could not be read; nothing was appended.
             ClosedError: the sequence or the model is closed.
         """
+        checks.flag("all_logits", all_logits)
         tokens = as_token_ids(ids, self._vocab_size)
         with typed_when_closed(self) as core:
             logits, self._last_stats = core.prefill(tokens, all_logits)
@@ -81,8 +76,9 @@ class Sequence:
 
         Raises what `prefill` raises.
         """
+        token = checks.token_id("token_id", token_id, self._vocab_size)
         with typed_when_closed(self) as core:
-            logits, self._last_stats = core.decode(int(token_id))
+            logits, self._last_stats = core.decode(token)
         return logits
 
     @property
@@ -111,11 +107,12 @@ class Sequence:
         """Keep the first `length` tokens and forget the others; costs nothing.
 
         Raises:
+            TypeError: `length` is not an integer.
             ValueError: `length` is negative or more than there are.
             ClosedError: the sequence or the model is closed.
         """
         with typed_when_closed(self) as core:
-            core.truncate(length)
+            core.truncate(checks.integer("truncate: length", length, 0, core.length))
 
     def fork(self) -> "Sequence":
         """Return a second sequence with the same tokens; each goes its own way from here.
@@ -185,9 +182,23 @@ def decode_batch(
     session: "_core.Session", items: TokenSequence[tuple[Sequence, int]]
 ) -> NDArray[np.float32]:
     """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""
+    pairs = [_checked_pair(f"items[{at}]", item) for at, item in enumerate(_listed(items))]
     with ExitStack() as stack:
-        rows = [(stack.enter_context(typed_when_closed(seq)), int(token)) for seq, token in items]
+        rows = [(stack.enter_context(typed_when_closed(seq)), token) for seq, token in pairs]
         logits, stats = session.decode_batch(rows)
-    for seq, _ in items:
+    for seq, _ in pairs:
         seq._last_stats = stats
     return logits
+
+
+def _listed(items: object) -> tuple[object, ...]:
+    listed = checks.items("items", items, "a list of (sequence, token id) pairs")
+    if not listed:
+        raise ValueError("items must be at least one (sequence, token id) pair, not an empty list")
+    return listed
+
+
+def _checked_pair(name: str, item: object) -> tuple[Sequence, int]:
+    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Sequence):
+        raise checks.wrong_type(name, "a (sequence, token id) pair", item)
+    return item[0], checks.token_id(f"{name}[1]", item[1], item[0]._vocab_size)

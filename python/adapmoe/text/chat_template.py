@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapmoe import checks
 from adapmoe.errors import ChatTemplateError, PackError
 from adapmoe.machine.files import read_json
 
@@ -60,7 +61,7 @@ class ChatTemplates:
 
         Raises:
             ChatTemplateError: there is no template, or it fails or refuses these messages.
-            ValueError: not messages.
+            TypeError, ValueError: not messages; see `check_messages`.
         """
         plain = check_messages(messages)
         source = self.find(chat_template)
@@ -80,7 +81,9 @@ class ChatTemplates:
 
     def find(self, chat_template: str | None = None) -> str:
         """The Jinja text that `render` would use. Raises ChatTemplateError if there is none."""
-        wanted = "default" if chat_template is None else chat_template
+        wanted = "default"
+        if chat_template is not None:
+            wanted = checks.text("chat_template", chat_template)
         if wanted in self._templates:
             return self._templates[wanted]
         if chat_template is not None and ("{{" in chat_template or "{%" in chat_template):
@@ -101,39 +104,38 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     Keys with the value None are dropped; `content` may be missing where there are `tool_calls`.
 
     Raises:
-        ValueError: no messages, or something else.
+        TypeError: something of another type.
+        ValueError: no messages, an empty role, or what JSON cannot hold.
     """
-    if isinstance(messages, str | bytes | Mapping) or not messages:
-        raise ValueError(
-            'messages must be a non-empty list such as [{"role": "user", "content": "Hello"}]'
-        )
-    return [_check_message(index, message) for index, message in enumerate(messages)]
+    example = 'a non-empty list such as [{"role": "user", "content": "Hello"}]'
+    listed = checks.items("messages", messages, example)
+    if not listed:
+        raise checks.out_of_range("messages", example, messages)
+    return [_check_message(f"messages[{index}]", message) for index, message in enumerate(listed)]
 
 
-def _check_message(index: int, message: Message) -> dict[str, Any]:
-    where = f"messages[{index}]"
+def _check_message(where: str, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise ValueError(f"{where} must be a mapping with role and content, not {message!r}")
+        raise checks.wrong_type(where, "a mapping with role and content", message)
     present = {key: value for key, value in message.items() if value is not None}
     try:
         plain: dict[str, Any] = json.loads(json.dumps(present))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} must hold nothing but what JSON can: {error}") from error
     role, content = plain.get("role"), plain.get("content")
-    if not isinstance(role, str) or not role:
-        raise ValueError(f"{where}['role'] must be a non-empty string, not {role!r}")
-    parts = isinstance(content, list) and all(
+    if not checks.text(f"{where}['role']", role):
+        raise checks.out_of_range(f"{where}['role']", "a non-empty string", role)
+    if isinstance(content, str):
+        checks.text(f"{where}['content']", content)
+    elif not _are_parts(content) and not (content is None and "tool_calls" in plain):
+        raise checks.wrong_type(f"{where}['content']", "a string or a list of typed parts", content)
+    return plain
+
+
+def _are_parts(content: object) -> bool:
+    return isinstance(content, list) and all(
         isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
     )
-    if (
-        not isinstance(content, str)
-        and not parts
-        and not (content is None and "tool_calls" in plain)
-    ):
-        raise ValueError(
-            f"{where}['content'] must be a string or a list of typed parts, not {content!r}"
-        )
-    return plain
 
 
 def _templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
