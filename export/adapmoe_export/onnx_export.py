@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adapmoe.errors import EngineError, ReadError
 from adapmoe.expert_weights import ExpertReader
+from adapmoe.files import file_sha256, locked_folder, replace_file
 from adapmoe.geometry import manifest_sha256
 from adapmoe.onnx_sidecar import (
     FOLDER,
@@ -17,7 +18,6 @@ from adapmoe.onnx_sidecar import (
     read_onnx_models,
     write_onnx_models,
 )
-from adapmoe.sidecar_files import file_sha256, locked_folder, replace_file
 from adapmoe_export.errors import ExportError
 from adapmoe_export.onnx_graph import OnnxGraph
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe.errors import EngineError
+from adapmoe.files import replace_file
 from adapmoe.geometry import manifest_sha256
-from adapmoe.sidecar_files import check_header, replace_file
+from adapmoe.sidecar_files import check_header
 
 FOLDER = "onnx"
 FILE = "onnx.json"

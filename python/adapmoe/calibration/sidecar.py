@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import CalibrationError
+from adapmoe.files import replace_file
 from adapmoe.geometry import manifest_sha256
 from adapmoe.json_file import read_json
-from adapmoe.sidecar_files import check_header, replace_file
+from adapmoe.sidecar_files import check_header
 
 FILE = "calibration.json"
 GATE_FILE = "first_layer_gate.npy"

@@ -16,10 +16,10 @@ from adapmoe.engines.records import FOLDER, write_records
 from adapmoe.engines.tag_build import Progress, TagBuild
 from adapmoe.engines.worker_process import WorkerPool
 from adapmoe.errors import EngineError, ReadError
+from adapmoe.files import locked_folder
 from adapmoe.kernel_tree import KernelTree
 from adapmoe.onnx_sidecar import FOLDER as ONNX_FOLDER
 from adapmoe.onnx_sidecar import OnnxModel, read_onnx_models
-from adapmoe.sidecar_files import locked_folder
 
 _COPIES = 6  # of an ONNX model that a builder may hold at once
 _NAMED_FAILURES = 3

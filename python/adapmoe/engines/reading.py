@@ -17,8 +17,8 @@ from adapmoe.engines.records import (
     rebuild_command,
 )
 from adapmoe.errors import EngineError
+from adapmoe.files import file_sha256
 from adapmoe.geometry import read_manifest
-from adapmoe.sidecar_files import file_sha256
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from adapmoe.engines.cuda_device import DeviceModel
 from adapmoe.errors import EngineError
+from adapmoe.files import replace_file
 from adapmoe.geometry import manifest_sha256
-from adapmoe.sidecar_files import check_header, replace_file
+from adapmoe.sidecar_files import check_header
 
 FOLDER = "engines"
 FILE = "engines.json"

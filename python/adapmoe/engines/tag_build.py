@@ -19,8 +19,8 @@ from adapmoe.engines.records import (
     write_records,
 )
 from adapmoe.errors import EngineError
+from adapmoe.files import publish, temporary_path
 from adapmoe.onnx_sidecar import OnnxModel
-from adapmoe.sidecar_files import publish, temporary_path
 
 Progress = Callable[[int, int], None]  # (engines in place so far, engines in all)
 _WORKSPACE = "workspace="  # a flag

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from adapmoe.engines.cuda_device import CudaDevice, DeviceModel, find_device
 from adapmoe.engines.network import build_plan
 from adapmoe.errors import BackendUnavailableError, EngineError
-from adapmoe.sidecar_files import replace_file
+from adapmoe.files import replace_file
 
 
 class TensorRtBuilder:

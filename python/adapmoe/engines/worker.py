@@ -17,7 +17,7 @@ from typing import Any
 from adapmoe.engines.builder import open_builder
 from adapmoe.engines.validate import relative_error
 from adapmoe.errors import AdapmoeError, EngineError
-from adapmoe.sidecar_files import file_sha256
+from adapmoe.files import file_sha256
 from adapmoe.stats import peak_rss_bytes
 
 Job = dict[str, Any]
