@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
-from adapmoe.calibration.windows import WINDOW_TOKENS, Ids
+from adapmoe.calibration.windows import Ids, window_tokens
 from adapmoe.units import parse_memory
 
 F32 = NDArray[np.float32]
@@ -45,17 +45,18 @@ class Probe:
         expert_fraction: float = 0.0,
         threads: int | None = None,
     ) -> None:
-        """Open `pack`; raises what `LLM` raises."""
+        """Open `pack`. Raises what `LLM` raises; CalibrationError for a model of one position."""
         manifest = json.loads(_core.inspect_pack(str(pack)))
         self.config: dict[str, Any] = manifest["config"]
         self.router: dict[str, Any] = manifest["router"]
+        self.window_tokens = window_tokens(self.config["max_position_embeddings"])
         self._session = _core.Session(
             str(pack),
             memory_bytes=parse_memory(memory),
             expert_fraction=expert_fraction,
             threads=threads or 0,
-            max_context=WINDOW_TOKENS,
-            prefill_chunk=WINDOW_TOKENS,
+            max_context=self.window_tokens,
+            prefill_chunk=self.window_tokens,
             prefetch_depth=0,
         )
         self._sequence = self._session.new_sequence()

@@ -59,14 +59,26 @@ ProfileOption = Annotated[
 ]
 
 
+_DEFAULT = "Default, where the model's context has room:"
+
+
 def bench(
     pack: PackArgument,
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
     text: TextOption = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens to prefill.")] = 128,
-    warmup: Annotated[int, typer.Option(min=0, help="Decode steps before measuring.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="Decode steps to measure.")] = 48,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"To prefill. {_DEFAULT} 128.", show_default=False),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"Steps before measuring. {_DEFAULT} 16.", show_default=False),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Decode steps to measure. {_DEFAULT} 48.", show_default=False),
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Statistic = Callable[[NDArray[np.float64]], Any]
 
-_PROMPT_TOKENS = 32
-_WARM_UP = 8
 _WORTH_TELLING_APART = 0.15  # of the hit rate
 _PARTS = 4
 
@@ -82,7 +80,7 @@ def measure(
 
     Args:
         llm: an open model with gating and prefetch off.
-        ids: int32 `[n]`, text to decode; at least 64 tokens.
+        ids: int32 `[n]`, text to decode, cut to what the context holds; at least 2 tokens.
         seconds: about how long all of it may take.
         on_phase: called with what is measured next.
 
@@ -128,16 +126,13 @@ def _decodes(
         "half of it": (useful + split.floor_bytes) // 2,
         "the least": split.floor_bytes,
     }
-    prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
     found = []
     try:
         with llm.new_sequence() as sequence:
             for name, ceiling in ceilings.items():
                 on_phase(f"decoding with {name}")
                 llm.set_memory(ceiling)
-                sequence.reset()
-                sequence.prefill(prompt)
-                found.append(time_decode(sequence, rest, seconds=seconds, warm_up=_WARM_UP))
+                found.append(time_decode(sequence, ids[: llm.max_context], seconds=seconds))
     finally:
         llm.set_memory(split.memory_bytes)
     return found
