@@ -17,7 +17,6 @@ from adapmoe.engines.tag_build import Progress, TagBuild
 from adapmoe.engines.worker_process import WorkerPool
 from adapmoe.errors import EngineError, ReadError
 from adapmoe.files import locked_folder
-from adapmoe.kernel_tree import KernelTree
 from adapmoe.onnx_sidecar import FOLDER as ONNX_FOLDER
 from adapmoe.onnx_sidecar import OnnxModel, read_onnx_models
 
@@ -143,8 +142,7 @@ def _build_missing(
 
 def _fitting_jobs(limit: int) -> int:
     """One per core that may be used, as far as memory goes."""
-    available = KernelTree().meminfo("MemAvailable") or 0
-    return max(1, min(usable_cpus(), available // limit))
+    return max(1, min(usable_cpus(), _core.available_memory() // limit))
 
 
 @contextmanager
