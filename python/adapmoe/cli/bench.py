@@ -53,13 +53,22 @@ RequestBytesOption = Annotated[
         show_default=False,
     ),
 ]
+_DEFAULT = "Default, where the model's context has room:"
+PromptTokensOption = Annotated[
+    int | None, typer.Option(min=1, help=f"To prefill. {_DEFAULT} 128.", show_default=False)
+]
+WarmupOption = Annotated[
+    int | None,
+    typer.Option(min=0, help=f"Steps before measuring. {_DEFAULT} 16.", show_default=False),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Decode steps to measure. {_DEFAULT} 48.", show_default=False),
+]
 ProfileOption = Annotated[
     bool,
     typer.Option("--profile", help="Also show where the time of a token goes, part by part."),
 ]
-
-
-_DEFAULT = "Default, where the model's context has room:"
 
 
 def bench(
@@ -67,18 +76,9 @@ def bench(
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
     text: TextOption = None,
-    prompt_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"To prefill. {_DEFAULT} 128.", show_default=False),
-    ] = None,
-    warmup: Annotated[
-        int | None,
-        typer.Option(min=0, help=f"Steps before measuring. {_DEFAULT} 16.", show_default=False),
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Decode steps to measure. {_DEFAULT} 48.", show_default=False),
-    ] = None,
+    prompt_tokens: PromptTokensOption = None,
+    warmup: WarmupOption = None,
+    tokens: TokensOption = None,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
