@@ -239,3 +239,11 @@ def allocate_layers(
 
 def uniform_layers(num_layers: int, experts: int, total: int) -> list[int]:
     """The same number of experts for every layer, the remainder to the first ones."""
+
+def available_memory(root: str = "") -> int:
+    """Bytes that this process may still take: the least of MemAvailable and of what every limit of
+    its cgroups and their parents leaves, memory that the kernel can take back counted as free.
+    `root`: a tree that holds proc and sys, for tests."""
+
+def memory_limits(root: str = "") -> list[tuple[str, int, int]]:
+    """(file, limit, room) of each of those limits in bytes, also such as no machine reaches."""

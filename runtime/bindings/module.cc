@@ -12,6 +12,7 @@ void export_replay(nanobind::module_& m);
 void export_pack_reader(nanobind::module_& m);
 void export_read_probe(nanobind::module_& m);
 void export_pack_writer(nanobind::module_& m);
+void export_memory_limits(nanobind::module_& m);
 
 }  // namespace adapmoe
 
@@ -26,4 +27,5 @@ NB_MODULE(_core, m) {
   adapmoe::export_pack_reader(m);
   adapmoe::export_read_probe(m);
   adapmoe::export_pack_writer(m);
+  adapmoe::export_memory_limits(m);
 }

@@ -5,6 +5,7 @@
 
 #include "runtime/base/strings.h"
 #include "runtime/engine/session_parts.h"
+#include "runtime/memory/available_memory.h"
 
 namespace adapmoe {
 namespace {
@@ -78,10 +79,11 @@ Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
                                " has reserved its memory and cannot use more than when the model "
                                "was opened; open it again with a larger memory="));
   }
-  const int64_t growth = split.value().reserved_bytes() - parts_->split.reserved_bytes();
-  const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
-  if (growth > available && !parts_->backend->pins_memory()) {  // what is pinned, it has
-    return not_available(growth, available);
+  const int64_t wanted = split.value().reserved_bytes();
+  if (wanted > parts_->split.reserved_bytes() &&
+      !parts_->backend->pins_memory()) {  // what is pinned, it has
+    const int64_t most = available_memory("") + parts_->held_bytes();
+    if (wanted > most) return not_available(wanted, most);
   }
   ADAPMOE_RETURN_IF_ERROR(parts_->experts->resize(static_cast<int32_t>(split.value().frames)));
   const std::lock_guard facts_lock(facts_mutex_);

@@ -8,6 +8,7 @@
 
 #include "runtime/base/strings.h"
 #include "runtime/engine/backend_shape.h"
+#include "runtime/memory/available_memory.h"
 #include "runtime/prefetch/predictors.h"
 
 namespace adapmoe {
@@ -134,7 +135,7 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
            .top_k = c.router.top_k,
            .num_layers = c.num_hidden_layers,
            .num_experts = c.num_hidden_layers * c.num_local_experts};
-  const int64_t host_available = available_memory("/proc", "/sys/fs/cgroup");
+  const int64_t host_available = available_memory("");
   const int64_t available = backend->own_memory().value_or(host_available);
   int64_t memory = config.memory_bytes;
   if (config.expert_fraction > 0.0) {

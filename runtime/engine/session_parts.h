@@ -65,6 +65,9 @@ struct Session::Parts {
   // begins to read those that no token has needed yet.
   void read_the_rest() const;
 
+  // Of what is reserved, how much takes memory already. Engines, outside the arena, do so whole.
+  int64_t held_bytes() const { return plans ? split.reserved_bytes() : arena->resident_bytes(); }
+
   Step make_step(const Interrupt& interrupt) {
     return {.interrupt = interrupt, .trace = tracing ? &trace : nullptr, .pass = passes};
   }

@@ -2,10 +2,13 @@
 #include "runtime/memory/arena.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "runtime/base/packed_layout.h"  // kPageBytes
 #include "runtime/base/strings.h"
@@ -43,6 +46,21 @@ std::span<std::byte> Arena::carve(int64_t bytes) {
   std::byte* begin = base_ + used_;
   used_ += rounded;
   return {begin, static_cast<size_t>(bytes)};
+}
+
+int64_t Arena::resident_bytes() const {
+  constexpr int64_t kPiece = int64_t{1} << 30;
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> pages(static_cast<size_t>(kPiece / page));
+  int64_t resident = 0;
+  for (int64_t begin = 0; begin < capacity_; begin += kPiece) {
+    const int64_t bytes = std::min(kPiece, capacity_ - begin);
+    const int64_t count = (bytes + page - 1) / page;
+    if (mincore(base_ + begin, static_cast<size_t>(bytes), pages.data()) != 0) continue;
+    resident += page * std::count_if(pages.begin(), pages.begin() + count,
+                                     [](unsigned char state) { return (state & 1U) != 0; });
+  }
+  return std::min(resident, capacity_);
 }
 
 }  // namespace adapmoe

@@ -22,6 +22,8 @@ class Arena {
   // The next `bytes`, page-aligned. REQUIRES: remaining() >= bytes rounded up to a page.
   std::span<std::byte> carve(int64_t bytes);
   int64_t remaining() const { return capacity_ - used_; }
+  // How much of it lies in memory now: what was written and neither given back nor swapped out.
+  int64_t resident_bytes() const;
   // Its first `bytes`, carved already or not.
   std::span<std::byte> first(int64_t bytes) const { return {base_, static_cast<size_t>(bytes)}; }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Budgets: what there is and how it is split.
+// How a budget is split.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
@@ -47,7 +47,6 @@ Numbers split(const Numbers& needs, int64_t memory_bytes) {
 }  // namespace
 
 void export_memory(nb::module_& m) {
-  m.def("available_memory", &available_memory);
   m.def("split_memory", &split);
   m.def("memory_for_fraction", [](const Numbers& needs, double fraction) {
     return memory_for_fraction(needs_of(needs), fraction);

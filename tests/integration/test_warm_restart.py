@@ -9,11 +9,13 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.machine.files import cache_directory
+from adapmoe.cli.main import app
 from adapmoe.opening.warm_restart import WarmRestart
 from adapmoe.pack.manifest import manifest_sha256
+from support.homes import leave_home
 
 PROMPT = "The function returns"
 OPTIONS = {"expert_fraction": 0.5, "max_context": 128}
@@ -120,8 +122,27 @@ def test_an_unwritable_place_is_a_debug_message(pack, tmp_path, monkeypatch, cap
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.DEBUG, logger="adapmoe"):
         run(pack)
-    records = [r for r in caplog.records if "resident set" in r.message]
+    records = [r for r in caplog.records if "is not kept" in r.message]
     assert [r.levelno for r in records] == [logging.DEBUG]
+
+
+@pytest.mark.parametrize("home", [None, "relative", "/proc"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "-p", "The", "-n", "2", "--max-context", "64", "--no-exact"],
+        ["plan", "--seconds", "1", "--memory", "1GiB"],
+        ["doctor"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_a_home_everything_goes_on(pack, tmp_path, monkeypatch, home, words):
+    monkeypatch.chdir(tmp_path)
+    leave_home(monkeypatch, home)
+    verb, *options = words
+    done = CliRunner().invoke(app, [verb, str(pack), *options])
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -131,15 +152,6 @@ def test_a_read_only_home(pack, tmp_path, monkeypatch):
     tmp_path.chmod(0o500)
     run(pack)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_where_it_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_directory() == tmp_path / ".cache" / "adapmoe"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_directory().as_posix() == "/x/adapmoe"
 
 
 PROGRAM = f"""

@@ -8,7 +8,7 @@ import pytest
 
 from adapmoe.bench.bench import Spread, summarize, summarize_bound
 from adapmoe.bench.rounds import Bound, Measurement, Round, read_experts
-from adapmoe.bench.workload import BASE, ablation_of, make_workload
+from adapmoe.bench.workload import BASE, ablation_of, fit_sizes, make_workload
 from adapmoe.errors import ReadError
 
 SETTINGS = {
@@ -36,6 +36,28 @@ def test_a_workload_is_the_text_in_order_and_repeats_a_short_one():
     assert workload.decode.tolist() == [5, 1, 2]
     assert workload.length == 7
     assert workload.prompt.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("context", "asked", "sizes"),
+    [
+        (2048, (None, None, None), (128, 16, 48)),
+        (192, (None, None, None), (128, 16, 48)),
+        (96, (None, None, None), (64, 8, 24)),
+        (2, (None, None, None), (1, 0, 1)),
+        (2048, (500, 0, None), (500, 0, 48)),
+        (100, (90, None, None), (90, 2, 7)),
+        (9, (None, 0, 8), (1, 0, 8)),
+    ],
+)
+def test_sizes_that_were_not_asked_for_fit_into_the_context(context, asked, sizes):
+    assert fit_sizes(context, *asked) == sizes
+
+
+@pytest.mark.parametrize("asked", [(8, 1, 1), (9, None, None), (None, None, 8), (4, 3, 3)])
+def test_sizes_that_do_not_fit_are_refused(asked):
+    with pytest.raises(ValueError, match=r"--prompt-tokens .* trained for 8 tokens"):
+        fit_sizes(8, *asked)
 
 
 @pytest.mark.parametrize("sizes", [(0, 0, 1), (1, -1, 1), (1, 0, 0)])

@@ -7,6 +7,7 @@ import pytest
 
 from adapmoe import LLM, BackendUnavailableError
 from adapmoe.opening.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
+from support.homes import leave_home
 from support.tensorrt.stand_in_engines import change_list, copy_pack, set_all, write_engines
 
 SLOW, FAST = 2e-3, 1e-3
@@ -127,7 +128,8 @@ def test_other_engines_are_measured_again(pack_factory, tmp_path):
         lambda found: json.dumps(found | {"seconds": {"w4a8": 1.0}}),
         lambda found: json.dumps(found | {"seconds": {"w4a8": -1.0, "w4a16": 1.0}}),
         lambda found: json.dumps(found | {"seconds": {"w4a8": "x", "w4a16": 1.0}}),
-        lambda found: " " * (1 << 17),
+        lambda found: " " * (5 << 20) + json.dumps(found),
+        lambda found: json.dumps(found | {"seconds": {"w4a8": 1e999, "w4a16": 1.0}}),
     ],
 )
 def test_a_damaged_record_is_measured_again(cache, damage):
@@ -146,6 +148,13 @@ def test_without_a_place_to_keep_it_it_is_measured_every_time(tmp_path, monkeypa
     device = Device({"w4a8": SLOW, "w4a16": FAST})
     assert [device.choose().path, device.choose().path] == ["w4a16", "w4a16"]
     assert len(device.measured) == 4
+
+
+def test_without_a_home_nothing_is_named_as_kept(monkeypatch):
+    leave_home(monkeypatch, None)
+    choice = Device({"w4a8": SLOW, "w4a16": FAST}, without_engines="why").choose()
+    assert choice.path == "w4a16"
+    assert choice.note.endswith("for one expert; why")
 
 
 def test_the_cpu_has_one_path(pack_factory):

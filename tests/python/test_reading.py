@@ -159,7 +159,8 @@ def test_what_the_caller_gives_counts_alone(pack):
         b'{"version": 1, "reader": "io_uring", "readers": true, "request_bytes": 0}',
         b'{"version": 1, "reader": "io_uring", "readers": 8, "request_bytes": 5}',
         b'{"version": 1, "reader": "io_uring", "readers": 8}',
-        b" " * 100000 + b'{"version": 1, "reader": "io_uring", "readers": 8, "request_bytes": 0}',
+        b" " * (5 << 20)
+        + b'{"version": 1, "reader": "io_uring", "readers": 8, "request_bytes": 0}',
     ],
 )
 def test_a_damaged_record_is_ignored(pack, damage):

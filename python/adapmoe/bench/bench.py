@@ -11,7 +11,7 @@ from typing import Any
 from adapmoe import _core
 from adapmoe.bench.profile import PhaseProfile, profile
 from adapmoe.bench.rounds import Measurement, Round, open_variant, run_rounds
-from adapmoe.bench.workload import BASE, Settings, Workload, ablation_of, make_workload
+from adapmoe.bench.workload import BASE, Settings, Workload, ablation_of, fit_sizes, make_workload
 from adapmoe.machine.bandwidth import measure_memory
 from adapmoe.opening.read_settings import ReadSettings, settle
 from adapmoe.pack.calibration import FILE, read_calibration
@@ -137,12 +137,13 @@ class Bench:
         pack: Path,
         settings: Settings,
         text: str | None,
-        prompt_tokens: int,
-        warm_up: int,
-        tokens: int,
+        prompt_tokens: int | None,
+        warm_up: int | None,
+        tokens: int | None,
     ) -> None:
         """Check the pack and cut the text, or a text of the package, into tokens.
 
+        Sizes that are None are the defaults, or less for a model with a short context.
         Where `readers` and `request_bytes` are None and the disk was not probed before, it is now.
 
         Raises:
@@ -164,12 +165,12 @@ class Bench:
         self._settings = settings | self._reading.options()
         self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
         ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
+        config = manifest["config"]
+        prompt, warm, decode = fit_sizes(
+            config["max_position_embeddings"], prompt_tokens, warm_up, tokens
+        )
         self._workload = make_workload(
-            ids,
-            manifest["config"]["vocab_size"],
-            prompt_tokens=prompt_tokens,
-            warm_up=warm_up,
-            tokens=tokens,
+            ids, config["vocab_size"], prompt_tokens=prompt, warm_up=warm, tokens=decode
         )
 
     def run(

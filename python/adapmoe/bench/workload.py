@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from adapmoe.generation.sequence import TokenIds, as_token_ids
 
+# Of prompt, warm-up and what is measured.
+_DEFAULTS = (128, 16, 48)
+_LEAST = (1, 0, 1)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -37,6 +41,30 @@ class Workload:
             "warm_up_tokens": len(self.warm_up),
             "tokens": len(self.decode),
         }
+
+
+def fit_sizes(
+    context: int, prompt_tokens: int | None, warm_up: int | None, tokens: int | None
+) -> tuple[int, int, int]:
+    """Sizes of the three parts; None: the default, or a share of what `context` has room for.
+
+    Raises:
+        ValueError: there is no room.
+    """
+    asked = (prompt_tokens, warm_up, tokens)
+    free = [default for size, default in zip(asked, _DEFAULTS, strict=True) if size is None]
+    room = context - sum(size for size in asked if size is not None)
+    share = min(1.0, room / max(sum(free), 1))
+    prompt, warm, decode = (
+        max(least, int(default * share)) if size is None else size
+        for size, default, least in zip(asked, _DEFAULTS, _LEAST, strict=True)
+    )
+    if prompt + warm + decode > context:
+        raise ValueError(
+            f"--prompt-tokens {prompt} + --warmup {warm} + --tokens {decode} = "
+            f"{prompt + warm + decode}, but the model was trained for {context} tokens: lower them"
+        )
+    return prompt, warm, decode
 
 
 def make_workload(

@@ -22,7 +22,6 @@ from adapmoe.calibration.lookahead import (
 )
 from adapmoe.calibration.probe import (
     FEWEST_WINDOWS,
-    WINDOW_TOKENS,
     Ids,
     Probe,
     Windows,
@@ -62,7 +61,8 @@ class Settings:
     Attributes:
         method: "direct", or "fisher", which needs `checkpoint`.
         max_perplexity_increase: the contract; 0.01 is one percent.
-        windows: how many of 256 tokens to use; None: as many as take about four minutes.
+        windows: how many of 256 tokens, or as many as the model was trained for, to use; None: as
+            many as take about four minutes.
         memory, threads: as for `LLM`.
         memory_fraction: share of the experts resident while gating="residency" is measured and
             bytes are counted; None leaves that out.
@@ -101,19 +101,19 @@ def calibrate(
         check_checkpoint(pack, settings.checkpoint)
     content = text.read_text(encoding="utf-8")
     ids = np.array(Tokenizer.from_pack(pack).encode(content), dtype=np.int32)
-    all_windows = cut_windows(ids)
     with Probe(pack, memory=settings.memory, threads=settings.threads) as probe:
         if probe.top_k < 2:
             raise CalibrationError(
                 f"{pack}: the model uses one expert per token, so there is none to leave out"
             )
+        all_windows = cut_windows(ids, probe.window_tokens)
         count = settings.windows or _affordable(probe, all_windows)
         windows = split_windows(all_windows, count)
         provenance = {
             "text": text.name,
             "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
             "windows": count,
-            "window_tokens": WINDOW_TOKENS,
+            "window_tokens": probe.window_tokens,
             "adapmoe": adapmoe.__version__,
         }
         dense = DenseTensors(pack)

@@ -14,7 +14,7 @@ from adapmoe import _core
 from adapmoe.errors import CalibrationError
 from adapmoe.units import parse_memory
 
-WINDOW_TOKENS = 256
+WINDOW_TOKENS = 256  # less for a model that was trained for less
 FEWEST_WINDOWS = 4
 
 Ids = NDArray[np.int32]
@@ -22,7 +22,7 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of int32 `[WINDOW_TOKENS]` that do not see each other.
+    """Windows of int32 `[n]`, all of the same length, that do not see each other.
 
     Attributes:
         fit: sensitivities are measured and the first layer's gate is trained on these.
@@ -33,17 +33,30 @@ class Windows:
     held_out: list[Ids]
 
 
-def cut_windows(ids: Ids) -> list[Ids]:
-    """All whole windows of a text.
+def window_tokens(positions: int) -> int:
+    """How long the windows of a model are that was trained for so many positions.
+
+    Raises:
+        CalibrationError: no token could be predicted in one.
+    """
+    if positions < 2:
+        raise CalibrationError(
+            f"the model has {positions} position (max_position_embeddings): calibration predicts "
+            "tokens from those before them, which needs 2"
+        )
+    return min(positions, WINDOW_TOKENS)
+
+
+def cut_windows(ids: Ids, tokens: int = WINDOW_TOKENS) -> list[Ids]:
+    """All whole windows of a text, of so many tokens each.
 
     Raises:
         CalibrationError: the text has fewer than FEWEST_WINDOWS.
     """
-    ends = range(WINDOW_TOKENS, len(ids) + 1, WINDOW_TOKENS)
-    windows = [ids[end - WINDOW_TOKENS : end] for end in ends]
+    windows = [ids[end - tokens : end] for end in range(tokens, len(ids) + 1, tokens)]
     if len(windows) < FEWEST_WINDOWS:
         raise CalibrationError(
-            f"the text has {len(ids)} tokens, calibration needs {FEWEST_WINDOWS * WINDOW_TOKENS} "
+            f"the text has {len(ids)} tokens, calibration needs {FEWEST_WINDOWS * tokens} "
             "or more: give a longer text of the kind that the model will see"
         )
     return windows
@@ -96,17 +109,18 @@ class Probe:
         expert_fraction: float = 0.0,
         threads: int | None = None,
     ) -> None:
-        """Open `pack`; raises what `LLM` raises."""
+        """Open `pack`. Raises what `LLM` raises; CalibrationError for a model of one position."""
         manifest = json.loads(_core.inspect_pack(str(pack)))
         self.config: dict[str, Any] = manifest["config"]
         self.router: dict[str, Any] = manifest["router"]
+        self.window_tokens = window_tokens(self.config["max_position_embeddings"])
         self._session = _core.Session(
             str(pack),
             memory_bytes=parse_memory(memory),
             expert_fraction=expert_fraction,
             threads=threads or 0,
-            max_context=WINDOW_TOKENS,
-            prefill_chunk=WINDOW_TOKENS,
+            max_context=self.window_tokens,
+            prefill_chunk=self.window_tokens,
             prefetch_depth=0,
         )
         self._sequence = self._session.new_sequence()

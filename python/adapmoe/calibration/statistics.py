@@ -122,6 +122,9 @@ def routing_statistics(recorded: list[Recorded], router: dict[str, Any]) -> dict
     }
 
 
+_WINDOW_TOKENS = 256
+
+
 class Evaluation(TypedDict):
     """perplexity = exp(nll); nll in nats per predicted token; tokens: how many were predicted."""
 
@@ -150,7 +153,7 @@ def evaluate(
     llm: "LLM",
     text: str,
     *,
-    window: int = 256,
+    window: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure perplexity in windows that do not overlap and do not see each other.
@@ -162,7 +165,7 @@ def evaluate(
     Args:
         llm: the opened model.
         text: at least two tokens.
-        window: tokens per window, from 2 to max_context.
+        window: tokens per window, from 2 to max_context; None: 256, or max_context if less.
         on_progress: called with (windows done, windows) after each window.
 
     Raises:
@@ -170,6 +173,8 @@ def evaluate(
         ValueError: `window` out of range, or a text shorter than two tokens.
         ReadError: an expert could not be read.
     """
+    if window is None:
+        window = min(_WINDOW_TOKENS, llm.max_context)
     window = checks.integer("window", window)
     if not 2 <= window <= llm.max_context:
         raise ValueError(f"window must be from 2 to max_context {llm.max_context}, not {window}")

@@ -175,6 +175,18 @@ RequestBytesOption = Annotated[
         show_default=False,
     ),
 ]
+_DEFAULT = "Default, where the model's context has room:"
+PromptTokensOption = Annotated[
+    int | None, typer.Option(min=1, help=f"To prefill. {_DEFAULT} 128.", show_default=False)
+]
+WarmupOption = Annotated[
+    int | None,
+    typer.Option(min=0, help=f"Steps before measuring. {_DEFAULT} 16.", show_default=False),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Decode steps to measure. {_DEFAULT} 48.", show_default=False),
+]
 ProfileOption = Annotated[
     bool,
     typer.Option("--profile", help="Also show where the time of a token goes, part by part."),
@@ -186,9 +198,9 @@ def bench(
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
     text: TextOption = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens to prefill.")] = 128,
-    warmup: Annotated[int, typer.Option(min=0, help="Decode steps before measuring.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="Decode steps to measure.")] = 48,
+    prompt_tokens: PromptTokensOption = None,
+    warmup: WarmupOption = None,
+    tokens: TokensOption = None,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")

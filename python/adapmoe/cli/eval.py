@@ -43,7 +43,14 @@ def evaluate_text(
         Path,
         typer.Option(exists=True, dir_okay=False, help="The text, UTF-8.", show_default=False),
     ],
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 256,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Tokens per window. Default: 256, less if the context is shorter.",
+            show_default=False,
+        ),
+    ] = None,
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
     threads: ThreadsOption = None,
@@ -88,7 +95,7 @@ def evaluate_text(
         typer.echo("perplexity {perplexity:.4f}  nll {nll:.6f}  tokens {tokens}".format(**found))
 
 
-def _with_progress_bar(llm: LLM, text: str, window: int) -> Evaluation:
+def _with_progress_bar(llm: LLM, text: str, window: int | None) -> Evaluation:
     columns = (
         TextColumn("windows"),
         BarColumn(),

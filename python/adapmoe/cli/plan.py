@@ -13,10 +13,12 @@ from rich.table import Table
 
 from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument
 from adapmoe.cli.output import usage_errors
+from adapmoe.errors import PackError
 from adapmoe.generation.sequence import as_token_ids
 from adapmoe.llm import LLM
 from adapmoe.opening.allocation import CalibrationFacts
 from adapmoe.opening.read_settings import remember
+from adapmoe.pack.manifest import read_manifest
 from adapmoe.planning.measure import Measurements, measure
 from adapmoe.planning.plan import Check, Plan, Prediction, check_plan, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics, sample_from_text
@@ -137,7 +139,8 @@ def plan(
     with usage_errors():
         content = SAMPLE_TEXT if text is None else text.read_text(encoding="utf-8")
         facts = CalibrationFacts.of(pack)
-        with LLM(pack, memory, prefetch=0, warm_restart=False, max_context=_MOST_TOKENS) as llm:
+        context = _context(pack)
+        with LLM(pack, memory, prefetch=0, warm_restart=False, max_context=context) as llm:
             ids, unseen = _token_ids(llm, content)
             with console.status("measuring") as status:
                 measured = measure(
@@ -153,14 +156,26 @@ def plan(
         print_plan(found, measured, checks)
 
 
+def _context(pack: Path) -> int:
+    """Tokens of one sequence: as many as help, and as the model was trained for."""
+    positions = int(read_manifest(pack)["config"]["max_position_embeddings"])
+    if positions < 2:
+        raise PackError(
+            f"{pack}: the model has {positions} position (max_position_embeddings); planning "
+            "decodes after a prompt, which needs 2"
+        )
+    return min(positions, _MOST_TOKENS)
+
+
 def _token_ids(llm: LLM, content: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """What the plan is made from, and as much again for the check."""
     ids = as_token_ids(llm.tokenizer.encode(content), llm.vocab_size)
     if len(ids) < _FEWEST_TOKENS:
         raise ValueError(
-            f"the text has {len(ids)} tokens; at least {_FEWEST_TOKENS} are needed to plan with"
+            f"the text has {len(ids)} tokens; at least {_FEWEST_TOKENS} are needed to plan with: "
+            "give a longer one with --text"
         )
-    half = min(len(ids) // 2, llm.max_context)
+    half = min(len(ids) // 2, _MOST_TOKENS)
     return ids[:half], ids[half : 2 * half]
 
 
@@ -188,7 +203,7 @@ def _check(
             found.memory_bytes,
             prefetch=0,  # as predicted
             warm_restart=False,
-            max_context=_MOST_TOKENS,
+            max_context=_context(pack),
             policy=best["policy"],
             readers=best["readers"],
             request_bytes=best["request_bytes"],

@@ -78,6 +78,15 @@ def io_uring_problem(path: Path) -> str | None:
     return _core.io_uring_problem(str(path))
 
 
+def memory_limits(root: str) -> list[tuple[str, int, int]] | None:
+    """As `_core.memory_limits`; None without a core."""
+    try:
+        from adapmoe import _core
+    except ImportError:
+        return None
+    return _core.memory_limits(root)
+
+
 def pack_problem(pack: Path) -> str:
     """Why `pack` cannot be opened; "" where it can, as far as its manifest and sizes tell."""
     try:

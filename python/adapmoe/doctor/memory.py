@@ -3,37 +3,38 @@
 
 import re
 
+from adapmoe.doctor.build import memory_limits
 from adapmoe.doctor.machine import Finding, Machine
-from adapmoe.machine.procfs import KernelTree, control_files
 from adapmoe.units import format_bytes
 
-_WHY_LIMIT = 'memory="auto" stays below it, and the kernel ends a process that exceeds it'
-
-
-def memory_limit(tree: KernelTree) -> tuple[int, str] | None:
-    """The smallest limit of this process's cgroups and their parents, and the file that has it.
-
-    None where nothing limits it below the machine's memory.
-    """
-    files = control_files(tree, "memory", "memory.max", "memory.limit_in_bytes")
-    found = [(limit, path) for path in files if (limit := tree.number(path))]
-    total = tree.meminfo("MemTotal")
-    bound = [pair for pair in found if total is None or pair[0] < total]
-    return min(bound) if bound else None
+_WHY_LIMIT = 'memory="auto" stays below it, and the kernel ends or stalls a process that exceeds it'
 
 
 def examine_cgroup(machine: Machine) -> list[Finding]:
-    """One finding."""
-    if machine.tree.text("proc/self/cgroup") is None:
+    """One finding: the smallest limit below the machine's memory, a parent's included."""
+    tree = machine.tree
+    if tree.text("proc/self/cgroup") is None:
         return [
             Finding("cgroup", "note", "/proc/self/cgroup cannot be read", _WHY_LIMIT, "mount /proc")
         ]
-    found = memory_limit(machine.tree)
-    if found is None:
+    limits = memory_limits(tree.root)
+    if limits is None:
+        seen = "not looked at, because the compiled core cannot be loaded"
+        return [Finding("cgroup", "note", seen, _WHY_LIMIT, "see build")]
+    total = tree.meminfo("MemTotal")
+    bound = [found for found in limits if total is None or found[1] < total]
+    if not bound:
         return [Finding("cgroup", "ok", "no memory limit", _WHY_LIMIT)]
-    limit, path = found
-    seen = f"memory limited to {format_bytes(limit)} by /{path}"
-    remedy = "raise it if more experts shall be resident: MemoryMax=, or docker run --memory"
+    file, limit, _ = min(bound, key=lambda found: found[1])
+    room = min(room for _, _, room in bound)
+    seen = (
+        f"memory limited to {format_bytes(limit)} by {file.removeprefix(tree.root)}; "
+        f"{format_bytes(room)} can still be taken"
+    )
+    remedy = (
+        "raise it if more experts shall be resident: MemoryMax= and MemoryHigh=, "
+        "or docker run --memory"
+    )
     return [Finding("cgroup", "note", seen, _WHY_LIMIT, remedy)]
 
 

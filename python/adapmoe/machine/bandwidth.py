@@ -11,13 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from adapmoe import _core
-
+from adapmoe import _core
 
 _HUGE_PAGE = 2 << 20
 
@@ -200,7 +198,9 @@ class _Bursts:
         return tiles * self._tile_bytes / max(seconds, 1e-9)
 
 
-_BYTES = 256 << 20  # of all threads: what a last-level cache holds of it hardly counts
+# Of all threads: what a last-level cache holds of it hardly counts. In a small container, half of
+# what may be taken.
+_BYTES = 256 << 20
 
 
 def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float:
@@ -211,7 +211,8 @@ def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float
         seconds: at least one round is measured even if it takes longer.
     """
     count = threads or len(os.sched_getaffinity(0))
-    parts = [np.ones(_BYTES // 4 // count, np.float32) for _ in range(count)]
+    total = min(_BYTES, _core.available_memory() // 2)
+    parts = [np.ones(max(total // 4 // count, 1), np.float32) for _ in range(count)]
     size = sum(part.nbytes for part in parts)
     best, deadline = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < deadline:

@@ -4,15 +4,135 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from adapmoe.errors import AdapmoeError, PackError
 from adapmoe.pack.manifest import manifest_sha256
+
+_log = logging.getLogger("adapmoe")
+
+_CHUNK_BYTES = 8 << 20
+_MAX_RECORD_BYTES = 4 << 20  # larger files are not ours
+
+Record = TypeVar("Record")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Readers see the old file or the new one, whole, at any moment. Raises OSError."""
+    # Not temporary_path(): threads, and containers with the same process id, may share the folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where another process of ours writes the next `path`, in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a file that is synced already, and sync the name. Raises OSError."""
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """64 hex digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(_CHUNK_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create `folder` and hold its lock, which ends with this process however that ends.
+
+    What an earlier run left half written is removed first.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be created.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for leftover in folder.glob(".*.[0-9]*"):  # as replace_file and temporary_path name them
+            leftover.unlink()
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def cached_path(name: str) -> Path | None:
+    """Where a record is kept: in `$XDG_CACHE_HOME/adapmoe`, or `~/.cache/adapmoe`.
+
+    None if there is no home directory.
+    """
+    import platformdirs
+
+    try:
+        folder = platformdirs.user_cache_path("adapmoe", appauthor=False)
+    except RuntimeError:  # HOME is unset, and this user is not in /etc/passwd
+        return None
+    return folder / name if folder.is_absolute() else None
+
+
+def read_cached(name: str, kind: type[Record]) -> Record | None:
+    """The record of that name.
+
+    Args:
+        name: of its file.
+        kind: a msgspec.Struct; its fields, and a Literal for its version, say what is valid.
+
+    Returns:
+        None where there is none, or it is damaged, or of another version.
+    """
+    path = cached_path(name)
+    if path is None:
+        return None
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_RECORD_BYTES:
+            return None
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        _log.debug("%s is ignored: %s", path, error)
+        return None
+
+
+def write_cached(name: str, record: msgspec.Struct) -> bool:
+    """Replace the record of that name; whether that could be done."""
+    path = cached_path(name)
+    if path is None:
+        _log.debug("%s is not kept: there is no home directory", name)
+        return False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, msgspec.json.encode(record))
+    except OSError as error:
+        _log.debug("%s is not kept: %s", path, error)
+        return False
+    return True
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
@@ -34,34 +154,6 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PackError(f"{path}: expected a JSON object")
     return value
-
-
-def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/adapmoe`, or `~/.cache/adapmoe`.
-
-    Raises:
-        RuntimeError: there is no home directory.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification says that relative paths are to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "adapmoe"
-
-
-def write_cached(path: Path, content: dict[str, Any]) -> None:
-    """Replace `path` at once, making its folder if need be. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name[:16])
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            json.dump(content, file)
-        partial.replace(path)  # no fsync: after a power cut an old or empty one will do
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-_CHUNK_BYTES = 8 << 20
 
 
 def check_header(
@@ -87,61 +179,3 @@ def check_header(
             f"{path}: {subject} of another pack, with manifest.json of SHA-256 "
             f"{found.get('manifest_sha256')}, here it is {expected}; {remedy}"
         )
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one, whatever happens meanwhile. Raises OSError."""
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where the next `path` is written, in the same folder."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Rename a file that is synced already, and sync the name. Raises OSError."""
-    temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    """64 hex digits. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while data := file.read(_CHUNK_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Create `folder`, hold its lock, which ends with this process however that ends.
-
-    What an earlier run left half written is removed first.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be created.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for leftover in folder.glob(".*.[0-9]*"):  # as temporary_path names them
-            leftover.unlink()
-        yield
-    finally:
-        os.close(descriptor)

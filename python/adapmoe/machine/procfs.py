@@ -18,6 +18,11 @@ class KernelTree:
         """`root` need not exist."""
         self._root = root
 
+    @property
+    def root(self) -> str:
+        """As the core takes it: "" for the machine's own files."""
+        return "" if self._root == Path("/") else str(self._root)
+
     def text(self, path: str) -> str | None:
         """The contents without surrounding white space and NULs; None where it cannot be read."""
         try:

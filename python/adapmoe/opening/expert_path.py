@@ -9,24 +9,27 @@ be read is measured again.
 import ctypes
 import hashlib
 import json
-import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from adapmoe.machine.cuda import DriverError, ask_driver, load_packaged_tensorrt
-from adapmoe.machine.files import cache_directory, file_sha256
-
-_log = logging.getLogger("adapmoe")
+from adapmoe.machine.files import cached_path, file_sha256, read_cached, write_cached
 
 EXACT = "w4a8"  # the path that gives the bits of the CPU
 ENGINES = "tensorrt"
 _LISTS = "engines/tensorrt-*/engines.json"
-_VERSION = 2
-_MOST_BYTES = 1 << 16  # of a file that can be ours
+
+
+class _Measured(msgspec.Struct):
+    version: Literal[2]
+    key: dict[str, Any]
+    seconds: dict[str, Annotated[float, Meta(gt=0)]]
+    choice: str
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,13 @@ def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
     seconds, where = _read(key), "measured before"
     if seconds is None:
         seconds, where = {path: probe.seconds(path) for path in paths}, "measured now"
-        _write(key, seconds)
+        write_cached(_name(key), _Measured(2, key, seconds, fastest(seconds)))
     chosen = fastest(seconds)
     times = ", ".join(f"{path} {time * 1e3:.3g} ms" for path, time in seconds.items())
-    note = f"experts={chosen}: {where}, {times} for one expert; {_file(key)}"
-    return Choice(chosen, f"{note}; {without_engines}" if without_engines else note)
+    note = f"experts={chosen}: {where}, {times} for one expert"
+    kept = cached_path(_name(key))
+    more = [str(part) for part in (kept, without_engines) if part]
+    return Choice(chosen, "; ".join([note, *more]))
 
 
 def device_probe(pack: Path, backend: str) -> Probe:
@@ -120,41 +125,13 @@ def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
     }
 
 
-def _file(key: dict[str, Any]) -> Path:
+def _name(key: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_directory() / f"experts-{digest[:32]}.json"
+    return f"experts-{digest[:32]}.json"
 
 
 def _read(key: dict[str, Any]) -> dict[str, float] | None:
-    try:
-        path = _file(key)
-        if path.stat().st_size > _MOST_BYTES:
-            return None
-        found = json.loads(path.read_bytes())
-        if found["version"] != _VERSION or found["key"] != key:
-            return None
-        seconds = {path: float(found["seconds"][path]) for path in key["paths"]}
-    except FileNotFoundError:
+    found = read_cached(_name(key), _Measured)
+    if found is None or found.key != key or not found.seconds.keys() >= set(key["paths"]):
         return None
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        _log.debug("the measured speed of experts is ignored: %s", error)
-        return None
-    return seconds if all(0 < time < float("inf") for time in seconds.values()) else None
-
-
-def _write(key: dict[str, Any], seconds: dict[str, float]) -> None:
-    """Where it cannot be kept, it is measured again next time."""
-    try:
-        path = _file(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"version": _VERSION, "key": key, "seconds": seconds, "choice": fastest(seconds)}
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                json.dump(content, file, indent=1)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except (OSError, RuntimeError) as error:
-        _log.debug("the measured speed of experts was not kept: %s", error)
+    return {path: found.seconds[path] for path in key["paths"]}

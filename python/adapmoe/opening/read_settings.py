@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queue depth and size of a read for a pack: as given, as probed earlier, or the default."""
 
-import json
 import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
 
 from adapmoe.errors import PackError
 from adapmoe.machine.bandwidth import DEFAULT_READERS, DiskProbe, DiskSpeed, measure_disk
-from adapmoe.machine.files import cache_directory, write_cached
+from adapmoe.machine.files import read_cached, write_cached
 from adapmoe.pack.manifest import manifest_sha256
 
 _log = logging.getLogger("adapmoe")
 
-_VERSION = 1
-_MOST_BYTES = 64 << 10  # of a file that can be ours
-_PAGE = 4096
+
+class _Probed(Struct):
+    version: Literal[1]
+    reader: str
+    readers: Annotated[int, Meta(ge=1, le=256)]
+    request_bytes: Annotated[int, Meta(ge=0, le=1 << 30, multiple_of=4096)]
+    speeds: list[DiskSpeed] = []
 
 
 @dataclass(frozen=True)
@@ -103,51 +108,30 @@ def remember(pack: Path, probe: DiskProbe) -> DiskSpeed | None:
     best = probe.best
     if best is None or not best.direct:
         return None
-    try:
-        write_cached(
-            _path(pack),
-            {
-                "version": _VERSION,
-                "reader": probe.reader,
-                "readers": best.readers,
-                "request_bytes": best.request_bytes,
-                "speeds": [asdict(speed) for speed in probe.speeds],
-            },
-        )
-    except (OSError, RuntimeError, PackError) as error:
-        _log.debug("what the disk probe of %s found was not kept: %s", pack, error)
+    name = _name(pack)
+    if name is None:
         return None
-    return best
+    record = _Probed(1, probe.reader, best.readers, best.request_bytes, list(probe.speeds))
+    return best if write_cached(name, record) else None
 
 
 def _probed(pack: Path, reader: str) -> ReadSettings | None:
+    name = _name(pack)
+    found = None if name is None else read_cached(name, _Probed)
+    if found is None or reader not in ("auto", found.reader):
+        return None
+    return ReadSettings(found.readers, found.request_bytes, "probed")
+
+
+def _name(pack: Path) -> str | None:
+    """One record per pack and file system: a copy on another disk has its own.
+
+    None where the pack cannot be read: opening it says what is wrong.
+    """
     try:
-        path = _path(pack)
-        if path.stat().st_size > _MOST_BYTES:
-            return None
-        found = json.loads(path.read_bytes())
-        if found["version"] != _VERSION or reader not in ("auto", found["reader"]):
-            return None
-        readers, request_bytes = found["readers"], found["request_bytes"]
-        good = (
-            type(readers) is int
-            and 1 <= readers <= 256
-            and type(request_bytes) is int
-            and 0 <= request_bytes <= 1 << 30
-            and request_bytes % _PAGE == 0
-        )
-    except FileNotFoundError:
+        where = os.statvfs(pack)
+        disk = where.f_fsid or pack.stat().st_dev
+        return f"{manifest_sha256(pack)}-{disk:x}.disk.json"
+    except (OSError, PackError) as error:
+        _log.debug("nothing is remembered of the disk of %s: %s", pack, error)
         return None
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        _log.debug("what an earlier disk probe of %s found is ignored: %s", pack, error)
-        return None
-    except PackError:
-        return None  # opening says what is wrong with the pack
-    return ReadSettings(readers, request_bytes, "probed") if good else None
-
-
-def _path(pack: Path) -> Path:
-    """One file per pack and file system: a copy on another disk has its own."""
-    where = os.statvfs(pack)
-    disk = where.f_fsid or pack.stat().st_dev
-    return cache_directory() / f"{manifest_sha256(pack)}-{disk:x}.disk.json"

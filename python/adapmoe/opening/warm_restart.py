@@ -5,13 +5,14 @@ One small JSON file per pack in the user's cache directory. It is advice: whatev
 costs a few reads and never an error.
 """
 
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta, Struct
 
 from adapmoe.errors import PackError
-from adapmoe.machine.files import cache_directory, write_cached
+from adapmoe.machine.files import read_cached, write_cached
 from adapmoe.pack.manifest import manifest_sha256
 
 if TYPE_CHECKING:
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("adapmoe")
 
-_VERSION = 1
-_MOST_BYTES = 4 << 20  # of a file that can be ours
-_MOST_INDEX = 1 << 20
+_Index = Annotated[int, Meta(ge=0, lt=1 << 20)]
+
+
+class _ResidentSet(Struct):
+    version: Literal[1]
+    manifest_sha256: str
+    experts: list[tuple[_Index, _Index]]  # (layer, expert)
 
 
 class WarmRestart:
@@ -42,19 +47,18 @@ class WarmRestart:
         warm.restore(session)
         return warm
 
-    @property
-    def path(self) -> Path:
-        """Where the resident set is kept."""
-        return cache_directory() / f"{self._sha256}.json"
-
     def restore(self, session: "_core.Session") -> int:
         """Start reading the saved experts in the background, as far as memory is free.
 
         Returns:
             How many; reads that a step needs go before them.
         """
-        experts = self._read() if self._sha256 else []
-        return session.warm(experts) if experts else 0
+        if not self._sha256:
+            return 0
+        found = read_cached(self._name, _ResidentSet)
+        if found is None or found.manifest_sha256 != self._sha256:
+            return 0
+        return session.warm(found.experts) if found.experts else 0
 
     def save(self, session: "_core.Session") -> None:
         """Remember what is resident now, first what the next prompt will need first."""
@@ -62,27 +66,12 @@ class WarmRestart:
             return
         try:
             experts = session.resident_set()
-            if experts:
-                self._write(sorted(experts))  # by layer: a pass begins at layer 0
-        except (OSError, RuntimeError, ValueError) as error:  # ValueError: closed meanwhile
-            _log.debug("the resident set was not saved in %s: %s", self.path, error)
+        except (RuntimeError, ValueError) as error:  # closed meanwhile
+            _log.debug("the resident set is not saved: %s", error)
+            return
+        if experts:  # by layer: a pass begins at layer 0
+            write_cached(self._name, _ResidentSet(1, self._sha256, sorted(experts)))
 
-    def _read(self) -> list[tuple[int, int]]:
-        try:
-            if self.path.stat().st_size > _MOST_BYTES:
-                return []
-            found = json.loads(self.path.read_bytes())
-            if found["version"] != _VERSION or found["manifest_sha256"] != self._sha256:
-                return []
-            pairs = [(layer, expert) for layer, expert in found["experts"]]
-        except FileNotFoundError:
-            return []
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
-            _log.debug("%s is ignored: %s", self.path, error)
-            return []
-        good = all(type(n) is int and 0 <= n < _MOST_INDEX for pair in pairs for n in pair)
-        return pairs if good else []
-
-    def _write(self, experts: list[tuple[int, int]]) -> None:
-        content = {"version": _VERSION, "manifest_sha256": self._sha256, "experts": experts}
-        write_cached(self.path, content)
+    @property
+    def _name(self) -> str:
+        return f"{self._sha256}.json"

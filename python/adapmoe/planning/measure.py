@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,11 @@ from adapmoe.planning.step_time import LayerTime, Measured, split_compute
 if TYPE_CHECKING:
     from adapmoe._core import MemorySplit
     from adapmoe.llm import LLM
+
+
+_PROMPT_TOKENS = 32
+_WARM_UP = 8
+_FEWEST_STEPS = 24
 
 
 @dataclass(frozen=True)
@@ -39,25 +45,29 @@ class DecodeTimes:
         return float(self.hit_rate.mean())
 
 
-def time_decode(
-    sequence: Sequence, ids: NDArray[np.int32], *, seconds: float, warm_up: int = 2
-) -> DecodeTimes:
-    """Append the given tokens one by one, as decoding would.
+def time_decode(sequence: Sequence, ids: NDArray[np.int32], *, seconds: float) -> DecodeTimes:
+    """Prefill the first tokens and append the others one by one, as decoding would.
 
     Args:
-        sequence: an open one.
-        ids: int32 `[n]`, n > warm_up.
+        sequence: an open one; what it holds is forgotten.
+        ids: int32 `[n]`, n > 1; no more than fit into the context. If they are few, all but the
+            prompt are decoded again.
         seconds: no further step is begun after this time; one step is always measured.
-        warm_up: steps that are not counted.
     """
+    prompt = min(_PROMPT_TOKENS, len(ids) // 2)
+    rest = ids[prompt:]
+    sequence.reset()
+    sequence.prefill(ids[:prompt])
     rows: list[tuple[float, float, float]] = []
     deadline = time.perf_counter() + seconds
-    for number, token in enumerate(ids):
+    for number, token in enumerate(islice(cycle(rest), max(len(rest), _WARM_UP + _FEWEST_STEPS))):
+        if number % len(rest) == 0:
+            sequence.truncate(prompt)
         begin = time.perf_counter()
         sequence.decode(int(token)).argmax()
         wall = time.perf_counter() - begin
         stats = sequence.last_stats
-        if number >= warm_up:
+        if number >= _WARM_UP:
             rows.append((wall, wall - stats.stall_s, stats.expert_hits / stats.experts_used))
         if rows and time.perf_counter() > deadline:
             break
@@ -67,8 +77,6 @@ def time_decode(
 
 Statistic = Callable[[NDArray[np.float64]], Any]
 
-_PROMPT_TOKENS = 32
-_WARM_UP = 8
 _WORTH_TELLING_APART = 0.15  # of the hit rate
 _PARTS = 4
 
@@ -128,7 +136,7 @@ def measure(
 
     Args:
         llm: an open model with gating and prefetch off.
-        ids: int32 `[n]`, text to decode; at least 64 tokens.
+        ids: int32 `[n]`, text to decode, cut to what the context holds; at least 2 tokens.
         seconds: about how long all of it may take.
         on_phase: called with what is measured next.
 
@@ -174,16 +182,13 @@ def _decodes(
         "half of it": (useful + split.floor_bytes) // 2,
         "the least": split.floor_bytes,
     }
-    prompt, rest = ids[:_PROMPT_TOKENS], ids[_PROMPT_TOKENS:]
     found = []
     try:
         with llm.new_sequence() as sequence:
             for name, ceiling in ceilings.items():
                 on_phase(f"decoding with {name}")
                 llm.set_memory(ceiling)
-                sequence.reset()
-                sequence.prefill(prompt)
-                found.append(time_decode(sequence, rest, seconds=seconds, warm_up=_WARM_UP))
+                found.append(time_decode(sequence, ids[: llm.max_context], seconds=seconds))
     finally:
         llm.set_memory(split.memory_bytes)
     return found

@@ -189,7 +189,6 @@ def _warnings(measured: Measurements, size: PackGeometry) -> list[str]:
     return found
 
 
-_PROMPT_TOKENS = 32
 _ROUNDS = 3
 
 
@@ -218,7 +217,8 @@ def check_plan(
     Args:
         llm: the model that was planned for, opened with the recommended policy.
         plan: its plan.
-        ids: int32 `[n]`, text that decoding was not measured on; at least 64 tokens.
+        ids: int32 `[n]`, text that decoding was not measured on, cut to what the context holds; at
+            least 2 tokens.
         seconds: per budget.
     """
     before = llm.memory_split.memory_bytes
@@ -240,9 +240,7 @@ def _decode(
     llm: "LLM", sequence: Sequence, budget: Prediction, ids: NDArray[np.int32], seconds: float
 ) -> DecodeTimes:
     llm.set_memory(budget.memory_bytes)
-    sequence.reset()
-    sequence.prefill(ids[:_PROMPT_TOKENS])
-    return time_decode(sequence, ids[_PROMPT_TOKENS:], seconds=seconds, warm_up=8)
+    return time_decode(sequence, ids[: llm.max_context], seconds=seconds)
 
 
 def _check(budget: Prediction, runs: list[DecodeTimes]) -> Check:

@@ -35,14 +35,17 @@ def sample_from_text(
     Args:
         llm: a model with a free sequence.
         geometry: of its pack.
-        ids: int32 `[n]`; no more than max_context.
+        ids: int32 `[n]`; what does not fit into the context is routed in pieces of that length.
         seconds: no further chunk is begun after this time.
     """
     deadline = time.perf_counter() + seconds
     chosen = []
+    chunk = min(_CHUNK, llm.max_context)
     with llm.new_sequence() as sequence, typed_when_closed(sequence) as core:
-        for begin in range(0, len(ids), _CHUNK):
-            logits = core.capture(ids[begin : begin + _CHUNK])["router_logits"]
+        for begin in range(0, len(ids), chunk):
+            if sequence.length + chunk > llm.max_context:
+                sequence.reset()
+            logits = core.capture(ids[begin : begin + chunk])["router_logits"]
             chosen.append(select_experts(logits, geometry.top_k))
             if time.perf_counter() > deadline:
                 break

@@ -96,9 +96,10 @@ def measure_quality(
     values = found["sensitivity"][gating["method"]]["values"]
     middle = chosen or 0.01 * float(np.median(values))
     thresholds = [middle * factor for factor in _FACTORS]
-    parts = cut_windows(np.array(Tokenizer.from_pack(pack).encode(text), np.int32))[:windows]
+    ids = np.array(Tokenizer.from_pack(pack).encode(text), np.int32)
     rows = []
     with Probe(pack, expert_fraction=expert_fraction) as probe:
+        parts = cut_windows(ids, probe.window_tokens)[:windows]
         for done, threshold in enumerate(thresholds, start=1):
             probe.set_gating("sensitivity", threshold, values)
             rows.append(_perplexity(probe, parts))

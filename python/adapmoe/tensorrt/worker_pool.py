@@ -9,12 +9,13 @@ import sys
 import threading
 from typing import Any
 
+from adapmoe import _core
 from adapmoe.errors import EngineError
 from adapmoe.machine.procfs import KernelTree
 from adapmoe.units import format_bytes
 
 _POLL_SECONDS = 0.05
-_LEAST_AVAILABLE = 256 << 20  # of the machine's memory while a worker runs
+_LEAST_AVAILABLE = 256 << 20  # for this process and others while a worker runs
 _TAIL_LINES = 4  # of what a crashed worker said
 
 
@@ -69,7 +70,8 @@ class WorkerPool:
 def reason_to_end(tree: KernelTree, pid: int, max_rss_bytes: int) -> str:
     """Why a worker takes too much memory; empty where it does not, or is gone.
 
-    The memory of an integrated GPU is not in its resident memory: only the machine's shows it.
+    The memory of an integrated GPU is not in its resident memory: only the machine's shows it. A
+    cgroup's limit counts too: at it the kernel would end whichever process is the largest.
     """
     rss = tree.fields(f"proc/{pid}/status").get("VmRSS", "0 kB")
     taken = int(rss.split()[0]) * 1024
@@ -78,10 +80,10 @@ def reason_to_end(tree: KernelTree, pid: int, max_rss_bytes: int) -> str:
             f"the worker took {format_bytes(taken)}, more than {format_bytes(max_rss_bytes)} of "
             "memory, and was ended; allow it more: --max-rss"
         )
-    available = tree.meminfo("MemAvailable")
-    if available is not None and available < _LEAST_AVAILABLE:
+    available = _core.available_memory(tree.root)
+    if available < _LEAST_AVAILABLE:
         return (
-            f"{format_bytes(available)} of this machine's memory were left, less than "
+            f"{format_bytes(available)} of memory were left (MemAvailable, cgroups), less than "
             f"{format_bytes(_LEAST_AVAILABLE)}, and the worker, with {format_bytes(taken)} of its "
             "own and perhaps more on the GPU, was ended; end other programs, or build with less "
             "workspace: a smaller --max-rss"
