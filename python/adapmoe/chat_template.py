@@ -8,18 +8,9 @@ from typing import Any
 
 from adapmoe.errors import ChatTemplateError, PackError
 from adapmoe.json_file import read_json
+from adapmoe.tokenizer import special_tokens
 
 Message = Mapping[str, Any]
-
-_SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 
 
 class ChatTemplates:
@@ -48,8 +39,8 @@ class ChatTemplates:
         """
         directory = Path(directory)
         config = read_json(directory / "tokenizer_config.json")
-        tokens = {**read_json(directory / "special_tokens_map.json"), **config}
-        return cls(directory, _templates(directory, config), _special_tokens(tokens))
+        tokens = {name: token.text for name, token in special_tokens(directory).items()}
+        return cls(directory, _templates(directory, config), tokens)
 
     def render(self, messages: Sequence[Message], chat_template: str | None = None) -> str:
         """The conversation as text, ending where the assistant's next answer begins.
@@ -160,14 +151,3 @@ def _templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
             '{"name": ..., "template": ...}'
         )
     return named
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Texts of the special tokens, written plainly or as {"content": text}."""
-    texts = {}
-    for name in _SPECIAL_TOKENS:
-        token = config.get(name)
-        text = token.get("content") if isinstance(token, Mapping) else token
-        if isinstance(text, str):
-            texts[name] = text
-    return texts

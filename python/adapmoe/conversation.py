@@ -2,7 +2,7 @@
 """A chat of many turns that computes only what is new in each."""
 
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +14,50 @@ from adapmoe.generation import GenerationChunk, GenerationResult
 from adapmoe.sampling_params import SamplingParams
 from adapmoe.sequence import as_token_ids
 from adapmoe.step_loop import StepLoop
+from adapmoe.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What the model has read and written up to the end of an answer.
+
+    Attributes:
+        text: the prompt, and the answer as it reads after it.
+        text_as_shown: the prompt, and the answer as it reads alone, which may lack its first space.
+        ids: the prompt's tokens, and those that the model chose.
+    """
+
+    text: str
+    text_as_shown: str
+    ids: Ids
+
+    def rest_of(self, text: str) -> str | None:
+        """What follows in a text that begins with this one; None: it begins otherwise."""
+        for past in (self.text, self.text_as_shown):
+            if text.startswith(past):
+                return text[len(past) :]
+        return None
 
 
 class Conversation:
     """Messages and the sequence that holds them.
 
-    Every turn renders the whole conversation; the tokens that it has in common with what is in the
-    KV cache stay there, the others are dropped and computed. So the answer is what `LLM.chat` would
-    give, bit by bit, whatever template and tokenizer make of the earlier turns.
+    Every turn renders the whole conversation. The text decides: the longest beginning of it that
+    the model has read and written already, up to the end of an answer that a special token follows,
+    keeps its tokens, and only what follows is tokenized. Without such a beginning, as where the
+    template changes an earlier answer or separates turns by ordinary text, the whole text is
+    tokenized. Either way the tokens that the prompt has in common with the KV cache stay there; the
+    others are dropped and computed.
+
+    So an answer is what `LLM.chat` would give for the same messages, bit by bit, as long as the
+    tokenizer cuts the earlier answers the way the model wrote them. Where a model spells a word in
+    other tokens than the tokenizer would, the conversation keeps the model's own; `LLM.chat`, which
+    knows the text only, cannot.
     """
 
     def __init__(
@@ -48,7 +81,8 @@ class Conversation:
         self._chat_template = chat_template
         self._turns: list[dict[str, str]] = []
         self._sequence = llm.new_sequence()
-        self._cached: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._cached: Ids = np.zeros(0, np.int32)
+        self._pasts: list[_Past] = []  # every one begins with the ones before
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -69,7 +103,7 @@ class Conversation:
         """Say something and iterate over the answer; `last` is its result.
 
         An answer that was left early (by closing the iterator, or an exception) stays in the
-        conversation as far as it came; before its first token, so does not the question.
+        conversation as far as it came. If no token was generated, the question is dropped too.
 
         Args:
             text: the user's message.
@@ -78,10 +112,14 @@ class Conversation:
         Raises:
             ContextOverflowError: not even one more token fits; nothing was computed.
             ChatTemplateError: the template refuses the conversation.
+            PackError: the text needs a token that the model has no embedding for.
             ReadError: as `LLM.generate`.
         """
         question = {"role": "user", "content": text}
-        prompt = self._prompt([*self.messages, question])
+        rendered = self._llm.chat_templates.render(
+            [*self.messages, question], self._chat_template
+        )
+        prompt = self._tokens_of(rendered)
         room = self._llm.max_context - len(prompt)
         if room < 1:
             raise ContextOverflowError(
@@ -89,8 +127,9 @@ class Conversation:
                 f"{self._llm.max_context}; begin a new one (/reset) or raise max_context"
             )
         params = replace(params, max_tokens=min(params.max_tokens or room, room))
+        loop = StepLoop(self._llm, [prompt], params, self._sequence, answers=True)
         self._keep_common_prefix(prompt)
-        stream = GenerationStream(StepLoop(self._llm, [prompt], params, self._sequence), self._llm)
+        stream = GenerationStream(loop, self._llm)
         try:
             yield from stream
         finally:
@@ -99,6 +138,7 @@ class Conversation:
             self._cached = tokens[: self._sequence.length]
             if result.token_ids:
                 self._turns += [question, {"role": "assistant", "content": result.text}]
+                self._pasts += _pasts(self._llm.tokenizer, rendered, prompt, result)
 
     @property
     def context_full(self) -> bool:
@@ -110,11 +150,20 @@ class Conversation:
             and last.prompt_tokens + len(last.token_ids) >= self._llm.max_context
         )
 
-    def _prompt(self, messages: list[dict[str, str]]) -> NDArray[np.int32]:
-        ids = self._llm.chat_prompt(messages, chat_template=self._chat_template)
+    def _tokens_of(self, rendered: str) -> Ids:
+        """Tokens of a conversation as text, those of its past as they were."""
+        tokenizer = self._llm.tokenizer
+        while self._pasts:
+            past = self._pasts[-1]
+            rest = past.rest_of(rendered)
+            if rest is not None and tokenizer.begins_at_boundary(rest):
+                new = as_token_ids(tokenizer.encode(rest, add_bos=False), self._llm.vocab_size)
+                return np.concatenate([past.ids, new])
+            self._pasts.pop()
+        ids = tokenizer.encode(rendered, add_bos=False)  # the template writes it if it wants it
         return as_token_ids(ids, self._llm.vocab_size)
 
-    def _keep_common_prefix(self, prompt: NDArray[np.int32]) -> None:
+    def _keep_common_prefix(self, prompt: Ids) -> None:
         """Truncate the sequence to what `prompt` begins with, and leave at least one to compute."""
         length = min(len(self._cached), len(prompt) - 1)
         different = np.flatnonzero(self._cached[:length] != prompt[:length])
@@ -133,3 +182,33 @@ class Conversation:
     def __exit__(self, *exception: Any) -> None:  # noqa: ANN401
         """Close."""
         self.close()
+
+
+def _pasts(
+    tokenizer: Tokenizer, rendered: str, prompt: Ids, result: GenerationResult
+) -> list[_Past]:
+    """The past up to the end of this answer, and before it that without the blanks at the end.
+
+    Many templates trim messages.
+    """
+    pasts = []
+    for answer in dict.fromkeys([result.text.rstrip(), result.text]):
+        count = _tokens_that_say(tokenizer, answer, result.token_ids)
+        if count is not None:
+            chosen = result.token_ids[:count]
+            in_place = tokenizer.decode(chosen, context=prompt.tolist())
+            ids = np.concatenate([prompt, np.array(chosen, np.int32)])
+            pasts.append(_Past(rendered + in_place, rendered + answer, ids))
+    return pasts
+
+
+def _tokens_that_say(tokenizer: Tokenizer, text: str, token_ids: list[int]) -> int | None:
+    """How many of the tokens read exactly `text`; None if it ends within one, or in half of one."""
+    decoder = StreamDecoder(tokenizer)
+    said, count = "", 0
+    for token_id in token_ids:
+        if len(said) >= len(text):
+            break
+        said += decoder.push(token_id)
+        count += 1
+    return count if said == text and not decoder.flush() else None

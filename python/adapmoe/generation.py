@@ -24,7 +24,10 @@ class GenerationResult:
     """One finished (or interrupted) generation.
 
     Attributes:
-        text: the generated text without the prompt and without the stop string.
+        text: the generated text without the prompt, special tokens and the stop string. Tokenizers
+            that write words with the space before them drop it at the start of a text: `generate`
+            continues the prompt's text, so a first space stays; an answer of `chat` is a text of
+            its own, as `transformers` decodes it.
         token_ids: the generated tokens, an end-of-sequence token included.
         prompt_tokens: tokens of the prompt.
         finish_reason: "stop" (end-of-sequence token, stop token or stop string), "length", or None
@@ -96,8 +99,19 @@ class Generation:
         params: SamplingParams,
         limit: int,
         tokenizer: Tokenizer,
+        *,
+        answers: bool = False,
     ) -> None:
-        """`prompt`: int32 `[n]`; `limit`: tokens to generate at most, from `token_limit`."""
+        """Take a prompt.
+
+        Args:
+            index: of the prompt among several.
+            prompt: int32 `[n]`.
+            params: how to sample.
+            limit: tokens to generate at most, from `token_limit`.
+            tokenizer: of the model.
+            answers: the text is an answer, not a continuation of the prompt's.
+        """
         self.index = index
         self.prompt = prompt
         self.stats = GenerationStats()
@@ -109,7 +123,8 @@ class Generation:
         self._eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
         self._stop_ids = frozenset(params.stop_token_ids)
         self._sampler = Sampler(prompt, params)
-        self._decoder = StreamDecoder(tokenizer, prompt.tolist())
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer, () if answers else prompt.tolist())
         self._stop = StopMatcher(params.stop_strings)
         self._text: list[str] = []
         self._sent_tokens = 0
@@ -121,8 +136,7 @@ class Generation:
         self.token_ids.append(token_id)
         if self.logprobs is not None and logprobs is not None:
             self.logprobs.append(logprobs)
-        if token_id not in self._stop_ids:
-            self._text.append(self._stop.push(self._decoder.push(token_id)))
+        self._take(token_id)
         if self._stop.stopped or token_id in self._eos_ids | self._stop_ids:
             self.finish_reason = "stop"
         elif len(self.token_ids) == self._limit:
@@ -130,6 +144,14 @@ class Generation:
         if self.finish_reason:
             self._text.append(self._stop.push(self._decoder.flush()))
             self._text.append(self._stop.flush())
+
+    def _take(self, token_id: int) -> None:
+        """Take a token into the text; the text of special tokens counts for stop strings only."""
+        special = self._tokenizer.special_text(token_id)
+        if special is not None:
+            self._text.append(self._stop.push(special, shown=False))
+        elif token_id not in self._stop_ids:
+            self._text.append(self._stop.push(self._decoder.push(token_id)))
 
     def take_chunk(self) -> GenerationChunk | None:
         """What is new since the last call; None while no character is complete."""
