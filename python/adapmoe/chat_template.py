@@ -58,7 +58,7 @@ class ChatTemplates:
         from adapmoe import jinja_sandbox  # most programs do not chat
 
         try:
-            return jinja_sandbox.render(
+            text = jinja_sandbox.render(
                 source,
                 {**self._special_tokens, "messages": plain, "tools": None, "documents": None}
                 | {"add_generation_prompt": True},
@@ -68,6 +68,12 @@ class ChatTemplates:
                 f"{self._pack}: the chat template failed: {type(error).__name__}: {error}; "
                 "change the messages, or pass another template as chat_template="
             ) from error
+        if not text:
+            raise ChatTemplateError(
+                f"{self._pack}: the chat template makes no text of these messages; pass another "
+                "one as chat_template= (--chat-template on the command line)"
+            )
+        return text
 
     def find(self, chat_template: str | None = None) -> str:
         """The Jinja text that `render` would use. Raises ChatTemplateError if there is none."""

@@ -116,9 +116,7 @@ class Conversation:
             ReadError: as `LLM.generate`.
         """
         question = {"role": "user", "content": text}
-        rendered = self._llm.chat_templates.render(
-            [*self.messages, question], self._chat_template
-        )
+        rendered = self._llm.chat_templates.render([*self.messages, question], self._chat_template)
         prompt = self._tokens_of(rendered)
         room = self._llm.max_context - len(prompt)
         if room < 1:
@@ -203,11 +201,14 @@ def _pasts(
 
 
 def _tokens_that_say(tokenizer: Tokenizer, text: str, token_ids: list[int]) -> int | None:
-    """How many of the tokens read exactly `text`; None if it ends within one, or in half of one."""
+    """How many of the tokens are exactly `text`.
+
+    None if it ends within a token, or the model wrote special tokens in between.
+    """
     decoder = StreamDecoder(tokenizer)
     said, count = "", 0
     for token_id in token_ids:
-        if len(said) >= len(text):
+        if len(said) >= len(text) or tokenizer.special_text(token_id) is not None:
             break
         said += decoder.push(token_id)
         count += 1

@@ -247,10 +247,10 @@ def _end_tokens(
     notes: list[str] = []
     named = special.get("eos_token")
     if named is not None and backend is not None:
-        token_id = backend.token_to_id(named.text)
+        named_id = backend.token_to_id(named.text)
         unknown = f"{directory / named.source}: eos_token {named.text!r} is not in tokenizer.json"
-        if token_id is not None:
-            sources.setdefault(token_id, []).append(named.source)
+        if named_id is not None:
+            sources.setdefault(named_id, []).append(named.source)
         elif sources:
             notes.append(f"{unknown}, so it ends no answer")
         else:
@@ -299,7 +299,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, tokens: list[tokenizers.AddedToke
             add([token])
 
 
-def _added_tokens(path: Path, listed: object) -> list[tokenizers.AddedToken]:
+def _added_tokens(path: Path, listed: Any) -> list[tokenizers.AddedToken]:  # noqa: ANN401
     """tokenizer_config.json's added_tokens_decoder: {"32000": {"content": ..., ...}, ...}."""
     if listed is None:
         return []
@@ -307,7 +307,7 @@ def _added_tokens(path: Path, listed: object) -> list[tokenizers.AddedToken]:
     try:
         return [
             tokenizers.AddedToken(token["content"], **{f: token[f] for f in flags if f in token})
-            for _, token in sorted(listed.items(), key=lambda item: int(item[0]))  # type: ignore[attr-defined]
+            for _, token in sorted(listed.items(), key=lambda item: int(item[0]))
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PackError(
@@ -324,9 +324,9 @@ def _token_text(path: Path, name: str, token: object) -> str | None:
     raise PackError(f'{path}: {name} must be text or {{"content": text}}, not {token!r}')
 
 
-def _token_ids(path: Path, eos: object) -> list[int]:
+def _token_ids(path: Path, eos: Any) -> list[int]:  # noqa: ANN401 - whatever the file holds
     """What eos_token_id says: an id, a list of ids, or nothing."""
-    ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    ids: list[int] = [] if eos is None else eos if isinstance(eos, list) else [eos]
     if any(type(token_id) is not int for token_id in ids):
         raise PackError(f"{path}: eos_token_id must be a token id or a list of them, not {eos!r}")
     return ids

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`adapmoe chat`: talk to a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,10 +33,12 @@ from adapmoe.cli.sampling_options import (
     PresencePenaltyOption,
     RepetitionPenaltyOption,
     SeedOption,
+    StopIdOption,
     StopOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
+    check_stop_ids,
 )
 from adapmoe.conversation import Conversation
 from adapmoe.sampling_params import SamplingParams
@@ -68,6 +71,7 @@ def chat(
     frequency_penalty: FrequencyPenaltyOption = 0.0,
     seed: SeedOption = None,
     stop: StopOption = None,
+    stop_id: StopIdOption = None,
     ignore_eos: IgnoreEosOption = False,
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
@@ -110,6 +114,7 @@ def chat(
         )
         chosen = ExpertOptions(backend=backend, experts=experts, exact=exact)
         llm = open_llm(pack, options, chosen)
+        params = replace(params, stop_token_ids=check_stop_ids(stop_id, llm.vocab_size))
     with llm, Conversation(llm, system=system, chat_template=template) as conversation:
         all_answered = ChatLoop(llm, conversation, params).run()
     if not all_answered:
