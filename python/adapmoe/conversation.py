@@ -27,37 +27,46 @@ class _Past:
     """What the model has read and written up to the end of an answer.
 
     Attributes:
-        text: the prompt, and the answer as it reads after it.
-        text_as_shown: the prompt, and the answer as it reads alone, which may lack its first space.
-        ids: the prompt's tokens, and those that the model chose.
+        prompt: the text that was read.
+        answer: the text that was written.
+        ids: the tokens of both, as the model has them.
     """
 
-    text: str
-    text_as_shown: str
+    prompt: str
+    answer: str
     ids: Ids
 
-    def rest_of(self, text: str) -> str | None:
-        """What follows in a text that begins with this one; None: it begins otherwise."""
-        for past in (self.text, self.text_as_shown):
-            if text.startswith(past):
-                return text[len(past) :]
-        return None
+    def end_in(self, text: str) -> int | None:
+        """Where the answer ends in a text that begins with this past; None: it begins otherwise.
+
+        Blanks around the answer may differ: templates trim answers, or write a space or a line end
+        before them that they do not ask for answers with. But none may be new at the end.
+        """
+        begin = self.prompt.rstrip()
+        if not text.startswith(begin):
+            return None
+        rest = text[len(begin) :].lstrip()
+        said = self.answer.strip()
+        if not rest.startswith(said):
+            return None
+        after = rest[len(said) :]
+        blanks = after[: len(after) - len(after.lstrip())]
+        allowed = self.answer[len(self.answer.rstrip()) :]
+        return len(text) - len(after) + len(blanks) if allowed.startswith(blanks) else None
 
 
 class Conversation:
     """Messages and the sequence that holds them.
 
-    Every turn renders the whole conversation. The text decides: the longest beginning of it that
-    the model has read and written already, up to the end of an answer that a special token follows,
-    keeps its tokens, and only what follows is tokenized. Without such a beginning, as where the
-    template changes an earlier answer or separates turns by ordinary text, the whole text is
-    tokenized. Either way the tokens that the prompt has in common with the KV cache stay there; the
-    others are dropped and computed.
+    Every turn renders the whole conversation and tokenizes it. Where the text begins with what the
+    model has read and written already, up to the end of an answer, that keeps its tokens, and only
+    the new text gets new ones; blanks around an answer need not be the same. Then the tokens that
+    the prompt has in common with the KV cache stay there, and the others are computed.
 
-    So an answer is what `LLM.chat` would give for the same messages, bit by bit, as long as the
-    tokenizer cuts the earlier answers the way the model wrote them. Where a model spells a word in
-    other tokens than the tokenizer would, the conversation keeps the model's own; `LLM.chat`, which
-    knows the text only, cannot.
+    So an answer is what `LLM.chat` would give for the same messages, bit by bit, if tokenizing them
+    gives the tokens that the model has read and written. Otherwise (it spelled a word in other
+    tokens than the tokenizer would, or the template repeats its answer with other blanks) the
+    conversation goes on from the model's own tokens, which `LLM.chat` cannot know.
     """
 
     def __init__(
@@ -136,7 +145,10 @@ class Conversation:
             self._cached = tokens[: self._sequence.length]
             if result.token_ids:
                 self._turns += [question, {"role": "assistant", "content": result.text}]
-                self._pasts += _pasts(self._llm.tokenizer, rendered, prompt, result)
+                count = _tokens_of_text(self._llm.tokenizer, result)
+                if count is not None:
+                    ids = tokens[: len(prompt) + count]
+                    self._pasts.append(_Past(rendered, result.text, ids))
 
     @property
     def context_full(self) -> bool:
@@ -153,10 +165,11 @@ class Conversation:
         tokenizer = self._llm.tokenizer
         while self._pasts:
             past = self._pasts[-1]
-            rest = past.rest_of(rendered)
-            if rest is not None and tokenizer.begins_at_boundary(rest):
-                new = as_token_ids(tokenizer.encode(rest, add_bos=False), self._llm.vocab_size)
-                return np.concatenate([past.ids, new])
+            end = past.end_in(rendered)
+            new = None if end is None else tokenizer.encode_rest(rendered, end)
+            if new is not None:
+                ids = [*past.ids.tolist(), *new]
+                return as_token_ids(ids, self._llm.vocab_size)
             self._pasts.pop()
         ids = tokenizer.encode(rendered, add_bos=False)  # the template writes it if it wants it
         return as_token_ids(ids, self._llm.vocab_size)
@@ -182,34 +195,20 @@ class Conversation:
         self.close()
 
 
-def _pasts(
-    tokenizer: Tokenizer, rendered: str, prompt: Ids, result: GenerationResult
-) -> list[_Past]:
-    """The past up to the end of this answer, and before it that without the blanks at the end.
+def _tokens_of_text(tokenizer: Tokenizer, result: GenerationResult) -> int | None:
+    """How many of the generated tokens make up the text, blanks at its end perhaps left out.
 
-    Many templates trim messages.
-    """
-    pasts = []
-    for answer in dict.fromkeys([result.text.rstrip(), result.text]):
-        count = _tokens_that_say(tokenizer, answer, result.token_ids)
-        if count is not None:
-            chosen = result.token_ids[:count]
-            in_place = tokenizer.decode(chosen, context=prompt.tolist())
-            ids = np.concatenate([prompt, np.array(chosen, np.int32)])
-            pasts.append(_Past(rendered + in_place, rendered + answer, ids))
-    return pasts
-
-
-def _tokens_that_say(tokenizer: Tokenizer, text: str, token_ids: list[int]) -> int | None:
-    """How many of the tokens are exactly `text`.
-
-    None if it ends within a token, or the model wrote special tokens in between.
+    None if it ends within a token, as before a stop string, or has special tokens in between.
     """
     decoder = StreamDecoder(tokenizer)
-    said, count = "", 0
-    for token_id in token_ids:
-        if len(said) >= len(text) or tokenizer.special_text(token_id) is not None:
+    said = ""
+    found = None if result.text.strip() else 0
+    for count, token_id in enumerate(result.token_ids, start=1):
+        if tokenizer.special_text(token_id) is not None:
             break
         said += decoder.push(token_id)
-        count += 1
-    return count if said == text and not decoder.flush() else None
+        if not result.text.startswith(said):
+            break
+        if said.rstrip() == result.text.rstrip() and not decoder.has_part_of_character:
+            found = count
+    return found

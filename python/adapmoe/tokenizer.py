@@ -84,11 +84,6 @@ class Tokenizer:
         self.notes = tuple(notes)
         self._path = path
         self._model_vocab_size = model_vocab_size
-        self._boundaries = tuple(
-            token.content
-            for token in backend.get_added_tokens_decoder().values()
-            if not token.normalized and not token.single_word
-        )
 
     @classmethod
     def from_pack(cls, directory: str | Path) -> "Tokenizer":
@@ -135,6 +130,18 @@ class Tokenizer:
         self._check_embeddings(ids)
         return ids
 
+    def encode_rest(self, text: str, start: int) -> list[int] | None:
+        """Token ids of `text[start:]` as they are within `text`; None if a token lies across.
+
+        Raises:
+            PackError: as `encode`.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        first = next((n for n, (_, end) in enumerate(encoding.offsets) if end > start), None)
+        ids = [] if first is None else encoding.ids[first:]
+        self._check_embeddings(ids)
+        return None if first is not None and encoding.offsets[first][0] < start else ids
+
     def _check_embeddings(self, ids: list[int]) -> None:
         rows = self._model_vocab_size
         if rows is not None and ids and max(ids) >= rows:
@@ -158,10 +165,6 @@ class Tokenizer:
     def special_text(self, token_id: int) -> str | None:
         """How a special token is written, which decoding skips; None: it is an ordinary token."""
         return self.token_bytes.special_text(token_id)
-
-    def begins_at_boundary(self, text: str) -> bool:
-        """Whether `text` begins with an added token: what precedes cannot change how it is cut."""
-        return text.startswith(self._boundaries)
 
 
 class StreamDecoder:
@@ -187,6 +190,11 @@ class StreamDecoder:
         piece = self._table.lookup(token_id, at_start=self._at_start)
         self._at_start = self._at_start and self._table.is_silent(token_id)
         return self._utf8.decode(piece)
+
+    @property
+    def has_part_of_character(self) -> bool:
+        """Whether bytes are held back until the rest of their character arrives."""
+        return bool(self._utf8.getstate()[0])
 
     def flush(self) -> str:
         """End the text: a character that is still incomplete becomes U+FFFD."""

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A turn computes nothing twice, whatever the template and the tokenizer."""
+
+import numpy as np
+import pytest
+
+from adapmoe import SamplingParams
+from adapmoe.conversation import Conversation
+from adapmoe.tokenizer import Tokenizer
+from support.chat_templates import MARKUP, TEMPLATES
+from support.tokenizer_kinds import KINDS, write_tokenizer
+
+QUESTIONS = ["Hello", " What is the law?\n", "é€😀 漢"]
+ANSWER = "Hello there, the law 漢😀 is known."
+END = "<|end|>"
+FREE = SamplingParams(max_tokens=4, temperature=1.0, seed=3)
+
+# Here the tokenizer keeps the first space of an answer, and the template writes another one.
+TWO_SPACES = [("plain-instruct", "byte-level"), ("plain-instruct", "metaspace-never")]
+PAIRS = [
+    pytest.param(template, kind, id=f"{template}-{kind}")
+    for template in TEMPLATES
+    for kind in KINDS
+    if (template, kind) not in TWO_SPACES
+]
+
+
+def say(ids, **params):
+    """Parameters that make the model write these tokens."""
+    coming = iter(ids)
+
+    def force(_, logits):
+        return np.where(np.arange(len(logits)) == next(coming), 0, -np.inf).astype(np.float32)
+
+    return SamplingParams(**{"max_tokens": len(ids), "logits_processor": force} | params)
+
+
+def ask(conversation, question, params):
+    """Ask; return how many tokens of the prompt did not have to be computed."""
+    for _ in conversation.ask(question, params):
+        pass
+    last = conversation.last
+    return last.prompt_tokens - last.stats.prefill_tokens
+
+
+@pytest.fixture
+def open_kind(tmp_path, open_llm):
+    def make(template, kind):
+        path = tmp_path / kind
+        write_tokenizer(path, kind, chat_template=TEMPLATES[template], eos_token=END)
+        return open_llm(path=path)
+
+    return make
+
+
+def answer_tokens(llm, template, *, spelled=False):
+    """ANSWER as the tokenizer cuts it after a prompt, or letter by letter."""
+    tokenizer = llm.tokenizer
+    space = " " if template.endswith("instruct") else ""
+    prompt = llm.chat_templates.render([{"role": "user", "content": "Hello"}])
+    before = tokenizer.encode(prompt, add_bos=False)
+    ids = tokenizer.encode(prompt + space + ANSWER + END, add_bos=False)[len(before) : -1]
+    if not spelled:
+        return ids
+    vocabulary = tokenizer._backend.get_vocab()
+    tokens = [tokenizer._backend.id_to_token(i) for i in ids]
+    return [
+        vocabulary[part]
+        for token in tokens
+        for part in ([token] if token.startswith("<0x") else token)
+    ]
+
+
+@pytest.mark.parametrize("ends_by_itself", [True, False], ids=["end", "limit"])
+@pytest.mark.parametrize("spelled", [False, True], ids=["cut", "spelled"])
+@pytest.mark.parametrize(("template", "kind"), PAIRS)
+def test_all_that_was_read_and_written_is_reused(
+    open_kind, template, kind, spelled, ends_by_itself
+):
+    llm = open_kind(template, kind)
+    ids = answer_tokens(llm, template, spelled=spelled)
+    end = [llm.tokenizer._backend.token_to_id(END)] if ends_by_itself else []
+    assistant = llm.tokenizer._backend.token_to_id("<|assistant|>")
+    prompt = 0
+    with Conversation(llm) as conversation:
+        for question in QUESTIONS:
+            expected = conversation.cached_tokens
+            if TEMPLATES[template] is MARKUP and expected:
+                # It asks for an answer with a line end that it does not repeat before the answer.
+                expected = conversation._cached[:prompt].tolist()[::-1].index(assistant)
+                expected = prompt - expected
+            assert ask(conversation, question, say([*ids, *end])) == expected
+            assert conversation.last.token_ids == [*ids, *end]
+            prompt = conversation.last.prompt_tokens
+            if template != "instruct" or kind.startswith(("llama", "metaspace-a", "metaspace-f")):
+                assert conversation.last.text == ANSWER
+            assert conversation.cached_tokens == prompt + len(ids) + len(end) - 1
+
+
+@pytest.mark.parametrize(("template", "kind"), PAIRS)
+def test_answers_are_those_of_chat_where_the_tokenizer_agrees(open_kind, template, kind):
+    llm, other = open_kind(template, kind), open_kind(template, kind)
+    ids = [*answer_tokens(llm, template), llm.tokenizer._backend.token_to_id(END)]
+    with Conversation(llm) as conversation:
+        for question in QUESTIONS:
+            messages = [*conversation.messages, {"role": "user", "content": question}]
+            ask(conversation, question, say(ids))
+            prompt = conversation._cached[: conversation.last.prompt_tokens]
+            assert prompt.tolist() == other.chat_prompt(messages)
+        expected = other.chat([*conversation.messages, {"role": "user", "content": "x"}], FREE)
+        ask(conversation, "x", FREE)
+        assert conversation.last.token_ids == expected.token_ids
+        assert conversation.last.text == expected.text
+
+
+def test_the_model_s_own_tokens_stay_where_the_tokenizer_would_cut_otherwise(open_kind):
+    llm = open_kind("chatml", "byte-level")
+    ids = answer_tokens(llm, "chatml", spelled=True)
+    with Conversation(llm) as conversation:
+        ask(conversation, "Hello", say(ids))
+        read = conversation.last.prompt_tokens
+        ask(conversation, "And?", FREE)
+        assert conversation._cached[read : read + len(ids)].tolist() == ids
+        whole = llm.chat_prompt([*conversation.messages[:-1]])
+        mine = conversation._cached[: conversation.last.prompt_tokens].tolist()
+        assert mine != whole
+        assert llm.tokenizer.decode(mine) == llm.tokenizer.decode(whole)
+
+
+def test_blanks_that_the_template_trims_cost_only_themselves(open_kind):
+    llm = open_kind("roles", "byte-level")
+    ids = answer_tokens(llm, "roles", spelled=True)
+    blanks = llm.tokenizer.encode(" \n", add_bos=False)
+    with Conversation(llm) as conversation:
+        ask(conversation, "Hello", say([*ids, *blanks]))
+        assert conversation.last.text == ANSWER + " \n"
+        read = conversation.last.prompt_tokens
+        assert ask(conversation, "And?", FREE) == read + len(ids)
+
+
+def test_a_stop_string_that_begins_with_a_token_is_left_out(open_kind):
+    llm = open_kind("chatml", "byte-level")
+    ids = answer_tokens(llm, "chatml", spelled=True)
+    with Conversation(llm) as conversation:
+        ask(conversation, "Hello", say(ids, stop=" there"))
+        assert conversation.last.text == "Hello"
+        read = conversation.last.prompt_tokens
+        assert ask(conversation, "And?", FREE) == read + len("Hello")
+
+
+def test_what_a_template_or_the_user_changes_is_computed_anew(open_kind):
+    llm, other = open_kind("chatml", "llama-legacy"), open_kind("chatml", "llama-legacy")
+    ids = answer_tokens(llm, "chatml")
+    special = llm.tokenizer._backend.token_to_id("<|tool|>")
+    changes = [
+        lambda c: setattr(c, "system", "Be brief."),
+        lambda c: c._turns[1].update(content="Something else"),
+        lambda c: c._turns.pop(0),
+    ]
+    for change in changes:
+        with Conversation(llm) as conversation:
+            # A special token within the answer is in no text.
+            ask(conversation, "Hello", say([*ids, special, *ids], ignore_eos=True))
+            assert conversation.last.text.count("known") == 2
+            change(conversation)
+            messages = [*conversation.messages, {"role": "user", "content": "x"}]
+            expected = other.chat(messages, FREE)
+            ask(conversation, "x", FREE)
+            assert conversation.last.token_ids == expected.token_ids
+            assert conversation.last.prompt_tokens == expected.prompt_tokens
+
+
+def test_a_question_withdrawn_leaves_the_past_as_it_was(open_kind):
+    llm = open_kind("chatml", "byte-level")
+    ids = answer_tokens(llm, "chatml", spelled=True)
+    with Conversation(llm) as conversation:
+        ask(conversation, "Hello", say(ids))
+        known = conversation.cached_tokens
+        llm._session.interrupt_after = 0
+        with pytest.raises(KeyboardInterrupt):
+            ask(conversation, "Never asked", FREE)
+        llm._session.interrupt_after = None
+        assert ask(conversation, "And?", FREE) >= known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_an_added_token_is_a_boundary(tmp_path, kind):
+    tokenizer = Tokenizer.from_pack(write_tokenizer(tmp_path, kind))
+    assert tokenizer.begins_at_boundary("<|end|>x")
+    for text in ("", "x<|end|>", " <|end|>", "<|en", "\n"):
+        assert not tokenizer.begins_at_boundary(text)
+    for left in ("", "Hello", "Hello ", "漢"):
+        for right in ("", "law", " law", "\n"):
+            whole = tokenizer.encode(left + "<|end|>" + right, add_bos=False)
+            cut = [tokenizer.encode(part, add_bos=False) for part in (left, "<|end|>" + right)]
+            assert whole == cut[0] + cut[1]
