@@ -137,7 +137,8 @@ class Tokenizer:
             PackError: as `encode`.
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
-        first = next((n for n, (_, end) in enumerate(encoding.offsets) if end > start), None)
+        offsets = enumerate(encoding.offsets)
+        first = next((n for n, (begin, end) in offsets if max(begin + 1, end) > start), None)
         ids = [] if first is None else encoding.ids[first:]
         self._check_embeddings(ids)
         return None if first is not None and encoding.offsets[first][0] < start else ids

@@ -7,7 +7,7 @@ import pytest
 from adapmoe import SamplingParams
 from adapmoe.conversation import Conversation
 from adapmoe.tokenizer import Tokenizer
-from support.chat_templates import MARKUP, TEMPLATES
+from support.chat_templates import TEMPLATES
 from support.tokenizer_kinds import KINDS, write_tokenizer
 
 QUESTIONS = ["Hello", " What is the law?\n", "é€😀 漢"]
@@ -15,13 +15,17 @@ ANSWER = "Hello there, the law 漢😀 is known."
 END = "<|end|>"
 FREE = SamplingParams(max_tokens=4, temperature=1.0, seed=3)
 
-# Here the tokenizer keeps the first space of an answer, and the template writes another one.
-TWO_SPACES = [("plain-instruct", "byte-level"), ("plain-instruct", "metaspace-never")]
 PAIRS = [
     pytest.param(template, kind, id=f"{template}-{kind}")
     for template in TEMPLATES
     for kind in KINDS
-    if (template, kind) not in TWO_SPACES
+]
+# The first asks for answers with a line end that it does not repeat; in the others the tokenizer
+# keeps the first space of an answer, and the template writes one as well.
+OTHER_BLANKS = [
+    *(("markup", kind) for kind in KINDS),
+    ("plain-instruct", "byte-level"),
+    ("plain-instruct", "metaspace-never"),
 ]
 
 
@@ -53,6 +57,10 @@ def open_kind(tmp_path, open_llm):
     return make
 
 
+def words(llm, ids):
+    return "".join(llm.tokenizer._backend.decode(ids, skip_special_tokens=False).split())
+
+
 def answer_tokens(llm, template, *, spelled=False):
     """ANSWER as the tokenizer cuts it after a prompt, or letter by letter."""
     tokenizer = llm.tokenizer
@@ -80,20 +88,14 @@ def test_all_that_was_read_and_written_is_reused(
     llm = open_kind(template, kind)
     ids = answer_tokens(llm, template, spelled=spelled)
     end = [llm.tokenizer._backend.token_to_id(END)] if ends_by_itself else []
-    assistant = llm.tokenizer._backend.token_to_id("<|assistant|>")
-    prompt = 0
     with Conversation(llm) as conversation:
         for question in QUESTIONS:
-            expected = conversation.cached_tokens
-            if TEMPLATES[template] is MARKUP and expected:
-                # It asks for an answer with a line end that it does not repeat before the answer.
-                expected = conversation._cached[:prompt].tolist()[::-1].index(assistant)
-                expected = prompt - expected
-            assert ask(conversation, question, say([*ids, *end])) == expected
+            before = conversation.cached_tokens
+            assert ask(conversation, question, say([*ids, *end])) == before
             assert conversation.last.token_ids == [*ids, *end]
+            assert conversation.last.text.strip() == ANSWER
+            # Neither an end token nor the last one before the limit has been computed.
             prompt = conversation.last.prompt_tokens
-            if template != "instruct" or kind.startswith(("llama", "metaspace-a", "metaspace-f")):
-                assert conversation.last.text == ANSWER
             assert conversation.cached_tokens == prompt + len(ids) + len(end) - 1
 
 
@@ -105,8 +107,13 @@ def test_answers_are_those_of_chat_where_the_tokenizer_agrees(open_kind, templat
         for question in QUESTIONS:
             messages = [*conversation.messages, {"role": "user", "content": question}]
             ask(conversation, question, say(ids))
-            prompt = conversation._cached[: conversation.last.prompt_tokens]
-            assert prompt.tolist() == other.chat_prompt(messages)
+            prompt = conversation._cached[: conversation.last.prompt_tokens].tolist()
+            expected = other.chat_prompt(messages)
+            if (template, kind) in OTHER_BLANKS and len(messages) > 1:
+                assert words(llm, prompt) == words(other, expected)
+                assert prompt != expected
+                return
+            assert prompt == expected
         expected = other.chat([*conversation.messages, {"role": "user", "content": "x"}], FREE)
         ask(conversation, "x", FREE)
         assert conversation.last.token_ids == expected.token_ids
@@ -127,7 +134,7 @@ def test_the_model_s_own_tokens_stay_where_the_tokenizer_would_cut_otherwise(ope
         assert llm.tokenizer.decode(mine) == llm.tokenizer.decode(whole)
 
 
-def test_blanks_that_the_template_trims_cost_only_themselves(open_kind):
+def test_blanks_that_the_template_trims_stay(open_kind):
     llm = open_kind("roles", "byte-level")
     ids = answer_tokens(llm, "roles", spelled=True)
     blanks = llm.tokenizer.encode(" \n", add_bos=False)
@@ -135,7 +142,7 @@ def test_blanks_that_the_template_trims_cost_only_themselves(open_kind):
         ask(conversation, "Hello", say([*ids, *blanks]))
         assert conversation.last.text == ANSWER + " \n"
         read = conversation.last.prompt_tokens
-        assert ask(conversation, "And?", FREE) == read + len(ids)
+        assert ask(conversation, "And?", FREE) == read + len(ids) + len(blanks) - 1
 
 
 def test_a_stop_string_that_begins_with_a_token_is_left_out(open_kind):
@@ -184,13 +191,50 @@ def test_a_question_withdrawn_leaves_the_past_as_it_was(open_kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_an_added_token_is_a_boundary(tmp_path, kind):
+@pytest.mark.parametrize("text", ["Hello there<|end|> law of", "<s> a\n\nb  c<|end|>", "é€😀 漢<"])
+def test_the_rest_of_a_text_is_cut_as_within_it(tmp_path, kind, text):
     tokenizer = Tokenizer.from_pack(write_tokenizer(tmp_path, kind))
-    assert tokenizer.begins_at_boundary("<|end|>x")
-    for text in ("", "x<|end|>", " <|end|>", "<|en", "\n"):
-        assert not tokenizer.begins_at_boundary(text)
-    for left in ("", "Hello", "Hello ", "漢"):
-        for right in ("", "law", " law", "\n"):
-            whole = tokenizer.encode(left + "<|end|>" + right, add_bos=False)
-            cut = [tokenizer.encode(part, add_bos=False) for part in (left, "<|end|>" + right)]
-            assert whole == cut[0] + cut[1]
+    whole = tokenizer.encode(text, add_bos=False)
+    rests = [tokenizer.encode_rest(text, start) for start in range(len(text) + 1)]
+    assert (rests[0], rests[-1]) == (whole, [])
+    found = [rest for rest in rests if rest is not None]
+    assert all(rest == whole[len(whole) - len(rest) :] for rest in found)
+    assert [len(rest) for rest in found] == sorted((len(r) for r in found), reverse=True)
+    for start, rest in enumerate(rests):
+        if rest is not None:
+            head = "".join(
+                tokenizer._backend.id_to_token(i) for i in whole[: len(whole) - len(rest)]
+            )
+            assert head.count("<|end|>") == text[:start].count("<|end|>")
+    assert len(found) > len(whole) // 2
+    assert (None in rests) == (len(whole) < len(text) or text[0] == "é")
+
+
+def test_an_answer_that_a_token_of_the_template_runs_into_is_computed_as_chat_would(open_kind):
+    """The rest has no beginning of its own, so the whole text is tokenized."""
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+        "{{ 'llo' if m.role == 'assistant' else '' }}{% endfor %}<|assistant|>"
+    )
+    llm, other = open_kind("chatml", "byte-level"), open_kind("chatml", "byte-level")
+    vocabulary = llm.tokenizer._backend.get_vocab()
+    with Conversation(llm, chat_template=template) as conversation:
+        ask(conversation, "x", say([vocabulary["H"], vocabulary["e"]]))
+        messages = [*conversation.messages, {"role": "user", "content": "x"}]
+        expected = other.chat(messages, FREE, chat_template=template)
+        ask(conversation, "x", FREE)
+        prompt = conversation._cached[: conversation.last.prompt_tokens].tolist()
+        assert vocabulary["Hello"] in prompt
+        assert prompt == other.chat_prompt(messages, chat_template=template)
+        assert conversation.last.token_ids == expected.token_ids
+
+
+def test_an_earlier_past_serves_where_the_last_does_not(open_kind):
+    llm = open_kind("chatml", "byte-level")
+    ids = answer_tokens(llm, "chatml", spelled=True)
+    with Conversation(llm) as conversation:
+        ask(conversation, "Hello", say(ids))
+        past = conversation.last.prompt_tokens + len(ids)
+        ask(conversation, "And?", say(ids))
+        conversation._turns[-1]["content"] = "Something else"
+        assert past <= ask(conversation, "x", FREE) < conversation.last.prompt_tokens - 20
