@@ -8,7 +8,7 @@ from typing import Any
 
 from adapmoe.errors import ChatTemplateError, PackError
 from adapmoe.json_file import read_json
-from adapmoe.tokenizer import special_tokens
+from adapmoe.token_files import special_tokens
 
 Message = Mapping[str, Any]
 

@@ -8,7 +8,8 @@ import pytest
 from adapmoe import PackError, SamplingParams
 from adapmoe.chat_template import ChatTemplates
 from adapmoe.conversation import Conversation
-from adapmoe.tokenizer import SPECIAL_TOKEN_NAMES, Tokenizer, read_end_tokens, special_tokens
+from adapmoe.token_files import SPECIAL_TOKEN_NAMES, read_end_tokens, special_tokens
+from adapmoe.tokenizer import Tokenizer
 from support.chat_templates import CHATML
 from support.tokenizer_kinds import KINDS, tokenizer_json, write_tokenizer
 
@@ -75,7 +76,7 @@ def test_keys_may_be_null_or_empty_or_missing(tmp_path, file):
             ChatTemplates.from_pack(tmp_path).find()
 
 
-@pytest.mark.parametrize("wrong", [5, True, ["<s>"], {"content": 5}])
+@pytest.mark.parametrize("wrong", [5, True, ["<s>"], {"content": 5}, "\ud800"])
 @pytest.mark.parametrize("name", SPECIAL_TOKEN_NAMES)
 @pytest.mark.parametrize("file", ["tokenizer_config", "special_tokens_map"])
 def test_what_is_no_token_is_named(tmp_path, file, name, wrong):
@@ -100,6 +101,15 @@ def test_what_is_no_end_token_is_named(tmp_path, file, wrong):
     for read in (Tokenizer.from_pack, read_end_tokens):
         with pytest.raises(PackError, match=rf"{file}\.json: eos_token_id must be a token id"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config", "special_tokens_map", "generation_config"])
+@pytest.mark.parametrize("content", ["null", "[]", "{", "[" * 10**5, '{"a": 1' + "0" * 5000 + "}"])
+def test_what_is_no_object_is_named(tmp_path, name, content):
+    write(tmp_path)
+    (tmp_path / NAMES[name]).write_text(content)
+    with pytest.raises(PackError, match=rf"{name}\.json: "):
+        Tokenizer.from_pack(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [5, [], {"3": 5}, {"3": {}}, {"x": {"content": "y"}}])

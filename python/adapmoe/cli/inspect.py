@@ -13,7 +13,7 @@ from rich.table import Table
 from adapmoe import _core
 
 if TYPE_CHECKING:
-    from adapmoe.tokenizer import EndToken
+    from adapmoe.token_files import EndToken
 
 
 def inspect(
@@ -26,7 +26,7 @@ def inspect(
 
     Example: adapmoe inspect mixtral.adapmoe
     """
-    from adapmoe.tokenizer import read_end_tokens  # not for other verbs' help
+    from adapmoe.token_files import read_end_tokens  # not for other verbs' help
 
     manifest = json.loads(_core.inspect_pack(str(pack)))
     ends = read_end_tokens(pack)
