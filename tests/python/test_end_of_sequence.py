@@ -2,6 +2,7 @@
 """What ends a generation: end tokens of all sources, --stop-id, and stop strings with tokens."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from adapmoe import SamplingParams
 from adapmoe.cli.main import app
 from adapmoe.tokenizer import Tokenizer
+from adapmoe_export import export_pack
 from support.chat_templates import CHATML
 from support.tokenizer_kinds import KINDS, write_tokenizer
 
@@ -154,3 +156,23 @@ def test_chat_goes_on_after_a_template_without_text(fake_core, tiny_checkpoint, 
     assert done.exit_code == 1
     assert "the chat template makes no text of these messages" in done.stderr
     assert len(done.stdout.splitlines()) >= 1
+
+
+def test_inspect_shows_what_ends_an_answer_and_who_says_so(tiny_checkpoint, tmp_path, monkeypatch):
+    checkpoint, pack = tmp_path / "checkpoint", tmp_path / "pack"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    spec = json.loads((checkpoint / "tokenizer.json").read_text())
+    spec["added_tokens"].append(spec["added_tokens"][-1] | {"id": 4096, "content": "[/end]"})
+    (checkpoint / "tokenizer.json").write_text(json.dumps(spec))
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4096]}))
+    export_pack(checkpoint, pack)
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = " ".join(invoke("inspect", pack).stdout.split())
+    for end in (
+        "2 </s> (from config, special_tokens_map.json)",
+        "3 <0x00> (from generation_config.json)",
+        "4096 [/end] (from generation_config.json; no id of this model)",
+    ):
+        assert end in shown
+    ends = json.loads(invoke("inspect", pack, "--json").stdout)["end_of_sequence"]
+    assert [end["token_id"] for end in ends] == [2, 3, 4096]
