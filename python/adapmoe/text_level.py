@@ -181,14 +181,17 @@ class TextLevel(StepLevel):
         params: SamplingParams | None,
         chat_template: str | None,
     ) -> StepLoop:
-        return self._prepare(self.chat_prompt(messages, chat_template=chat_template), params)[1]
+        prompt = self.chat_prompt(messages, chat_template=chat_template)
+        return self._prepare(prompt, params, answers=True)[1]
 
-    def _prepare(self, prompt: Prompts, params: SamplingParams | None) -> tuple[bool, StepLoop]:
+    def _prepare(
+        self, prompt: Prompts, params: SamplingParams | None, *, answers: bool = False
+    ) -> tuple[bool, StepLoop]:
         """Whether it is one prompt, and its loop; all that can be refused is refused here."""
         single = _is_single(prompt)
         prompts = [prompt] if single else list(prompt)
         encoded = [self._encode(p) for p in prompts]
-        return single, StepLoop(self, encoded, params or SamplingParams())
+        return single, StepLoop(self, encoded, params or SamplingParams(), answers=answers)
 
     def _encode(self, prompt: Any) -> NDArray[np.int32]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
