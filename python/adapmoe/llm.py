@@ -200,13 +200,17 @@ class LLM(TextLevel):
     def _say_what_was_opened(self, verbose: bool) -> None:
         self._notes_told = 0
         self._tell_notes(self._session)
+        for note in () if self._tokenizer is None else self._tokenizer.notes:
+            _log.warning("%s", note)
         if verbose:
             print(f"{self._path}: {self.backend}", file=sys.stderr)
             print(describe_split(self.memory_split), file=sys.stderr)
 
-    def _prepare(self, prompt: Prompts, params: SamplingParams | None) -> tuple[bool, StepLoop]:
+    def _prepare(
+        self, prompt: Prompts, params: SamplingParams | None, *, answers: bool = False
+    ) -> tuple[bool, StepLoop]:
         self._tell_notes(self._session)  # what came up since; a service may never close
-        return super()._prepare(prompt, params)
+        return super()._prepare(prompt, params, answers=answers)
 
     def _tell_notes(self, core: "_core.Session") -> None:
         """Those that have not been told: most come up at open, a few while running."""

@@ -186,16 +186,19 @@ class TextLevel(StepLevel):
         params: SamplingParams | None,
         chat_template: str | None,
     ) -> StepLoop:
-        return self._prepare(self.chat_prompt(messages, chat_template=chat_template), params)[1]
+        prompt = self.chat_prompt(messages, chat_template=chat_template)
+        return self._prepare(prompt, params, answers=True)[1]
 
-    def _prepare(self, prompt: Prompts, params: SamplingParams | None) -> tuple[bool, StepLoop]:
+    def _prepare(
+        self, prompt: Prompts, params: SamplingParams | None, *, answers: bool = False
+    ) -> tuple[bool, StepLoop]:
         """Whether it is one prompt, and its loop; all that can be refused is refused here."""
         single = _is_single(prompt)
         if single:
             encoded = [self._encode("prompt", prompt)]
         else:
             encoded = [self._encode(f"prompt[{at}]", one) for at, one in enumerate(prompt)]
-        return single, StepLoop(self, encoded, SamplingParams.of(params))
+        return single, StepLoop(self, encoded, SamplingParams.of(params), answers=answers)
 
     def _encode(self, name: str, prompt: Any) -> NDArray[np.int32]:
         if isinstance(prompt, str):

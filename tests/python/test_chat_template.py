@@ -157,7 +157,12 @@ def test_a_hostile_template_is_a_typed_error(template):
     ],
 )
 def test_attributes_that_lead_out_do_not_exist(template, text):
-    assert render(template) == text
+    assert render("x" + template) == "x" + text
+
+
+def test_a_template_that_makes_no_text_is_refused():
+    with pytest.raises(ChatTemplateError, match="makes no text of these messages"):
+        render("{{ '' }}")
 
 
 def test_the_limits_do_not_leak_from_one_rendering_to_the_next():

@@ -4,6 +4,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,11 +30,13 @@ from adapmoe.cli.options import (
     PresencePenaltyOption,
     RepetitionPenaltyOption,
     SeedOption,
+    StopIdOption,
     StopOption,
     TemperatureOption,
     ThreadsOption,
     TopKOption,
     TopPOption,
+    check_stop_ids,
     open_llm,
 )
 from adapmoe.cli.output import RUNTIME_ERROR, make_report, print_statistics, usage_errors
@@ -171,6 +174,7 @@ def chat(
     frequency_penalty: FrequencyPenaltyOption = 0.0,
     seed: SeedOption = None,
     stop: StopOption = None,
+    stop_id: StopIdOption = None,
     ignore_eos: IgnoreEosOption = False,
     memory: MemoryOption = "auto",
     experts_resident: ExpertsResidentOption = None,
@@ -213,6 +217,7 @@ def chat(
         )
         chosen = ExpertOptions(backend=backend, experts=experts, exact=exact)
         llm = open_llm(pack, options, chosen)
+        params = replace(params, stop_token_ids=check_stop_ids(stop_id, llm.vocab_size))
     with llm, Conversation(llm, system=system, chat_template=template) as conversation:
         all_answered = ChatLoop(llm, conversation, params).run()
     if not all_answered:

@@ -3,31 +3,39 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from adapmoe import _core
 
+if TYPE_CHECKING:
+    from adapmoe.text.token_files import EndToken
+
 
 def inspect(
     pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest and the end tokens as JSON.")
+    ] = False,
 ) -> None:
     """Check a pack's manifest and file sizes, and show what the pack holds.
 
     Example: adapmoe inspect mixtral.adapmoe
     """
-    text = _core.inspect_pack(str(pack))
+    from adapmoe.text.token_files import read_end_tokens  # not for other verbs' help
+
+    manifest = json.loads(_core.inspect_pack(str(pack)))
+    ends = read_end_tokens(pack)
     if as_json:
-        print(text)
+        print(json.dumps(manifest | {"end_of_sequence": [end._asdict() for end in ends]}))
         return
-    manifest = json.loads(text)
     console = Console()
     console.print(
-        _table(str(pack), _overview(manifest)),
+        _table(str(pack), _overview(manifest) | _end_row(manifest, ends)),
         _table("config", manifest["config"]),
         _table("experts", _expert_rows(manifest["experts"])),
         _table("files", {name: f"{f['bytes']:,} bytes" for name, f in manifest["files"].items()}),
@@ -38,7 +46,7 @@ def inspect(
 def _table(title: str, rows: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     return table
 
 
@@ -54,6 +62,17 @@ def _overview(manifest: dict[str, Any]) -> dict[str, Any]:
     for role, quantization in manifest["quantization"].items():
         rows[f"{role} dtype"] = f"{quantization['dtype']}, group size {quantization['group_size']}"
     return rows
+
+
+def _end_row(manifest: dict[str, Any], ends: "list[EndToken]") -> dict[str, str]:
+    """All tokens that end an answer, and who says so."""
+    rows = manifest["config"]["vocab_size"]
+    shown = []
+    for end in ends:
+        text = f" {end.text}" if end.text is not None else ""
+        never = "" if 0 <= end.token_id < rows else "; no id of this model"
+        shown.append(f"{end.token_id}{text} (from {', '.join(end.sources)}{never})")
+    return {"end of sequence": ", ".join(shown) or "none: answers end at --max-tokens or --stop"}
 
 
 def _expert_rows(experts: dict[str, Any]) -> dict[str, Any]:

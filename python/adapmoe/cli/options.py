@@ -201,6 +201,15 @@ StopOption = Annotated[
     list[str] | None,
     typer.Option(help="End at this text; may be given several times.", show_default=False),
 ]
+StopIdOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="End at the token with this id, as at an end of sequence; may be given several times.",
+        show_default=False,
+    ),
+]
 IgnoreEosOption = Annotated[
     bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")
 ]
@@ -212,3 +221,11 @@ LogprobsOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_stop_ids(stop_ids: list[int] | None, vocab_size: int) -> tuple[int, ...]:
+    """The ids that --stop-id gave. Raises ValueError for one that the model does not have."""
+    for token_id in stop_ids or ():
+        if token_id >= vocab_size:
+            raise ValueError(f"--stop-id {token_id}: the model has the ids 0 to {vocab_size - 1}")
+    return tuple(stop_ids or ())

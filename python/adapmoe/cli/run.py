@@ -3,6 +3,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ from adapmoe.cli.options import (
     ReadersOption,
     RepetitionPenaltyOption,
     SeedOption,
+    StopIdOption,
     StopOption,
     TemperatureOption,
     ThreadsOption,
@@ -43,6 +45,7 @@ from adapmoe.cli.options import (
     TopKOption,
     TopPOption,
     TraceOption,
+    check_stop_ids,
     open_llm,
 )
 from adapmoe.cli.output import INTERRUPTED, make_report, print_statistics, usage_errors
@@ -76,6 +79,7 @@ def run(
     frequency_penalty: FrequencyPenaltyOption = 0.0,
     seed: SeedOption = None,
     stop: StopOption = None,
+    stop_id: StopIdOption = None,
     ignore_eos: IgnoreEosOption = False,
     logprobs: LogprobsOption = None,
     memory: MemoryOption = "auto",
@@ -129,6 +133,7 @@ def run(
         )._replace(timeline=timeline is not None, reader=reader, readers=readers)
         of_experts = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
         llm = open_llm(pack, options, of_experts)
+        params = replace(params, stop_token_ids=check_stop_ids(stop_id, llm.vocab_size))
     _generate(llm, text, params, trace, timeline, as_json=as_json)
 
 
@@ -142,13 +147,19 @@ def _generate(
     as_json: bool,
 ) -> None:
     """Print text and report, and close the model."""
-    with llm, recording(llm, trace), llm.generate(text, params, stream=True) as chunks:
+    with llm, recording(llm, trace), _begin(llm, text, params) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
         report = make_report(llm, chunks.results[0])
         if timeline is not None:
             write_chrome_trace(timeline, llm.timeline())
     _print_report(report, as_json=as_json)
     raise typer.Exit(INTERRUPTED if interrupted else 0)
+
+
+def _begin(llm: LLM, text: str, params: SamplingParams) -> GenerationStream:
+    """Check the prompt, such as one without any token; no step runs yet."""
+    with usage_errors():
+        return llm.generate(text, params, stream=True)
 
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:

@@ -36,7 +36,9 @@ class SamplingParams:
         top_p: sample among the fewest tokens whose probabilities reach top_p, in (0, 1]; 1: off.
         seed: makes sampling repeatable; every sequence starts its own generator from it. None:
             random.
-        stop: a string, or several, that end the text; they are not part of it.
+        stop: a string, or several, that end the text; they are not part of it. They are compared
+            with the text as the model wrote it, special tokens such as "<|im_end|>" included,
+            though those are not shown.
         ignore_eos: go on after an end-of-sequence token, up to max_tokens.
         min_p: sample only tokens at least min_p times as likely as the most likely one, in [0, 1];
             0: off.

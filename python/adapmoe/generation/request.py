@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,10 @@ from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 class StopMatcher:
     """Passes text on, but never a stop string nor what may still become one.
 
+    Stop strings are compared with the text as the model wrote it. That includes the special tokens,
+    which are not shown: "<|im_end|>" can be a stop string, or a part of one. A special token inside
+    of what would be a stop string without it keeps that from matching.
+
     The result does not depend on how the text is cut into pieces: the stop string that is complete
     first ends the text, and of several complete at the same character the longest.
     """
@@ -26,6 +31,7 @@ class StopMatcher:
         """`stops`: non-empty strings; may be empty."""
         self._stops = tuple(stops)
         self._held = ""
+        self._shown: list[bool] = []  # of each held character
         self._stopped = False
 
     @property
@@ -33,23 +39,32 @@ class StopMatcher:
         """Whether a stop string has been seen. No text follows after that."""
         return self._stopped
 
-    def push(self, text: str) -> str:
-        """Take more text; return what is certain to lie before any stop string."""
+    def push(self, text: str, *, shown: bool = True) -> str:
+        """Take more text; return what is certain to lie before any stop string.
+
+        `shown`: False for the text of special tokens, which takes part in the comparison only.
+        """
         if self._stopped:
             return ""
-        text = self._held + text
-        cut = self._find(text)
+        self._held += text
+        self._shown += [shown] * len(text)
+        cut = self._find(self._held)
         if cut is not None:
-            self._stopped, self._held = True, ""
-            return text[:cut]
-        keep = self._possible_beginning(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            self._stopped = True
+            passed, self._held, self._shown = self._release(cut), "", []
+            return passed
+        return self._release(len(self._held) - self._possible_beginning(self._held))
 
     def flush(self) -> str:
         """Return what was held back: the text ends here, so it is not a stop string after all."""
-        text, self._held = self._held, ""
-        return text
+        return self._release(len(self._held))
+
+    def _release(self, length: int) -> str:
+        """Hold so many characters no longer; return those of them that are shown."""
+        passed = "".join(compress(self._held[:length], self._shown))
+        self._held = self._held[length:]
+        del self._shown[:length]
+        return passed
 
     def _find(self, text: str) -> int | None:
         """Where the first complete stop string begins."""
@@ -77,7 +92,10 @@ class GenerationResult:
     """One finished (or interrupted) generation.
 
     Attributes:
-        text: the generated text without the prompt and without the stop string.
+        text: the generated text without the prompt, special tokens and the stop string. Tokenizers
+            that write words with the space before them drop it at the start of a text: `generate`
+            continues the prompt's text, so a first space stays; an answer of `chat` is a text of
+            its own, as `transformers` decodes it.
         token_ids: the generated tokens, an end-of-sequence token included.
         prompt_tokens: tokens of the prompt.
         finish_reason: "stop" (end-of-sequence token, stop token or stop string), "length", or None
@@ -149,8 +167,19 @@ class Generation:
         params: SamplingParams,
         limit: int,
         tokenizer: Tokenizer,
+        *,
+        answers: bool = False,
     ) -> None:
-        """`prompt`: int32 `[n]`; `limit`: tokens to generate at most, from `token_limit`."""
+        """Take a prompt.
+
+        Args:
+            index: of the prompt among several.
+            prompt: int32 `[n]`.
+            params: how to sample.
+            limit: tokens to generate at most, from `token_limit`.
+            tokenizer: of the model.
+            answers: the text is an answer, not a continuation of the prompt's.
+        """
         self.index = index
         self.prompt = prompt
         self.stats = GenerationStats()
@@ -162,7 +191,8 @@ class Generation:
         self._eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
         self._stop_ids = frozenset(params.stop_token_ids)
         self._sampler = Sampler(prompt, params)
-        self._decoder = StreamDecoder(tokenizer, prompt.tolist())
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer, () if answers else prompt.tolist())
         self._stop = StopMatcher(params.stop_strings)
         self._text: list[str] = []
         self._sent_tokens = 0
@@ -174,8 +204,7 @@ class Generation:
         self.token_ids.append(token_id)
         if self.logprobs is not None and logprobs is not None:
             self.logprobs.append(logprobs)
-        if token_id not in self._stop_ids:
-            self._text.append(self._stop.push(self._decoder.push(token_id)))
+        self._take(token_id)
         if self._stop.stopped or token_id in self._eos_ids | self._stop_ids:
             self.finish_reason = "stop"
         elif len(self.token_ids) == self._limit:
@@ -183,6 +212,14 @@ class Generation:
         if self.finish_reason:
             self._text.append(self._stop.push(self._decoder.flush()))
             self._text.append(self._stop.flush())
+
+    def _take(self, token_id: int) -> None:
+        """Take a token into the text; the text of special tokens counts for stop strings only."""
+        special = self._tokenizer.special_text(token_id)
+        if special is not None:
+            self._text.append(self._stop.push(special, shown=False))
+        elif token_id not in self._stop_ids:
+            self._text.append(self._stop.push(self._decoder.push(token_id)))
 
     def take_chunk(self) -> GenerationChunk | None:
         """What is new since the last call; None while no character is complete."""

@@ -30,6 +30,8 @@ class StepLoop:
         prompts: Sequence[NDArray[np.int32]],
         params: SamplingParams,
         continued: TokenStream | None = None,
+        *,
+        answers: bool = False,
     ) -> None:
         """Check everything that can be checked before any work.
 
@@ -39,6 +41,7 @@ class StepLoop:
             params: for all of them.
             continued: a sequence that holds the beginning of the only prompt, shorter than it; it
                 stays open.
+            answers: the texts are answers of a chat, not continuations of the prompts.
 
         Raises:
             ContextOverflowError: a prompt and its answer do not fit into the context.
@@ -54,6 +57,7 @@ class StepLoop:
                 params,
                 token_limit(len(prompt), params.max_tokens, llm.max_context),
                 llm.tokenizer,
+                answers=answers,
             )
             for index, prompt in enumerate(prompts)
         ]

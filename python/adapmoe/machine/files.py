@@ -149,7 +149,7 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
         raise PackError(
             f"{path}: missing; the pack has no tokenizer, use token ids instead"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PackError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise PackError(f"{path}: expected a JSON object")

@@ -9,18 +9,9 @@ from typing import Any
 from adapmoe import checks
 from adapmoe.errors import ChatTemplateError, PackError
 from adapmoe.machine.files import read_json
+from adapmoe.text.token_files import special_tokens
 
 Message = Mapping[str, Any]
-
-_SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 
 
 class ChatTemplates:
@@ -49,8 +40,8 @@ class ChatTemplates:
         """
         directory = Path(directory)
         config = read_json(directory / "tokenizer_config.json")
-        tokens = {**read_json(directory / "special_tokens_map.json"), **config}
-        return cls(directory, _templates(directory, config), _special_tokens(tokens))
+        tokens = {name: token.text for name, token in special_tokens(directory).items()}
+        return cls(directory, _templates(directory, config), tokens)
 
     def render(self, messages: Sequence[Message], chat_template: str | None = None) -> str:
         """The conversation as text, ending where the assistant's next answer begins.
@@ -68,7 +59,7 @@ class ChatTemplates:
         from adapmoe.text import jinja_sandbox  # most programs do not chat
 
         try:
-            return jinja_sandbox.render(
+            text = jinja_sandbox.render(
                 source,
                 {**self._special_tokens, "messages": plain, "tools": None, "documents": None}
                 | {"add_generation_prompt": True},
@@ -78,6 +69,12 @@ class ChatTemplates:
                 f"{self._pack}: the chat template failed: {type(error).__name__}: {error}; "
                 "change the messages, or pass another template as chat_template="
             ) from error
+        if not text:
+            raise ChatTemplateError(
+                f"{self._pack}: the chat template makes no text of these messages; pass another "
+                "one as chat_template= (--chat-template on the command line)"
+            )
+        return text
 
     def find(self, chat_template: str | None = None) -> str:
         """The Jinja text that `render` would use. Raises ChatTemplateError if there is none."""
@@ -162,14 +159,3 @@ def _templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
             '{"name": ..., "template": ...}'
         )
     return named
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Texts of the special tokens, written plainly or as {"content": text}."""
-    texts = {}
-    for name in _SPECIAL_TOKENS:
-        token = config.get(name)
-        text = token.get("content") if isinstance(token, Mapping) else token
-        if isinstance(text, str):
-            texts[name] = text
-    return texts

@@ -71,6 +71,9 @@ class FakeSession:
         self.memory_split.memory_bytes = memory_bytes
         return self.memory_split
 
+    def resident_set(self):
+        return []
+
     def step(self, tokens):
         """Count one step; KeyboardInterrupt instead where the test wants it."""
         time.sleep(self.step_s)

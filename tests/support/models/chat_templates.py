@@ -63,3 +63,33 @@ INSTRUCT = """
 {%- endfor %}
 {%- if strftime_now is defined and messages | length > 99 %}{{- strftime_now('%Y') }}{% endif %}
 """
+
+# As ChatML: what stands before an answer in the history is what asks for it.
+CHATML = """
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+"""
+
+# Control tokens of their own per role, no line ends, messages trimmed.
+ROLES = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message.role + '|>' }}"
+    "{{ message.content | trim }}{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+# The style of the trained checkpoints: ordinary text around questions, a space before answers.
+PLAIN_INSTRUCT = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}"
+    "[INST] {{ message.content }} [/INST]{% else %} {{ message.content }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+
+TEMPLATES = {
+    "markup": MARKUP,
+    "instruct": INSTRUCT,
+    "chatml": CHATML,
+    "roles": ROLES,
+    "plain-instruct": PLAIN_INSTRUCT,
+}
