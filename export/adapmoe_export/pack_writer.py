@@ -19,8 +19,7 @@ from adapmoe_export.in_order import in_order
 from adapmoe_export.journal import Journal
 from adapmoe_export.manifest import WrittenFile, join_checksums, make_manifest, serialize
 from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
-from adapmoe_export.options import ExportOptions
-from adapmoe_export.plan import PackPlan
+from adapmoe_export.plan import ExportOptions, PackPlan
 from adapmoe_export.safetensors_writer import SafetensorsWriter, TensorEntry
 from adapmoe_export.source import open_checkpoint
 from adapmoe_export.workers import choose_workers
