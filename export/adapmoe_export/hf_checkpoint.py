@@ -23,8 +23,17 @@ from adapmoe_export.unsupported_sources import (
     refuse_dtype,
     refuse_names,
     refuse_path,
+    refuse_pointers,
 )
 
+# Copied into the pack where the checkpoint has them.
+COPIED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
@@ -38,11 +47,11 @@ class HfCheckpoint:
         """Read config.json and the index, no weights. Raises CheckpointError."""
         self.path = path
         refuse_path(path)
+        refuse_pointers(_files_to_read(path))
         self.config_path = path / "config.json"
         if not self.config_path.is_file():
             raise CheckpointError(f"{path}: no config.json; give a Hugging Face checkpoint")
-        self.config_bytes = self.config_path.read_bytes()
-        self.config = _parse_object(self.config_path, self.config_bytes)
+        self.config, self.config_bytes = _read_json(self.config_path)
         refuse_config(self.config, self.config_path)
         self._index: dict[str, Path] = {}  # name -> file, as the index says; empty without one
         self._headers = {file: read_header(file) for file in self._weight_files()}
@@ -66,11 +75,13 @@ class HfCheckpoint:
         )
 
     def _indexed_files(self, index_path: Path) -> list[Path]:
-        weight_map = _parse_object(index_path, index_path.read_bytes()).get("weight_map")
+        weight_map = read_json_object(index_path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{index_path}: no weight_map")
         self._index = {name: self._shard(index_path, file) for name, file in weight_map.items()}
-        return sorted(set(self._index.values()))
+        shards = sorted(set(self._index.values()))
+        refuse_pointers(shards)
+        return shards
 
     def _shard(self, index_path: Path, file: object) -> Path:
         if not isinstance(file, str) or Path(file).name != file:
@@ -203,6 +214,14 @@ class LazyMatrix:
             return self._weights
 
 
+def _files_to_read(path: Path) -> list[Path]:
+    """What an export reads, as far as that is known before the index is read."""
+    single = path / _SINGLE
+    weights = [single] if single.is_file() else [path / _INDEX, *path.glob("model-*.safetensors")]
+    names = ("config.json", "added_tokens.json", *COPIED_FILES)
+    return [*(path / name for name in names), *sorted(weights)]
+
+
 def _numbered_shards(path: Path) -> list[Path]:
     """model-00001-of-0000N.safetensors to the last; [] if there are no such files."""
     found: dict[int, dict[int, Path]] = {}  # N -> number -> file
@@ -223,11 +242,19 @@ def _numbered_shards(path: Path) -> list[Path]:
     return [file for files in found.values() for _, file in sorted(files.items())]
 
 
-def _parse_object(path: Path, text: bytes) -> Json:
+def read_json_object(path: Path) -> Json:
+    """The JSON object in a file of the checkpoint. Raises CheckpointError."""
+    return _read_json(path)[0]
+
+
+def _read_json(path: Path) -> tuple[Json, bytes]:
     try:
+        text = path.read_bytes()
         value = json.loads(text)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
-    return value
+    return value, text

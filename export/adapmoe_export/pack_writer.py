@@ -22,16 +22,9 @@ from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
 from adapmoe_export.plan import ExportOptions, PackPlan
 from adapmoe_export.safetensors_writer import SafetensorsWriter, TensorEntry
 from adapmoe_export.source import open_checkpoint
+from adapmoe_export.tokenizer_files import check_tokenizer_files
 from adapmoe_export.workers import choose_workers
 
-# Copied where the checkpoint has them.
-COPIED_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
 _MANIFEST_ALLOWANCE = 16 << 20  # more than any manifest.json needs, for the free-space check
 
 Progress = Callable[[int, int], None]  # (bytes in place so far, bytes in all)
@@ -80,7 +73,9 @@ def write_pack(
 ) -> Json:
     """Write the pack that `plan` lays out to `out`; return its manifest. See export_pack."""
     options = plan.options
-    copied = [path for name in COPIED_FILES if (path := checkpoint.path / name).is_file()]
+    copied = check_tokenizer_files(checkpoint.path, plan.config.vocab_size)
+    if notice is not None and not any(path.name == "tokenizer.json" for path in copied):
+        notice(f"{checkpoint.path}: no tokenizer, so the pack will take token ids only, no text")
     needed = plan.total_bytes() + sum(path.stat().st_size for path in copied) + _MANIFEST_ALLOWANCE
     with (
         staged_directory(out, options.overwrite, needed, options.fresh) as staging,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources that people try and that cannot be exported, refused by name with what to use instead."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from adapmoe.errors import CheckpointError
@@ -21,6 +21,7 @@ _ELSEWHERE = {
     "transformers_weights": "transformers reads the weights from the file that it names",
     "per_layer_config": "transformers gives layers configs of their own",
 }
+_POINTER = b"version https://git-lfs"
 _METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8"}
 
 # Ends of tensor names -> what writes them. The first match counts: GPTQ has qweight too.
@@ -54,6 +55,22 @@ def refuse_path(path: Path) -> None:
             f"{path}: holds an adapter (adapter_config.json), which transformers adds to the "
             "weights; merge it first: PEFT's merge_and_unload(), then save_pretrained(directory)"
         )
+
+
+def refuse_pointers(paths: Iterable[Path]) -> None:
+    """Raise CheckpointError if any of the files, where they exist, is a Git LFS pointer."""
+    pointers = [path for path in paths if path.is_file() and _is_pointer(path)]
+    if pointers:
+        names = ", ".join(path.name for path in pointers)
+        raise CheckpointError(
+            f"{pointers[0].parent}: only Git LFS pointers are there, not the files themselves: "
+            f"{names}; run `git lfs pull` in that directory, or download the files again"
+        )
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def refuse_config(config: Json, path: Path) -> None:
