@@ -17,7 +17,14 @@ from adapmoe_export.fingerprint import fingerprint
 from adapmoe_export.hf_checkpoint import HfCheckpoint
 from adapmoe_export.in_order import in_order
 from adapmoe_export.journal import Journal
-from adapmoe_export.manifest import WrittenFile, join_checksums, make_manifest, serialize
+from adapmoe_export.manifest import (
+    WrittenFile,
+    check_limits,
+    join_checksums,
+    make_manifest,
+    provenance,
+    serialize,
+)
 from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
 from adapmoe_export.plan import ExportOptions, PackPlan
 from adapmoe_export.safetensors_writer import SafetensorsWriter, TensorEntry
@@ -25,7 +32,7 @@ from adapmoe_export.source import open_checkpoint
 from adapmoe_export.tokenizer_files import check_tokenizer_files
 from adapmoe_export.workers import choose_workers
 
-_MANIFEST_ALLOWANCE = 16 << 20  # more than any manifest.json needs, for the free-space check
+_ALLOWANCE = 8 << 20  # for the journal and for what file systems add, in the free-space check
 
 Progress = Callable[[int, int], None]  # (bytes in place so far, bytes in all)
 
@@ -76,7 +83,9 @@ def write_pack(
     copied = check_tokenizer_files(checkpoint.path, plan.config.vocab_size)
     if notice is not None and not any(path.name == "tokenizer.json" for path in copied):
         notice(f"{checkpoint.path}: no tokenizer, so the pack will take token ids only, no text")
-    needed = plan.total_bytes() + sum(path.stat().st_size for path in copied) + _MANIFEST_ALLOWANCE
+    small = sum(path.stat().st_size for path in copied) + check_limits(plan)
+    needed = plan.total_bytes() + small + _ALLOWANCE
+    origin = provenance(checkpoint.config_bytes, checkpoint.dtypes)
     with (
         staged_directory(out, options.overwrite, needed, options.fresh) as staging,
         Journal(staging.journal, fingerprint(plan, checkpoint)) as journal,
@@ -87,7 +96,7 @@ def write_pack(
         for path in copied:
             writer.write_file(path.name, path.read_bytes())
         errors = writer.report.summary()
-        manifest = make_manifest(plan, checkpoint, writer.files, crc32c, dense_crc32c, errors)
+        manifest = make_manifest(plan, origin, writer.files, crc32c, dense_crc32c, errors)
         writer.write_file("manifest.json", serialize(manifest))
     return manifest
 

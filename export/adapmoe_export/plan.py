@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 from adapmoe import _core
+from adapmoe.errors import CheckpointError
 from adapmoe_export.architecture import (
     Architecture,
     DenseSource,
@@ -20,6 +21,12 @@ ROPE_INV_FREQ = "rope.inv_freq"
 VECTOR_MULTIPLE = 16  # vectors are zero-padded to a multiple of this many elements
 DTYPES = ("int4", "int8", "f16", "f32")
 GROUP_SIZES = (32, 64, 128)
+_MAX_THREADS = 1024
+# What the runtime reads of a JSON text (runtime/store/json_fields.h). A safetensors header has 7
+# values per tensor; a manifest has 8 digits per tile.
+MAX_JSON_BYTES, MAX_JSON_VALUES = 8 << 20, 1 << 18
+_MAX_EXPERTS = (MAX_JSON_VALUES - 1) // 7
+_MAX_TILES = MAX_JSON_BYTES // 8
 FLOAT_GROUP_SIZE = 16  # what the format writes as the group size of f16 and f32
 
 
@@ -40,10 +47,12 @@ class ExportOptions:
         for name, dtype in (("experts", self.experts), ("dense", self.dense)):
             if dtype not in DTYPES:
                 raise ExportError(f"{name}: unknown dtype {dtype!r}, choose {', '.join(DTYPES)}")
-        if self.group_size not in GROUP_SIZES:
-            raise ExportError(f"group size {self.group_size}: choose 32, 64 or 128")
-        if self.threads < 0:
-            raise ExportError(f"threads {self.threads}: give 0 (one per core) or more")
+        if type(self.group_size) is not int or self.group_size not in GROUP_SIZES:
+            raise ExportError(f"group size {self.group_size!r}: choose 32, 64 or 128")
+        if self.tile_width is not None and type(self.tile_width) is not int:
+            raise ExportError(f"tile width {self.tile_width!r}: give a whole number, or None")
+        if type(self.threads) is not int or not 0 <= self.threads <= _MAX_THREADS:
+            raise ExportError(f"threads {self.threads!r}: give 0 (one per core) to {_MAX_THREADS}")
 
     def group_size_of(self, dtype: str) -> int:
         """Group size of a matrix in `dtype`, as the pack records it."""
@@ -153,7 +162,17 @@ class PackPlan:
 def make_plan(
     architecture: Architecture, config: ModelConfig, options: ExportOptions, fused: bool = False
 ) -> PackPlan:
-    """Lay out the pack. Raises ExportError for a tile width that does not fit."""
+    """Lay out the pack.
+
+    Raises CheckpointError for more experts than a pack can list, and ExportError for a tile width
+    that does not fit.
+    """
+    experts = config.num_hidden_layers * config.num_local_experts
+    if experts > _MAX_EXPERTS:
+        raise CheckpointError(
+            f"config.json: {config.num_hidden_layers} layers of {config.num_local_experts} experts "
+            f"are {experts}, more than the {_MAX_EXPERTS} that a pack can list"
+        )
     dense = [_dense_tensor(source, options) for source in architecture.dense_sources(config)]
     dense.append(_vector(ROPE_INV_FREQ, config.head_dim // 2, None))
     tiling = choose_tiling(
@@ -163,6 +182,12 @@ def make_plan(
         options.group_size_of(options.experts),
         options.tile_width,
     )
+    if experts * tiling.tiles > _MAX_TILES:
+        raise ExportError(
+            f"tile width {tiling.tile_width}: gives {tiling.tiles} tiles per expert and "
+            f"{experts * tiling.tiles} in all, more than the {_MAX_TILES} that a pack can list; "
+            "choose a wider one"
+        )
     dense.sort(key=lambda tensor: tensor.name)
     return PackPlan(architecture, config, options, tiling, dense, fused)
 

@@ -2,6 +2,7 @@
 """Cuts intermediate_size into tiles."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from adapmoe import _core
 from adapmoe_export.errors import ExportError
@@ -58,15 +59,14 @@ def choose_tiling(
 
 
 def _widest(intermediate_size: int, hidden_size: int, dtype: str, unit: int) -> int:
+    # Tile bytes grow with the width. A hidden_size so large that not even one unit fits still gets
+    # tiles of one unit.
+    widths = range(unit, align_up(intermediate_size, unit) + 1, unit)
     fitting = [
-        width
-        for width in range(unit, align_up(intermediate_size, unit) + 1, unit)
-        if tile_bytes(width, hidden_size, dtype, unit) <= MAX_TILE_BYTES
-    ]
-    # Tile bytes grow with the width, so the last fitting one is the widest. A hidden_size so
-    # large that not even one unit fits still gets tiles of one unit.
-    dividing = [width for width in fitting or [unit] if intermediate_size % width == 0]
+        *takewhile(lambda w: tile_bytes(w, hidden_size, dtype, unit) <= MAX_TILE_BYTES, widths)
+    ] or [unit]
+    dividing = [width for width in fitting if intermediate_size % width == 0]
     if dividing:
         return dividing[-1]
-    parts = -(-intermediate_size // (fitting or [unit])[-1])
+    parts = -(-intermediate_size // fitting[-1])
     return align_up(-(-intermediate_size // parts), unit)
