@@ -14,8 +14,7 @@ from adapmoe_export.architecture import Json
 from adapmoe_export.errors import ExportError
 from adapmoe_export.hf_checkpoint import COPIED_FILES
 from adapmoe_export.plan import MAX_JSON_BYTES, MAX_JSON_VALUES, PackPlan
-from adapmoe_export.safetensors_file import READABLE
-from adapmoe_export.safetensors_writer import make_header
+from adapmoe_export.safetensors_file import READABLE, make_header
 
 FORMAT = "adapmoe-pack"
 FORMAT_VERSION = 1

@@ -18,12 +18,11 @@ from adapmoe.errors import PackError
 from adapmoe_export.architecture import ExpertSpec, Json, whole
 from adapmoe_export.errors import ExportError
 from adapmoe_export.hf_checkpoint import HfCheckpoint, LazyMatrix
-from adapmoe_export.in_order import in_order
 from adapmoe_export.matrix_packer import rope_inv_freq
 from adapmoe_export.plan import DenseTensor, ExportOptions, PackPlan
 from adapmoe_export.safetensors_file import Weights
 from adapmoe_export.source import open_checkpoint
-from adapmoe_export.workers import choose_workers
+from adapmoe_export.workers import choose_workers, in_order
 
 _BLOCK_ROWS = 16
 _PIECE_WEIGHTS = 1 << 22  # of a dense matrix, compared at a time

@@ -2,6 +2,7 @@
 """Streams a checkpoint into a pack, a few tiles in memory at a time."""
 
 import hashlib
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +13,8 @@ from pathlib import Path
 
 from adapmoe_export.architecture import Json
 from adapmoe_export.destination import Staging, staged_directory
-from adapmoe_export.error_report import ErrorReport
-from adapmoe_export.fingerprint import fingerprint
 from adapmoe_export.hf_checkpoint import HfCheckpoint
-from adapmoe_export.in_order import in_order
-from adapmoe_export.journal import Journal
+from adapmoe_export.journal import Journal, fingerprint
 from adapmoe_export.manifest import (
     WrittenFile,
     check_limits,
@@ -27,10 +25,11 @@ from adapmoe_export.manifest import (
 )
 from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
 from adapmoe_export.plan import ExportOptions, PackPlan
-from adapmoe_export.safetensors_writer import SafetensorsWriter, TensorEntry
+from adapmoe_export.safetensors_file import TensorEntry
+from adapmoe_export.safetensors_writer import SafetensorsWriter
 from adapmoe_export.source import open_checkpoint
 from adapmoe_export.tokenizer_files import check_tokenizer_files
-from adapmoe_export.workers import choose_workers
+from adapmoe_export.workers import choose_workers, in_order
 
 _ALLOWANCE = 8 << 20  # for the journal and for what file systems add, in the free-space check
 
@@ -109,6 +108,27 @@ class _Record:
     jobs: Callable[[], Iterator[Job]]  # their pieces are the tensor's bytes, in order
 
 
+class _ErrorReport:
+    """Sums squared errors and squared weights per kind."""
+
+    def __init__(self) -> None:
+        """Start with no matrices."""
+        self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(self, kind: str, squared_error: float, squared_weights: float) -> None:
+        """Count one packed matrix (or a part of one)."""
+        sums = self._sums[kind]
+        sums[0] += squared_error
+        sums[1] += squared_weights
+
+    def summary(self) -> Json:
+        """{kind: {"relative_rmse": sqrt(sum err^2 / sum w^2)}}, six significant digits."""
+        return {
+            kind: {"relative_rmse": float(f"{math.sqrt(error / weights if weights else 0.0):.6g}")}
+            for kind, (error, weights) in sorted(self._sums.items())
+        }
+
+
 class _PackWriter:
     """Writes the files of one pack into the staging directory."""
 
@@ -122,7 +142,7 @@ class _PackWriter:
         notice: Callable[[str], None] | None,
     ) -> None:
         self.files: dict[str, WrittenFile] = {}
-        self.report = ErrorReport()
+        self.report = _ErrorReport()
         self._plan = plan
         self._directory = staging.pack
         self._journal = journal

@@ -2,6 +2,7 @@
 """The options and the layout of a pack, known in full before the first weight is read."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from adapmoe import _core
 from adapmoe.errors import CheckpointError
@@ -14,8 +15,7 @@ from adapmoe_export.architecture import (
     TensorSpec,
 )
 from adapmoe_export.errors import ExportError
-from adapmoe_export.safetensors_writer import TensorEntry, make_header
-from adapmoe_export.tiling import Tiling, align_up, choose_tiling
+from adapmoe_export.safetensors_file import PAGE_BYTES, TensorEntry, align_up, make_header
 
 ROPE_INV_FREQ = "rope.inv_freq"
 VECTOR_MULTIPLE = 16  # vectors are zero-padded to a multiple of this many elements
@@ -27,6 +27,7 @@ _MAX_THREADS = 1024
 MAX_JSON_BYTES, MAX_JSON_VALUES = 8 << 20, 1 << 18
 _MAX_EXPERTS = (MAX_JSON_VALUES - 1) // 7
 _MAX_TILES = MAX_JSON_BYTES // 8
+MAX_TILE_BYTES = 8 << 20  # unless the user asks for more
 FLOAT_GROUP_SIZE = 16  # what the format writes as the group size of f16 and f32
 
 
@@ -57,6 +58,20 @@ class ExportOptions:
     def group_size_of(self, dtype: str) -> int:
         """Group size of a matrix in `dtype`, as the pack records it."""
         return self.group_size if dtype in ("int4", "int8") else FLOAT_GROUP_SIZE
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Geometry of every expert record. Widths are in columns of intermediate_size."""
+
+    tiles: int
+    tile_width: int
+    tile_bytes: int
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one expert's record."""
+        return self.tiles * self.tile_bytes
 
 
 @dataclass(frozen=True)
@@ -205,3 +220,45 @@ def _dense_tensor(source: DenseSource, options: ExportOptions) -> DenseTensor:
 
 def _vector(name: str, length: int, source: DenseSource | None) -> DenseTensor:
     return DenseTensor(name, (length,), "f32", 0, 4 * align_up(length, VECTOR_MULTIPLE), source)
+
+
+def tile_bytes(tile_width: int, hidden_size: int, dtype: str, group_size: int) -> int:
+    """Bytes of one tile: gate and up rows, down columns, padded to a page."""
+    rows = _core.packed_bytes(tile_width, hidden_size, dtype, group_size)
+    columns = _core.packed_bytes(hidden_size, tile_width, dtype, group_size)
+    return align_up(2 * rows + columns, PAGE_BYTES)
+
+
+def choose_tiling(
+    intermediate_size: int, hidden_size: int, dtype: str, group_size: int, width: int | None = None
+) -> Tiling:
+    """The tiling with the given width, or else the widest tiles of at most 8 MiB.
+
+    `group_size` is the pack's (16 for f16 and f32), a multiple of 16, so it is the unit of
+    widths. Raises ExportError for a width that is not a multiple of it or wider than an expert.
+    """
+    unit = group_size
+    padded = align_up(intermediate_size, unit)
+    if width is None:
+        width = _widest(intermediate_size, hidden_size, dtype, unit)
+    elif width < unit or width % unit or width > padded:
+        raise ExportError(f"tile width {width}: give a multiple of {unit}, at most {padded}")
+    return Tiling(
+        tiles=-(-intermediate_size // width),
+        tile_width=width,
+        tile_bytes=tile_bytes(width, hidden_size, dtype, unit),
+    )
+
+
+def _widest(intermediate_size: int, hidden_size: int, dtype: str, unit: int) -> int:
+    # Tile bytes grow with the width. A hidden_size so large that not even one unit fits still gets
+    # tiles of one unit.
+    widths = range(unit, align_up(intermediate_size, unit) + 1, unit)
+    fitting = [
+        *takewhile(lambda w: tile_bytes(w, hidden_size, dtype, unit) <= MAX_TILE_BYTES, widths)
+    ] or [unit]
+    dividing = [width for width in fitting if intermediate_size % width == 0]
+    if dividing:
+        return dividing[-1]
+    parts = -(-intermediate_size // fitting[-1])
+    return align_up(-(-intermediate_size // parts), unit)
