@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Convert a Hugging Face checkpoint into a pack.
 
-    Run the same command again to go on with an export that was interrupted.
+    Run the same command again to resume an interrupted export.
 
     Example: adapmoe export Mixtral-8x7B-v0.1 mixtral.adapmoe --experts int4
 
@@ -77,7 +77,7 @@ def export(
     Example: adapmoe export mixtral.adapmoe --onnx
     """
     if onnx:
-        import_onnx()  # better now than after an hour
+        import_onnx()  # fail now rather than after an hour
     if out is None:
         _export_onnx_only(source, onnx, as_json)
         return
@@ -133,7 +133,7 @@ def _interrupt_message(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         partial = partial_path(out)
         if partial.is_dir():
-            text = f"{partial} keeps what is finished: run the same command again to go on, "
+            text = f"{partial} keeps what is finished: run the same command again to resume, "
             text += "or with --fresh to start over"
         else:
             text = "nothing was finished, and nothing is left behind"
@@ -183,8 +183,8 @@ def _write_models(pack: Path) -> OnnxSummary:
             )
     except KeyboardInterrupt:
         typer.echo(
-            f"interrupted; {pack} is complete, and the ONNX models that are finished are kept: to "
-            f"go on, adapmoe export {pack} --onnx",
+            f"interrupted; {pack} is complete, and the finished ONNX models are kept; resume "
+            f"with: adapmoe export {pack} --onnx",
             err=True,
         )
         raise

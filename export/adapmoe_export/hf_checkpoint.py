@@ -37,7 +37,7 @@ COPIED_FILES = (
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
-_PIECE_WEIGHTS = 1 << 22  # compared at a time
+_PIECE_WEIGHTS = 1 << 22  # how many are compared at a time
 
 
 class HfCheckpoint:
@@ -152,7 +152,7 @@ class HfCheckpoint:
             if not ignores(name):
                 file, tensor = self._files[self._names[name]], self._names[name]
                 raise CheckpointError(
-                    f"{file}: unexpected tensor {tensor}; the architecture has none such"
+                    f"{file}: unexpected tensor {tensor}, which the architecture does not have"
                 )
         for name, spec in wanted.items():
             if name not in self._names:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an unfinished export has written, so that it can go on after a kill at any moment.
+"""Records what an unfinished export has written, so that it can resume after a kill at any moment.
 
 One line per tensor of the pack: CRC-32C of the rest of the line, a space, JSON. The first line is
-the fingerprint of checkpoint and options. A torn line, and all that follow, count for nothing.
+the fingerprint of checkpoint and options. A torn line and everything after it are ignored.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class Journal:
         self.entries.append(entry)
 
     def forget(self, entries: list[JournalEntry]) -> None:
-        """Drop entries whose bytes turned out not to be in the file."""
+        """Drop entries whose bytes are not in the file after all."""
         self.entries = [entry for entry in self.entries if entry not in entries]
         self._file.close()
         self._rewrite()
@@ -116,7 +116,7 @@ def _crc32c(data: bytes) -> int:
 
 
 def fingerprint(plan: PackPlan, checkpoint: HfCheckpoint) -> str:
-    """What an unfinished export must have in common with the run that goes on with it.
+    """What an unfinished export must have in common with the run that resumes it.
 
     The hex digest of everything that the bytes of the pack depend on.
 

@@ -124,7 +124,8 @@ def join_checksums(pieces: Iterable[tuple[int, int]]) -> int:
     """The CRC-32C of pieces in a row from (bytes, CRC-32C) of each."""
     joined = 0
     for nbytes, checksum in pieces:
-        # Going on from `joined` differs from beginning anew by the same amount for all bytes.
+        # A CRC started from `joined` differs from one started from 0 by the same bits, whatever the
+        # bytes are, so zeros show which.
         zeros = np.zeros(nbytes, np.uint8)
         joined = checksum ^ _core.crc32c(zeros) ^ _core.crc32c(zeros, joined)
     return joined

@@ -31,7 +31,7 @@ from adapmoe_export.errors import ExportError
 
 OPSET = 21  # the first with 4-bit integers and blocks
 _IR_VERSION = 10  # the one that came with it
-_MOST_BYTES = (1 << 31) - 1  # of a protobuf message
+_MAX_MODEL_BYTES = (1 << 31) - 1  # limit of a protobuf message
 
 Progress = Callable[[int, int], None]  # (models in place so far, models in all)
 
@@ -60,7 +60,7 @@ def import_onnx() -> ModuleType:
 def export_onnx(pack: Path, *, progress: Progress | None = None) -> OnnxSummary:
     """Write `pack`/onnx: one model per expert and the list of them, onnx.json.
 
-    A model that is listed and whose SHA-256 matches is kept, so that an interrupted run goes on.
+    A model that is listed and whose SHA-256 matches is kept, so that an interrupted run can resume.
     Raises PackError, ReadError, and ExportError: onnx is not installed, groups do not divide
     hidden_size, another run is writing, or the folder cannot be written to.
     """
@@ -78,7 +78,7 @@ def export_onnx(pack: Path, *, progress: Progress | None = None) -> OnnxSummary:
     except OSError as error:
         raise ExportError(
             f"{error.filename or folder}: cannot write: {error.strerror}; what is finished is "
-            f"kept, to go on: adapmoe export {pack} --onnx"
+            f"kept, resume with: adapmoe export {pack} --onnx"
         ) from error
 
 
@@ -178,10 +178,10 @@ class OnnxGraph:
         return self._checked_bytes(model, layer, expert)
 
     def _checked_bytes(self, model: Any, layer: int, expert: int) -> bytes:  # noqa: ANN401
-        if model.ByteSize() > _MOST_BYTES:
+        if model.ByteSize() > _MAX_MODEL_BYTES:
             raise ExportError(
                 f"the ONNX model of expert {expert} in layer {layer} has {model.ByteSize()} bytes, "
-                f"the format holds {_MOST_BYTES}: export the pack with --experts int4 or int8"
+                f"the format holds {_MAX_MODEL_BYTES}: export the pack with --experts int4 or int8"
             )
         data: bytes = model.SerializeToString(deterministic=True)
         self._onnx.checker.check_model(data, full_check=True)

@@ -53,9 +53,9 @@ def export_pack(
     """Write the pack of the checkpoint `source` to `out`; return its manifest.
 
     The options are those of ExportOptions. The checkpoint is checked in full (names, shapes,
-    dtypes) before anything is written, and `out` appears only when it is complete. An export that
-    was interrupted goes on where it stopped if checkpoint and options are the same; `notice` is
-    told so in a sentence. Raises CheckpointError and ExportError.
+    dtypes) before anything is written, and `out` appears only when it is complete. An
+    interrupted export resumes where it stopped if checkpoint and options are the same. `notice` is
+    called with sentences for the user. Raises CheckpointError and ExportError.
     """
     options = ExportOptions(
         experts=experts,

@@ -40,7 +40,7 @@ class ExportOptions:
     group_size: int = 32  # weights per scale, for int4 and int8
     tile_width: int | None = None  # columns of intermediate_size per tile; None: chosen
     overwrite: bool = False
-    fresh: bool = False  # do not go on where an interrupted export stopped
+    fresh: bool = False  # start over instead of resuming
     threads: int = 0  # 0: one per core. The bytes do not depend on it
 
     def __post_init__(self) -> None:

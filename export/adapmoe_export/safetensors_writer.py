@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a safetensors file from its first byte to its last, going on where an export was killed.
+"""Writes a safetensors file from its first byte to its last, resuming where an export was killed.
 
 The safetensors library takes all tensors at once and aligns to 8 bytes only; a pack needs neither
 its memory use nor its alignment.

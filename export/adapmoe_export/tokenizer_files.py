@@ -64,7 +64,7 @@ def _tokenizer_problems(directory: Path, parsed: dict[str, Json], vocab_size: in
     except Exception as error:  # the library raises plain Exception
         yield (
             f"{path}: tokenizers {tokenizers.__version__} cannot read it ({error}); download it "
-            f"again, or make it anew: {_SAVE}"
+            f"again, or make a new one: {_SAVE}"
         )
         return
     vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -98,7 +98,7 @@ def _unknown_tokens(
         if missing := sorted({token for token in named if token not in vocabulary}):
             yield (
                 f"{directory / name}: names tokens that tokenizer.json does not have "
-                f"({shown(missing)}); transformers adds them; write the files anew: {_SAVE}"
+                f"({shown(missing)}); transformers adds them; save the files again: {_SAVE}"
             )
 
 

@@ -8,7 +8,7 @@ from adapmoe.errors import CheckpointError
 from adapmoe_export.architecture import Json, shown
 
 _ORIGINAL = (
-    "the exporter quantizes by itself and must start from the weights as trained: give it the "
+    "the exporter does its own quantizing and needs the weights as trained: give it the "
     "checkpoint that this one was made from, in bf16, f16 or f32"
 )
 _CONVERT = (

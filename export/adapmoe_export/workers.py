@@ -13,7 +13,7 @@ from adapmoe_export.plan import PackPlan
 T = TypeVar("T")
 
 _MEMORY_BYTES = 160 << 20  # for tiles being packed, and packed ones that wait to be written
-_MOST = 16  # pieces of dense matrices are larger than the tiles of a small model
+_MAX_WORKERS = 16  # pieces of dense matrices may be larger than a small model's tiles
 
 
 def choose_workers(checkpoint: HfCheckpoint, plan: PackPlan) -> tuple[int, int]:
@@ -22,7 +22,7 @@ def choose_workers(checkpoint: HfCheckpoint, plan: PackPlan) -> tuple[int, int]:
     itemsize = max(checkpoint.itemsize(spec) for spec in plan.sources())
     rows_bytes = 2 * plan.tiling.tile_width * plan.config.hidden_size * itemsize
     fitting = max(1, _MEMORY_BYTES // (rows_bytes + 2 * plan.tiling.tile_bytes))
-    workers = min(threads, _MOST, fitting)
+    workers = min(threads, _MAX_WORKERS, fitting)
     return workers, -(-threads // workers)
 
 
