@@ -27,9 +27,8 @@ from adapmoe_export import ExportError
 from adapmoe_export.architecture import DenseSource, TensorSpec
 from adapmoe_export.hf_checkpoint import HfCheckpoint
 from adapmoe_export.matrix_packer import rope_inv_freq
-from adapmoe_export.options import DTYPES, GROUP_SIZES, ExportOptions
 from adapmoe_export.pack_writer import write_pack
-from adapmoe_export.plan import ROPE_INV_FREQ, make_plan
+from adapmoe_export.plan import DTYPES, GROUP_SIZES, ROPE_INV_FREQ, ExportOptions, make_plan
 from adapmoe_export.safetensors_file import Weights
 from adapmoe_export.source import open_checkpoint
 

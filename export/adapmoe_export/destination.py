@@ -43,8 +43,8 @@ def staged_directory(
 ) -> Iterator[Staging]:
     """Yield the locked staging directory; on success its pack is synced and becomes `out`.
 
-    On failure `out` is as it was, and finished work stays for the next run, unless the checkpoint
-    is at fault: another one cannot use it. Raises ExportError if `out` exists (without
+    On failure `out` is unchanged. Finished work stays for the next run, unless the checkpoint is at
+    fault: a corrected one could not use it. Raises ExportError if `out` exists (without
     `overwrite`), is not a pack or is being written, or if the disk has no room for `needed_bytes`.
     """
     out = out.absolute()
@@ -76,7 +76,7 @@ def _write_failure(root: Path, error: OSError, needed_bytes: int, kept: bool) ->
     remedy = f"the pack needs {needed_bytes} bytes ({needed_bytes / 2**30:.2f} GiB) there"
     if kept:
         remedy += (
-            "; what is finished is kept: run the same command again to go on, "
+            "; what is finished is kept: run the same command again to resume, "
             "or with --fresh to start over"
         )
     return ExportError(f"{error.filename or root}: cannot write: {error.strerror}; {remedy}")
@@ -133,7 +133,7 @@ def _empty(root: Path) -> None:
 
 
 def _remove_small_files(pack: Path) -> None:
-    """They are written last and in no time; those of an older checkpoint must not stay."""
+    """They are written last and quickly. Those of an older checkpoint must not stay."""
     for path in pack.iterdir():
         if path.suffix != ".safetensors":
             path.unlink()

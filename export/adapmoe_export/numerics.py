@@ -18,16 +18,14 @@ from adapmoe.errors import PackError
 from adapmoe_export.architecture import ExpertSpec, Json, whole
 from adapmoe_export.errors import ExportError
 from adapmoe_export.hf_checkpoint import HfCheckpoint, LazyMatrix
-from adapmoe_export.in_order import in_order
 from adapmoe_export.matrix_packer import rope_inv_freq
-from adapmoe_export.options import ExportOptions
-from adapmoe_export.plan import DenseTensor, PackPlan
+from adapmoe_export.plan import DenseTensor, ExportOptions, PackPlan
 from adapmoe_export.safetensors_file import Weights
 from adapmoe_export.source import open_checkpoint
-from adapmoe_export.workers import choose_workers
+from adapmoe_export.workers import choose_workers, in_order
 
 _BLOCK_ROWS = 16
-_PIECE_WEIGHTS = 1 << 22  # of a dense matrix, compared at a time
+_PIECE_WEIGHTS = 1 << 22  # how many of a dense matrix are compared at a time
 _TOLERANCE = 1e-3  # relative, of the error that the manifest records with six digits
 _EXACT = "exact"  # routers, norms and RoPE frequencies: f32 in the pack, so nothing may change
 
@@ -73,7 +71,7 @@ def compare_weights(pack: Path, checkpoint: Path, progress: Progress | None = No
                 progress(done, total)
     report = {kind: _row(tensors, kind, manifest) for kind, tensors in sorted(sums.items())}
     for kind, row in report.items():
-        # Not `>`: an error that is not a number is one.
+        # Not `>`, so that NaN counts as too large.
         if not row["relative_rmse"] <= row["recorded"] * (1 + _TOLERANCE):
             raise PackError(
                 f"{pack}: {kind}: the weights differ from {checkpoint} by a relative RMSE of "
@@ -94,7 +92,7 @@ def _open_same_model(pack: Path, path: Path, manifest: Json) -> tuple[HfCheckpoi
         group_size=quantized[0] if quantized else 32,
         tile_width=manifest["experts"]["tile_width"],
     )
-    other = PackError(f"{pack}: {path} holds another model: its tensors have other sizes")
+    other = PackError(f"{pack}: {path} holds another model: its tensors differ in name or size")
     try:
         source, plan = open_checkpoint(path, options)
     except ExportError as error:  # not even the tile width fits
@@ -110,7 +108,7 @@ def _open_same_model(pack: Path, path: Path, manifest: Json) -> tuple[HfCheckpoi
 
 def _row(tensors: dict[str, list[float]], kind: str, manifest: Json) -> Json:
     rmse = {name: _relative_rmse(*sums) for name, sums in tensors.items()}
-    # Comparing with NaN is always false, so it is ranked first by hand.
+    # Comparisons with NaN are always false, so NaN is made the largest.
     worst = max(rmse, key=lambda name: math.inf if math.isnan(rmse[name]) else rmse[name])
     recorded = 0.0
     if kind != _EXACT:

@@ -94,7 +94,8 @@ def empty_index(path):
 
 
 def no_weights(path):
-    (path / "model.safetensors.index.json").unlink()
+    for file in path.glob("model*"):
+        file.unlink()
 
 
 def no_config(path):
