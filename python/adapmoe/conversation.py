@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from adapmoe.errors import ContextOverflowError
 from adapmoe.generate import GenerationStream
 from adapmoe.generation import GenerationChunk, GenerationResult
+from adapmoe.opened_in import NotCopied
 from adapmoe.sampling_params import SamplingParams
 from adapmoe.sequence import as_token_ids
 from adapmoe.step_loop import StepLoop
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from adapmoe.llm import LLM
 
 
-class Conversation:
+class Conversation(NotCopied):
     """Messages and the sequence that holds them.
 
     Every turn renders the whole conversation; the tokens that it has in common with what is in the

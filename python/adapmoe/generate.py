@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from adapmoe.generation import GenerationChunk, GenerationResult
+from adapmoe.opened_in import NotCopied
 from adapmoe.step_loop import StepLoop
 
 if TYPE_CHECKING:
     from adapmoe.text_level import TextLevel
 
 
-class GenerationStream(Iterator[GenerationChunk]):
+class GenerationStream(NotCopied, Iterator[GenerationChunk]):
     """Iterator of chunks over one or several prompts, from `LLM.generate(..., stream=True)`.
 
     Up to `max_sequences` prompts are decoded together; the next one starts when one has finished.

@@ -8,8 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from adapmoe.errors import ClosedError
+from adapmoe.errors import ClosedError, ForkError
 from adapmoe.generation import GenerationChunk, GenerationResult
+from adapmoe.opened_in import NotCopied, OpenedIn
 from adapmoe.step_loop import StepLoop
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ class Worker:
 
     def __init__(self) -> None:
         """Nothing runs yet."""
+        self._opened_in = OpenedIn()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapmoe")
 
     async def run(self, call: Callable[[], None]) -> None:
         """Run `call` in the thread; if the task is cancelled, raise only when `call` has ended."""
+        self._opened_in.check()
         try:
             future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         except RuntimeError as error:  # shut down
@@ -45,7 +48,7 @@ class Worker:
         self._executor.shutdown(wait=False)
 
 
-class AsyncGenerationStream(AsyncIterator[GenerationChunk]):
+class AsyncGenerationStream(NotCopied, AsyncIterator[GenerationChunk]):
     """Asynchronous iterator of chunks, from `LLM.generate_async` or `LLM.chat_async`.
 
     Several streams may run at once; their steps take turns. A stream that finds all places taken by
@@ -98,7 +101,7 @@ class AsyncGenerationStream(AsyncIterator[GenerationChunk]):
         """Stop; give all places back. `results` keeps what was generated."""
         try:  # in the thread, because it may have to wait for somebody else's step
             await self._llm._worker.run(self._loop.close)
-        except ClosedError:
+        except (ClosedError, ForkError):
             self._loop.close()
 
     async def __aenter__(self) -> "AsyncGenerationStream":

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import ClosedError
+from adapmoe.opened_in import NotCopied
 from adapmoe.places import Place
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def as_token_ids(ids: TokenIds, vocab_size: int) -> NDArray[np.int32]:
     return np.ascontiguousarray(array, dtype=np.int32)
 
 
-class Sequence:
+class Sequence(NotCopied):
     """A token stream with its own KV cache, from `LLM.new_sequence()` or `fork()`.
 
     Close it, or use it as a context manager, to give its place back. Steps of different sequences

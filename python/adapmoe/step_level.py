@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import ClosedError
+from adapmoe.opened_in import NotCopied, OpenedIn
 from adapmoe.places import Place, Places
 from adapmoe.power.meter import PowerMeter
 from adapmoe.sequence import Sequence, decode_batch
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 Opened = TypeVar("Opened", bound="StepLevel")
 
 
-class StepLevel:
+class StepLevel(NotCopied):
     """What `LLM` offers without a tokenizer; every method is described there as well as here."""
 
     def __init__(
         self, path: str | os.PathLike[str], session: "_core.Session", prefill_chunk: int
     ) -> None:
         """Use `LLM`."""
+        self._opened_in = OpenedIn()
         self._path = Path(path)
         self._core: _core.Session | None = session
         self._places = Places(session.max_sequences)
@@ -149,6 +151,7 @@ class StepLevel:
     @property
     def free_sequences(self) -> int:
         """How many more sequences can be opened now."""
+        self._opened_in.check()
         return self._places.free
 
     @property

@@ -2,6 +2,8 @@
 // The list of what `adapmoe._core` offers; one file per topic.
 #include <nanobind/nanobind.h>
 
+#include "runtime/bindings/gil.h"
+
 namespace adapmoe {
 
 void export_build(nanobind::module_& m);
@@ -26,4 +28,5 @@ NB_MODULE(_core, m) {
   adapmoe::export_pack_reader(m);
   adapmoe::export_read_probe(m);
   adapmoe::export_pack_writer(m);
+  adapmoe::interrupt_steps_at_exit();
 }
