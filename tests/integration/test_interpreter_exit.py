@@ -49,10 +49,8 @@ IN_A_DAEMON_THREAD = {
     "stream": OPEN + "begin(for_ever(lambda: list(llm.generate([1, 2], LONG, stream=True))))",
     "prefill": OPEN
     + "s = llm.new_sequence(); begin(for_ever(lambda: (s.prefill(IDS), s.reset())))",
-    "pread": "llm = open_llm(reader='pread')\n"
-    "begin(for_ever(lambda: llm.generate([1, 2], LONG)))",
-    "four threads": OPEN
-    + "for _ in range(4): begin(for_ever(lambda: llm.generate([1, 2], LONG)))",
+    "pread": "llm = open_llm(reader='pread')\nbegin(for_ever(lambda: llm.generate([1, 2], LONG)))",
+    "four threads": OPEN + "for _ in range(4): begin(for_ever(lambda: llm.generate([1, 2], LONG)))",
     "open": "begin(for_ever(lambda: open_llm().close()))",
     "close": OPEN
     + "begin(for_ever(lambda: llm.generate([1, 2], LONG)))\nbegin(lambda: llm.close())",
@@ -88,7 +86,10 @@ IN_THE_MAIN_THREAD = {
         "    for chunk in stream: sys.exit(3)",
         3,
     ),
-    "a stream left open": (OPEN + "stream = llm.generate([1, 2], LONG, stream=True); next(stream)", 0),
+    "a stream left open": (
+        OPEN + "stream = llm.generate([1, 2], LONG, stream=True); next(stream)",
+        0,
+    ),
     "asyncio left while a step runs": (
         OPEN
         + "async def main():\n"
@@ -226,7 +227,7 @@ def test_a_signal_while_the_main_thread_joins_a_worker(pack_factory, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_ends_run(pack_factory, number):
     command = [sys.executable, "-m", "adapmoe.cli.main", "run", str(pack_factory()), "-p", "import"]
-    command += ["-n", "400", "--ignore-eos", "--experts-resident", "25%"]
+    command += ["-n", "100", "--ignore-eos", "--experts-resident", "25%"]
     began = time.monotonic()
     finish(popen(command))
     whole = time.monotonic() - began
