@@ -2,6 +2,7 @@
 """Chunks of text for asyncio: steps run in a worker thread, the event loop stays free."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,7 @@ class Worker:
     def __init__(self) -> None:
         """Nothing runs yet."""
         self._opened_in = OpenedIn()
+        self._closed = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapmoe")
 
     async def run(self, call: Callable[[], None]) -> None:
@@ -34,7 +36,9 @@ class Worker:
         try:
             future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         except RuntimeError as error:  # shut down
-            raise ClosedError("the model was closed") from error
+            if not self._closed and threading.current_thread() is not threading.main_thread():
+                raise SystemExit from error  # Python exits, which ends the core's steps likewise
+            raise ClosedError("the model was closed, or Python is exiting") from error
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -45,6 +49,7 @@ class Worker:
 
     def close(self) -> None:
         """Let the thread end; does not wait for it."""
+        self._closed = True
         self._executor.shutdown(wait=False)
 
 

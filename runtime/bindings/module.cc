@@ -18,6 +18,8 @@ void export_pack_writer(nanobind::module_& m);
 }  // namespace adapmoe
 
 NB_MODULE(_core, m) {
+  // What a thread, a traceback or a fork refers to at exit is never freed; no user could mend that.
+  nanobind::set_leak_warnings(false);
   m.doc() = "The compiled core of adapmoe.";
   m.attr("__version__") = ADAPMOE_VERSION;
   adapmoe::export_build(m);
