@@ -14,12 +14,13 @@ from adapmoe.generation.request import GenerationChunk, GenerationResult
 from adapmoe.generation.scheduler import StepLoop
 from adapmoe.generation.sequence import as_token_ids
 from adapmoe.generation.stream import GenerationStream
+from adapmoe.opened_in import NotCopied
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
 
 
-class Conversation:
+class Conversation(NotCopied):
     """Messages and the sequence that holds them.
 
     Every turn renders the whole conversation; the tokens that it has in common with what is in the
