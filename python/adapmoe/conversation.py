@@ -15,6 +15,7 @@ from adapmoe.generation.request import GenerationChunk, GenerationResult
 from adapmoe.generation.scheduler import StepLoop
 from adapmoe.generation.sequence import as_token_ids
 from adapmoe.generation.stream import GenerationStream
+from adapmoe.opened_in import NotCopied
 from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class _Past:
         return len(text) - len(after) + len(blanks) if allowed.startswith(blanks) else None
 
 
-class Conversation:
+class Conversation(NotCopied):
     """Messages and the sequence that holds them.
 
     Every turn renders the whole conversation and tokenizes it. Where the text begins with what the

@@ -48,6 +48,10 @@ class ClosedError(AdapmoeError):
     """The model or the sequence has been closed, perhaps by another thread while it was used."""
 
 
+class ForkError(AdapmoeError):
+    """The model was opened in a process of which this one is a fork, and cannot be used here."""
+
+
 class ChatTemplateError(AdapmoeError):
     """There is no chat template, or it refuses the messages or does what it may not."""
 

@@ -53,6 +53,10 @@ class LLM(TextLevel):
     never wait. One `Sequence` or stream is meant for one thread at a time. `close` lets the running
     step end; then every other use, in whatever thread, raises ClosedError.
 
+    Processes: a fork of the process that opened a model cannot use it and gets ForkError; open the
+    pack in the child, or start children with the spawn method. While Python exits, what runs in
+    other threads is interrupted and ends like by `sys.exit()`.
+
     Args:
         path: the pack, a directory that `adapmoe export` wrote.
         memory: ceiling for weights, KV cache, scratch and experts: bytes, "12GiB", or "auto"
@@ -222,8 +226,11 @@ class LLM(TextLevel):
     def close(self) -> None:
         """Close all sequences and give all memory back, after a step that is running.
 
-        A generation in another thread ends with ClosedError. Closing twice is harmless.
+        A generation in another thread ends with ClosedError. Closing twice is harmless. In a fork
+        of the process that opened it, nothing is done.
         """
+        if self._opened_in.forked:
+            return
         core = self._core
         if core is not None:
             self._tell_notes(core)

@@ -15,6 +15,7 @@ from adapmoe.errors import ClosedError
 from adapmoe.generation.sequence import Sequence, decode_batch
 from adapmoe.generation.slots import Place, Places
 from adapmoe.machine.power import PowerMeter
+from adapmoe.opened_in import NotCopied, OpenedIn
 from adapmoe.units import parse_memory
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 Opened = TypeVar("Opened", bound="StepLevel")
 
 
-class StepLevel:
+class StepLevel(NotCopied):
     """What `LLM` offers without a tokenizer; every method is described there as well as here."""
 
     def __init__(
         self, path: str | os.PathLike[str], session: "_core.Session", prefill_chunk: int
     ) -> None:
         """Use `LLM`."""
+        self._opened_in = OpenedIn()
         self._path = Path(path)
         self._core: _core.Session | None = session
         self._places = Places(session.max_sequences)
@@ -151,6 +153,7 @@ class StepLevel:
     @property
     def free_sequences(self) -> int:
         """How many more sequences can be opened now."""
+        self._opened_in.check()
         return self._places.free
 
     @property

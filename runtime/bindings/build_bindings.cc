@@ -7,6 +7,7 @@
 #include "runtime/backend/cpu/cpu_features.h"
 #include "runtime/backend/expert_engines.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/io/async_reader.h"
 
 namespace nb = nanobind;
@@ -30,7 +31,7 @@ nb::dict build_info() {
 
 std::string io_uring_problem(const std::string& path) {
   const File file = value_or_raise(File::open(path, /*direct=*/true));
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   const auto reader = make_uring_reader(file, ReaderOptions{.depth = 1});
   return reader.ok() ? "" : reader.status().message();
 }

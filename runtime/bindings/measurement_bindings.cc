@@ -72,7 +72,7 @@ void set_layer_floors(const PySession& self, std::vector<int64_t> floors) {
 
 void record_trace(const PySession& self, bool on) {
   const std::shared_ptr<Session> session = self.shared->get();
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   session->record_trace(on);
 }
 

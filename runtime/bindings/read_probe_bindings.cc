@@ -7,7 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "runtime/base/opened_in.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/io/burst.h"
 #include "runtime/memory/arena.h"
 
@@ -31,12 +33,13 @@ class ReadProbe {
 
   double seconds(int readers, int64_t request_bytes, int64_t offset, int64_t tile_bytes,
                  int64_t tiles) const {
+    raise_if_forked(opened_in_, "ReadProbe");
     if (readers < 1 || tiles < 1 || tile_bytes < 1 ||
         tiles > static_cast<int64_t>(memory_.size()) / tile_bytes) {
       throw nb::value_error("a burst needs readers and tiles that fit the probe's memory");
     }
     auto time = [&]() -> Result<double> {
-      const nb::gil_scoped_release release;
+      const WithoutGil without;
       auto made = make_reader(reader_, file_, {.depth = readers, .request_bytes = request_bytes});
       if (!made.ok()) return made.status();
       return time_burst(*made.value().reader, offset, tile_bytes,
@@ -46,6 +49,7 @@ class ReadProbe {
   }
 
  private:
+  OpenedIn opened_in_;
   File file_;
   Arena arena_;
   std::span<std::byte> memory_;

@@ -59,9 +59,10 @@ std::pair<Logits, StepStats> decode_batch(
 }
 
 void close_sequence(PySequence& self) {
+  if (!self.shared->opened_in.here()) return;
   const std::shared_ptr<Session> session = self.shared->session;
   if (session == nullptr) return;
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   session->between_steps([&] { session->close_sequence(self.sequence); });
 }
 
@@ -127,6 +128,11 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
 
 }  // namespace
 
+void keep_for_ever(std::shared_ptr<Session> session) {
+  static auto* const kept = new std::vector<std::shared_ptr<Session>>();
+  kept->push_back(std::move(session));
+}
+
 // One of `names` as its index. Errors: ValueError listing them.
 size_t choose(const char* what, const std::string& value,
               std::initializer_list<const char*> names) {
@@ -148,7 +154,12 @@ GatingConfig gating_config(const std::string& mode, float threshold,
 
 void export_session(nb::module_& m) {
   auto sequence = nb::class_<PySequence>(m, "Sequence", "One token stream with its KV cache.");
-  sequence.def_prop_ro("length", [](const PySequence& s) { return s.sequence.length; })
+  sequence
+      .def_prop_ro("length",
+                   [](const PySequence& s) {
+                     raise_if_forked(s.shared->opened_in, "LLM");
+                     return s.sequence.length;
+                   })
       .def_prop_ro("closed",
                    [](const PySequence& s) {
                      return s.sequence.kv_index < 0 || s.shared->session == nullptr;
@@ -212,7 +223,7 @@ void export_session(nb::module_& m) {
                    })
       .def_prop_ro("notes", [](const PySession& s) { return s.shared->get()->notes(); })
       .def(
-          "close", [](const PySession& s) { s.shared->session.reset(); },
+          "close", [](const PySession& s) { s.shared->close(); },
           "Free the memory; sequences of this session are closed with it.");
 }
 

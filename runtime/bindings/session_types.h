@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/base/opened_in.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/engine/session.h"
 
 namespace adapmoe {
@@ -20,15 +22,35 @@ namespace nb = nanobind;
 using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<nb::numpy, float>;
 
+// Neither freed nor forgotten.
+void keep_for_ever(std::shared_ptr<Session> session);
+
 // Shared by the Python session and its sequences, so that closing the session frees its memory
 // whoever still refers to it.
 struct Shared {
   std::shared_ptr<Session> session;
+  const OpenedIn opened_in;
 
-  // A copy keeps the session alive for one call. Needs the GIL.
+  Shared() = default;
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+  ~Shared() { close(); }
+
+  // A copy keeps the session alive for one call. Needs the GIL. Errors: ForkError.
   std::shared_ptr<Session> get() const {
+    end_if_left_behind();
+    raise_if_forked(opened_in, "LLM");
     if (session == nullptr) throw nb::value_error("the session is closed");
     return session;
+  }
+
+  // In a fork nothing is freed: that would wait for threads that the fork does not have.
+  void close() {
+    if (opened_in.here()) {
+      session.reset();
+    } else {
+      keep_for_ever(std::move(session));
+    }
   }
 };
 
@@ -45,16 +67,10 @@ struct PySequence {
   PySequence& operator=(const PySequence&) = delete;
   // Nobody else uses it now. Must not wait for a step: the step may be waiting for the GIL.
   ~PySequence() {
+    if (!shared->opened_in.here()) return;
     if (shared->session != nullptr) shared->session->close_sequence(sequence);
   }
 };
-
-// Calls `body` without the GIL.
-template <typename Body>
-auto without_gil(const Body& body) {
-  const nb::gil_scoped_release release;
-  return body();
-}
 
 // Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
 template <typename Body>
@@ -63,7 +79,7 @@ std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Body& ste
   for (const size_t n : shape) count *= n;
   std::unique_ptr<float[]> logits(new float[count]);
   Result<StepStats> stats = [&] {
-    const nb::gil_scoped_release release;
+    const WithoutGil without;
     return step(std::span<float>(logits.get(), count));
   }();
   const StepStats value = value_or_raise(std::move(stats));

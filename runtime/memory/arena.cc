@@ -26,16 +26,20 @@ Result<Arena> Arena::reserve(int64_t bytes) {
   }
   // Fewer TLB misses while streaming weights; only advice, so a refusal costs nothing but speed.
   (void)madvise(base, static_cast<size_t>(capacity), MADV_HUGEPAGE);
+  // A fork would share the pages until they are written, and with them reads that are under way: they
+  // would arrive in whichever copy is not this process's. Nor could a fork use what is in them.
+  (void)madvise(base, static_cast<size_t>(capacity), MADV_DONTFORK);
   return Arena(static_cast<std::byte*>(base), capacity);
 }
 
 Arena::Arena(Arena&& other) noexcept
     : base_(std::exchange(other.base_, nullptr)),
       capacity_(std::exchange(other.capacity_, 0)),
-      used_(std::exchange(other.used_, 0)) {}
+      used_(std::exchange(other.used_, 0)),
+      opened_in_(other.opened_in_) {}
 
 Arena::~Arena() {
-  if (base_ != nullptr) {
+  if (base_ != nullptr && opened_in_.here()) {  // a fork may have other things at this address
     munmap(base_, static_cast<size_t>(capacity_));
   }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The session's one reservation of address space. Everything whose size depends on the model is
-// carved from it at open. Pages are zero, and take memory only when first written.
+// carved from it at open. Pages are zero, and take memory only when first written. A fork of this
+// process does not have them.
 // Thread-compatible: carve at open, then only read.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "runtime/base/opened_in.h"
 #include "runtime/base/status.h"
 
 namespace adapmoe {
@@ -33,6 +35,7 @@ class Arena {
   std::byte* base_;
   int64_t capacity_;
   int64_t used_ = 0;
+  OpenedIn opened_in_;
 };
 
 }  // namespace adapmoe

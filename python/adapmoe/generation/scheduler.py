@@ -91,6 +91,7 @@ class StepLoop:
 
         `owner`: who holds the places that further prompts take if they are free.
         """
+        self._llm._opened_in.check()  # before the power meter takes locks
         if self._waiting and (place := self._llm._places.try_take(owner)):
             self.begin(place)
         for generation, sequence in self._active.values():

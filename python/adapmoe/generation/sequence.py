@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from adapmoe import checks
 from adapmoe.errors import ClosedError
 from adapmoe.generation.slots import Place
+from adapmoe.opened_in import NotCopied
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -32,7 +33,7 @@ def as_token_ids(ids: TokenIds, vocab_size: int, name: str = "ids") -> NDArray[n
     return checks.token_ids(name, ids, vocab_size)
 
 
-class Sequence:
+class Sequence(NotCopied):
     """A token stream with its own KV cache, from `LLM.new_sequence()` or `fork()`.
 
     Close it, or use it as a context manager, to give its place back. Steps of different sequences

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from adapmoe.errors import AdapmoeError, ClosedError
+from adapmoe.opened_in import OpenedIn
 
 if TYPE_CHECKING:
     from adapmoe.generation.sequence import Sequence
@@ -38,6 +39,7 @@ class Places:
 
     def __init__(self, total: int) -> None:
         """`total`: number of places."""
+        self._opened_in = OpenedIn()
         # Reentrant: the garbage collector may drop a sequence while this thread is in here.
         self._lock = threading.RLock()
         self._total = total
@@ -63,6 +65,7 @@ class Places:
 
     def try_take(self, owner: Hashable) -> Place | None:
         """Take a free place if there is one."""
+        self._opened_in.check()
         with self._lock:
             return self._new_place(owner) if self.free > 0 else None
 
@@ -77,6 +80,7 @@ class Places:
                 that can be waited for; or not `may_wait`.
             ClosedError: the model is closed.
         """
+        self._opened_in.check()
         future: Future[Place] = Future()
         with self._lock:
             if self._closed:
@@ -107,6 +111,8 @@ class Places:
         return place
 
     def _release(self, place: Place) -> None:
+        if self._opened_in.forked:
+            return
         with self._lock:
             self._held.discard(place)
             while self._waiting and self.free > 0:

@@ -9,15 +9,16 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from adapmoe.errors import ClosedError
+from adapmoe.errors import ClosedError, ForkError
 from adapmoe.generation.request import GenerationChunk, GenerationResult
 from adapmoe.generation.scheduler import StepLoop
+from adapmoe.opened_in import NotCopied, OpenedIn
 
 if TYPE_CHECKING:
     from adapmoe.text_level import TextLevel
 
 
-class GenerationStream(Iterator[GenerationChunk]):
+class GenerationStream(NotCopied, Iterator[GenerationChunk]):
     """Iterator of chunks over one or several prompts, from `LLM.generate(..., stream=True)`.
 
     Up to `max_sequences` prompts are decoded together; the next one starts when one has finished.
@@ -99,14 +100,19 @@ class Worker:
 
     def __init__(self) -> None:
         """Nothing runs yet."""
+        self._opened_in = OpenedIn()
+        self._closed = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapmoe")
 
     async def run(self, call: Callable[[], None]) -> None:
         """Run `call` in the thread; if the task is cancelled, raise only when `call` has ended."""
+        self._opened_in.check()
         try:
             future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         except RuntimeError as error:  # shut down
-            raise ClosedError("the model was closed") from error
+            if not self._closed and threading.current_thread() is not threading.main_thread():
+                raise SystemExit from error  # Python exits, which ends the core's steps likewise
+            raise ClosedError("the model was closed, or Python is exiting") from error
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -117,10 +123,11 @@ class Worker:
 
     def close(self) -> None:
         """Let the thread end; does not wait for it."""
+        self._closed = True
         self._executor.shutdown(wait=False)
 
 
-class AsyncGenerationStream(AsyncIterator[GenerationChunk]):
+class AsyncGenerationStream(NotCopied, AsyncIterator[GenerationChunk]):
     """Asynchronous iterator of chunks, from `LLM.generate_async` or `LLM.chat_async`.
 
     Several streams may run at once; their steps take turns. A stream that finds all places taken by
@@ -173,7 +180,7 @@ class AsyncGenerationStream(AsyncIterator[GenerationChunk]):
         """Stop; give all places back. `results` keeps what was generated."""
         try:  # in the thread, because it may have to wait for somebody else's step
             await self._llm._worker.run(self._loop.close)
-        except ClosedError:
+        except (ClosedError, ForkError):
             self._loop.close()
 
     async def __aenter__(self) -> "AsyncGenerationStream":

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watts, joules and throttling, from whatever this machine measures."""
 
+import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,6 +209,7 @@ class PowerMeter:
         self._spans = 0
         self._idle = 0
         self._thread: threading.Thread | None = None
+        _meters.add(self)
 
     @property
     def source(self) -> str | None:
@@ -272,6 +275,12 @@ class PowerMeter:
             self._joules += (self._watts + watts) / 2 * seconds
         self._watts = watts
 
+    def _renew(self) -> None:
+        """In a fork: nobody holds the lock, and the thread is gone."""
+        self._lock = threading.Lock()
+        self._thread = None
+        self._spans = 0
+
     def _keep_reading(self) -> None:
         while self._read_once():
             time.sleep(_PERIOD_S)
@@ -287,3 +296,14 @@ class PowerMeter:
                 return True
             self._thread = None
             return False
+
+
+_meters: "weakref.WeakSet[PowerMeter]" = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for meter in list(_meters):
+        meter._renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
