@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe import _core
-from adapmoe.cgroup import usable_cpus
 from adapmoe.engines.builder import EngineBuilder, open_builder
 from adapmoe.engines.records import FOLDER, write_records
 from adapmoe.engines.tag_build import Progress, TagBuild
@@ -144,7 +143,7 @@ def _build_missing(
 def _fitting_jobs(limit: int) -> int:
     """One per core that may be used, as far as memory goes."""
     available = KernelTree().meminfo("MemAvailable") or 0
-    return max(1, min(usable_cpus(), available // limit))
+    return max(1, min(_core.usable_cpus(), available // limit))
 
 
 @contextmanager
