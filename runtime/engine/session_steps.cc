@@ -53,10 +53,6 @@ class StepMeter {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-Status closed_error() {
-  return invalid_argument("the sequence is closed; make another with new_sequence()");
-}
-
 Status overflow_error(int64_t length, int64_t added, int64_t max_context) {
   return context_overflow(str_cat("the sequence holds ", length, " tokens and ", added,
                                   " more exceed max_context=", max_context,
@@ -118,7 +114,7 @@ Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> i
                                   const Interrupt& interrupt) {
   ADAPMOE_RETURN_IF_ERROR(check_ids(ids));
   const std::lock_guard lock(step_);
-  if (sequence.kv_index < 0) return closed_error();
+  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
   const auto count = static_cast<int64_t>(ids.size());
   if (sequence.length + count > parts_->config.max_context) {
     return overflow_error(sequence.length, count, parts_->config.max_context);
@@ -158,7 +154,7 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
   std::vector<int32_t> logit_rows;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence& s = *sequences[i];
-    if (s.kv_index < 0) return closed_error();
+    ADAPMOE_RETURN_IF_ERROR(check_open(s));
     if (s.length + 1 > parts_->config.max_context) {
       return overflow_error(s.length, 1, parts_->config.max_context);
     }

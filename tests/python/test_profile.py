@@ -10,6 +10,7 @@ from adapmoe import _core
 from adapmoe.bench.profile import OTHER, PARTS, PYTHON, Part, PhaseProfile, summarize_phase
 from adapmoe.bench.profiled_run import profile
 from adapmoe.bench.traffic import MemoryTraffic
+from adapmoe.core_types import Span
 
 MS = 1_000_000  # ns
 
@@ -20,7 +21,7 @@ def manifest(pack_factory):
 
 
 def span(name, begin, end, *, lane="compute", layer=0):
-    return (lane, name, 0, layer, begin * MS, end * MS)
+    return Span(lane, name, 0, layer, begin * MS, end * MS)
 
 
 def test_every_layer_names_its_tensors(manifest):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapmoe.bench.traffic import MemoryTraffic
-from adapmoe.timeline import Span
+from adapmoe.core_types import Span
 
 WAITING, PYTHON, OTHER = "waiting for reads", "sampling and Python", "other"
 # {part: names of its spans}; time outside them belongs to OTHER.

@@ -2,7 +2,6 @@
 """`adapmoe bench`: measure decode and prefill, and compare techniques."""
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from adapmoe import _core
 from adapmoe.bench.bench import Bench, BenchResult
 from adapmoe.bench.profile import PhaseProfile
 from adapmoe.bench.variants import Settings
@@ -106,7 +106,7 @@ def bench(
         settings: Settings = {
             "memory": memory,
             "expert_fraction": 0.0 if experts_resident is None else parse_percent(experts_resident),
-            "threads": threads or len(os.sched_getaffinity(0)),
+            "threads": threads or _core.usable_cpus(),
             "policy": policy,
             "evict": evict,
             "allocation": allocation,
@@ -133,7 +133,7 @@ def bench(
 
 def _print(result: BenchResult, phases: dict[str, PhaseProfile], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases)))
+        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases), allow_nan=False))
     else:
         print_tables(result)
         for name, phase in phases.items():
