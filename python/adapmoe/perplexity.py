@@ -2,16 +2,21 @@
 """How well a model predicts a text."""
 
 import math
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe.errors import NonFiniteError
 from adapmoe.sequence import as_token_ids
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
+
+
+_LARGEST_NLL = math.log(sys.float_info.max)
 
 
 class Evaluation(TypedDict):
@@ -62,6 +67,8 @@ def evaluate(
     Raises:
         ValueError: `window` out of range, or a text shorter than two tokens.
         ReadError: an expert could not be read.
+        NonFiniteError: the model computed NaN or infinity, or the perplexity is larger than any
+            float.
     """
     if not 2 <= window <= llm.max_context:
         raise ValueError(f"window must be from 2 to max_context {llm.max_context}, not {window}")
@@ -79,4 +86,9 @@ def evaluate(
             if on_progress is not None:
                 on_progress(done, len(windows))
     nll = total / tokens
+    if nll > _LARGEST_NLL:
+        raise NonFiniteError(
+            f"the perplexity is infinite: each token costs {nll:.4g} nats; the model predicts "
+            "nothing of this text"
+        )
     return {"perplexity": math.exp(nll), "nll": nll, "tokens": tokens}
