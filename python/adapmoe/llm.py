@@ -173,7 +173,7 @@ class LLM(TextLevel):
             evict=evict,
             prefetch=prefetch,
             prefetch_trials=prefetch_trials,
-            **self.reading.options(),
+            **self.reading.core_settings(),
             direct_io=direct_io,
             verify=verify,
             timeline=timeline,

@@ -69,10 +69,11 @@ std::optional<T> parse_number(std::string_view text) {
 }
 
 Status set_option(std::string_view name, const std::string& value, Options& options) {
-  const std::pair<std::string_view, std::string*> texts[] = {{"--kernels", &options.config.kernels},
-                                                             {"--backend", &options.config.backend},
-                                                             {"--experts", &options.config.arithmetic},
-                                                             {"--logits", &options.logits}};
+  const std::pair<std::string_view, std::string*> texts[] = {
+      {"--kernels", &options.config.kernels},
+      {"--backend", &options.config.backend},
+      {"--experts", &options.config.arithmetic},
+      {"--logits", &options.logits}};
   for (const auto& [option, text] : texts) {
     if (name != option) continue;
     *text = value;

@@ -39,6 +39,10 @@ class ReadSettings:
     register_buffers: bool = False
 
     def options(self) -> dict[str, Any]:
+        """As arguments of LLM."""
+        return {name: value for name, value in asdict(self).items() if name != "source"}
+
+    def core_settings(self) -> dict[str, Any]:
         """As settings of a core session."""
         return {
             "reader": self.reader,
