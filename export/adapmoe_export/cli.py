@@ -97,7 +97,7 @@ def export(
         )
     models = write_models(out) if onnx else None
     if as_json:
-        print(json.dumps(_summary(out, manifest) | onnx_json(models)))
+        print(json.dumps(_summary(out, manifest) | onnx_json(models), allow_nan=False))
     else:
         _print_tables(out, manifest)
         print_models(models)
@@ -112,7 +112,7 @@ def _export_onnx_only(pack: Path, onnx: bool, as_json: bool) -> None:
         )
     models = write_models(pack)
     if as_json:
-        print(json.dumps({"pack": str(pack)} | onnx_json(models)))
+        print(json.dumps({"pack": str(pack)} | onnx_json(models), allow_nan=False))
     else:
         print_models(models)
 

@@ -26,7 +26,7 @@ def fingerprint(plan: PackPlan, checkpoint: HfCheckpoint) -> str:
         "tiling": asdict(plan.tiling),
         "files": [_file(path) for path in checkpoint.files],
     }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _file(path: Path) -> list[object]:

@@ -81,7 +81,7 @@ def has_entries(path: Path) -> bool:
 
 
 def _line(value: object) -> bytes:
-    text = json.dumps(value, separators=(",", ":")).encode()
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (_crc32c(text), text)
 
 

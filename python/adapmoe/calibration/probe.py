@@ -102,12 +102,12 @@ class Probe:
         self.router: dict[str, Any] = manifest["router"]
         self._session = _core.Session(
             str(pack),
-            memory_bytes=parse_memory(memory),
-            expert_fraction=expert_fraction,
+            memory=parse_memory(memory),
+            experts_resident=expert_fraction,
             threads=threads or 0,
             max_context=WINDOW_TOKENS,
             prefill_chunk=WINDOW_TOKENS,
-            prefetch_depth=0,
+            prefetch=0,
         )
         self._sequence = self._session.new_sequence()
 

@@ -2,6 +2,7 @@
 """Log-softmax, perplexity, bootstrap, rank correlation and routing statistics."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from adapmoe.calibration.gate_rule import expert_shares, select_experts
 from adapmoe.calibration.lookahead import Recorded
+from adapmoe.errors import NonFiniteError
 from adapmoe.generation.sequence import as_token_ids
 
 if TYPE_CHECKING:
@@ -128,6 +130,9 @@ def routing_statistics(recorded: list[Recorded], router: dict[str, Any]) -> dict
     }
 
 
+_LARGEST_NLL = math.log(sys.float_info.max)
+
+
 class Evaluation(TypedDict):
     """perplexity = exp(nll); nll in nats per predicted token; tokens: how many were predicted."""
 
@@ -176,6 +181,8 @@ def evaluate(
     Raises:
         ValueError: `window` out of range, or a text shorter than two tokens.
         ReadError: an expert could not be read.
+        NonFiniteError: the model computed NaN or infinity, or the perplexity is larger than any
+            float.
     """
     if not 2 <= window <= llm.max_context:
         raise ValueError(f"window must be from 2 to max_context {llm.max_context}, not {window}")
@@ -193,4 +200,9 @@ def evaluate(
             if on_progress is not None:
                 on_progress(done, len(windows))
     nll = total / tokens
+    if nll > _LARGEST_NLL:
+        raise NonFiniteError(
+            f"the perplexity is infinite: each token costs {nll:.4g} nats; the model predicts "
+            "nothing of this text"
+        )
     return {"perplexity": math.exp(nll), "nll": nll, "tokens": tokens}

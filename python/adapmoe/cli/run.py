@@ -153,7 +153,7 @@ def _generate(
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps(report, allow_nan=False))
     else:
         print_statistics(report)
 

@@ -2,11 +2,9 @@
 """One token stream, driven step by step."""
 
 import weakref
-from collections.abc import Iterator
 from collections.abc import Sequence as TokenSequence
-from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,11 +67,11 @@ class Sequence:
             ValueError: ids that are not in the vocabulary.
             ContextOverflowError: more tokens than `max_context`; nothing was appended.
             ReadError: an expert could not be read; nothing was appended.
+            NonFiniteError: the model computed NaN or infinity; nothing was appended.
             ClosedError: the sequence or the model is closed.
         """
         tokens = as_token_ids(ids, self._vocab_size)
-        with typed_when_closed(self) as core:
-            logits, self._last_stats = core.prefill(tokens, all_logits)
+        logits, self._last_stats = self._open.prefill(tokens, all_logits)
         return logits
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
@@ -81,9 +79,23 @@ class Sequence:
 
         Raises what `prefill` raises.
         """
-        with typed_when_closed(self) as core:
-            logits, self._last_stats = core.decode(int(token_id))
+        logits, self._last_stats = self._open.decode(int(token_id))
         return logits
+
+    def capture(self, ids: NDArray[np.int32]) -> dict[str, Any]:
+        """Append at most `prefill_chunk` tokens and record their activations.
+
+        Returns:
+            As `_core.Sequence.capture`. Raises what `prefill` raises.
+        """
+        return self._open.capture(ids)
+
+    @property
+    def _open(self) -> "_core.Sequence":
+        core = self._core
+        if core is None:
+            raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
+        return core
 
     @property
     def last_stats(self) -> "_core.StepStats":
@@ -114,8 +126,7 @@ class Sequence:
             ValueError: `length` is negative or more than there are.
             ClosedError: the sequence or the model is closed.
         """
-        with typed_when_closed(self) as core:
-            core.truncate(length)
+        self._open.truncate(length)
 
     def fork(self) -> "Sequence":
         """Return a second sequence with the same tokens; each goes its own way from here.
@@ -128,16 +139,14 @@ class Sequence:
         """
         place = self._place.places.take()
         try:
-            with typed_when_closed(self) as core:
-                return Sequence(core.fork(), place, self._vocab_size)
+            return Sequence(self._open.fork(), place, self._vocab_size)
         except BaseException:
             place.give_back()
             raise
 
     def reset(self) -> None:
         """Forget all tokens and keep the place. Raises ClosedError if it has none any more."""
-        with typed_when_closed(self) as core:
-            core.reset()
+        self._open.reset()
 
     def close(self) -> None:
         """Give the place back, after a step that is running. Closing twice is harmless."""
@@ -167,27 +176,11 @@ class Sequence:
         self.close()
 
 
-@contextmanager
-def typed_when_closed(sequence: Sequence) -> Iterator["_core.Sequence"]:
-    """The core of an open sequence, and ClosedError if it is closed before or during the call."""
-    core = sequence._core
-    if core is None:
-        raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
-    try:
-        yield core
-    except ValueError as error:  # what the core raises for a closed sequence, among other things
-        if core.closed:
-            raise ClosedError("this sequence was closed while it was in use") from error
-        raise
-
-
 def decode_batch(
     session: "_core.Session", items: TokenSequence[tuple[Sequence, int]]
 ) -> NDArray[np.float32]:
     """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""
-    with ExitStack() as stack:
-        rows = [(stack.enter_context(typed_when_closed(seq)), int(token)) for seq, token in items]
-        logits, stats = session.decode_batch(rows)
+    logits, stats = session.decode_batch([(seq._open, int(token)) for seq, token in items])
     for seq, _ in items:
         seq._last_stats = stats
     return logits

@@ -11,13 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from adapmoe import _core
-
+from adapmoe import _core
 
 _HUGE_PAGE = 2 << 20
 
@@ -210,7 +208,7 @@ def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float
         threads: None: one per core available to the process.
         seconds: at least one round is measured even if it takes longer.
     """
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or _core.usable_cpus()
     parts = [np.ones(_BYTES // 4 // count, np.float32) for _ in range(count)]
     size = sum(part.nbytes for part in parts)
     best, deadline = 0.0, time.perf_counter() + seconds

@@ -54,7 +54,7 @@ def write_cached(path: Path, content: dict[str, Any]) -> None:
     partial = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            json.dump(content, file)
+            json.dump(content, file, allow_nan=False)
         partial.replace(path)  # no fsync: after a power cut an old or empty one will do
     except BaseException:
         partial.unlink(missing_ok=True)

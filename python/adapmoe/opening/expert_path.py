@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapmoe.core_types import ExpertPaths
 from adapmoe.machine.cuda import DriverError, ask_driver, load_packaged_tensorrt
 from adapmoe.machine.files import cache_directory, file_sha256
 
@@ -43,12 +44,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Probe:
-    """What measures: `paths` can run here, the exact one first; `seconds` of one expert by each.
+    """What measures: `paths` can run here; `seconds` of one expert by each."""
 
-    `paths` also says why the pack's engines are not among them, where it has some.
-    """
-
-    paths: Callable[[], tuple[list[str], str]]
+    paths: Callable[[], ExpertPaths]
     seconds: Callable[[str], float]
     key: Callable[[], dict[str, Any]]  # what a measurement is good for
 
@@ -90,7 +88,7 @@ def device_probe(pack: Path, backend: str) -> Probe:
     """Measures the experts of `pack` on the device that `backend` would use."""
     from adapmoe import _core
 
-    def find_paths() -> tuple[list[str], str]:
+    def find_paths() -> ExpertPaths:
         if any(pack.glob(_LISTS)):
             load_packaged_tensorrt()
         return _core.expert_paths(str(pack), backend)
@@ -121,7 +119,7 @@ def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def _file(key: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return cache_directory() / f"experts-{digest[:32]}.json"
 
 
@@ -151,7 +149,7 @@ def _write(key: dict[str, Any], seconds: dict[str, float]) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
-                json.dump(content, file, indent=1)
+                json.dump(content, file, indent=1, allow_nan=False)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

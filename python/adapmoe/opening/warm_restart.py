@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapmoe.errors import PackError
+from adapmoe.errors import ClosedError, PackError
 from adapmoe.machine.files import cache_directory, write_cached
 from adapmoe.pack.manifest import manifest_sha256
 
@@ -64,7 +64,7 @@ class WarmRestart:
             experts = session.resident_set()
             if experts:
                 self._write(sorted(experts))  # by layer: a pass begins at layer 0
-        except (OSError, RuntimeError, ValueError) as error:  # ValueError: closed meanwhile
+        except (OSError, RuntimeError, ClosedError) as error:
             _log.debug("the resident set was not saved in %s: %s", self.path, error)
 
     def _read(self) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.calibration.gate_rule import select_experts
-from adapmoe.generation.sequence import typed_when_closed
+from adapmoe.core_types import RoutingVisit
 from adapmoe.pack.manifest import PackGeometry
 from adapmoe.tracing.trace import Trace
 
@@ -40,9 +40,9 @@ def sample_from_text(
     """
     deadline = time.perf_counter() + seconds
     chosen = []
-    with llm.new_sequence() as sequence, typed_when_closed(sequence) as core:
+    with llm.new_sequence() as sequence:
         for begin in range(0, len(ids), _CHUNK):
-            logits = core.capture(ids[begin : begin + _CHUNK])["router_logits"]
+            logits = sequence.capture(ids[begin : begin + _CHUNK])["router_logits"]
             chosen.append(select_experts(logits, geometry.top_k))
             if time.perf_counter() > deadline:
                 break
@@ -106,7 +106,7 @@ def _keep_probability(
 def _as_trace(geometry: PackGeometry, chosen: NDArray[np.int64]) -> Trace:
     """`chosen`: `[tokens, layers, top_k]`."""
     visits = [
-        (token, layer, experts)
+        RoutingVisit(token, layer, experts)
         for token, rows in enumerate(np.sort(chosen, axis=-1).tolist())
         for layer, experts in enumerate(rows)
     ]

@@ -12,7 +12,7 @@ from typing import Any
 from adapmoe import _core
 from adapmoe.errors import EngineError, ReadError
 from adapmoe.machine.files import locked_folder, publish, temporary_path
-from adapmoe.machine.procfs import KernelTree, usable_cpus
+from adapmoe.machine.procfs import KernelTree
 from adapmoe.pack.onnx_models import FOLDER as ONNX_FOLDER
 from adapmoe.pack.onnx_models import OnnxModel, read_onnx_models
 from adapmoe.tensorrt.builders import FLAGS, EngineBuilder, open_builder
@@ -239,7 +239,7 @@ def _build_missing(
 def _fitting_jobs(limit: int) -> int:
     """One per core that may be used, as far as memory goes."""
     available = KernelTree().meminfo("MemAvailable") or 0
-    return max(1, min(usable_cpus(), available // limit))
+    return max(1, min(_core.usable_cpus(), available // limit))
 
 
 @contextmanager

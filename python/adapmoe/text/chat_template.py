@@ -116,7 +116,7 @@ def _check_message(index: int, message: Message) -> dict[str, Any]:
         raise ValueError(f"{where} must be a mapping with role and content, not {message!r}")
     present = {key: value for key, value in message.items() if value is not None}
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(present))
+        plain: dict[str, Any] = json.loads(json.dumps(present, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} must hold nothing but what JSON can: {error}") from error
     role, content = plain.get("role"), plain.get("content")
