@@ -4,16 +4,16 @@
 from typing import Any
 
 from adapmoe import _core
-from adapmoe.tracing.trace import Visit
+from adapmoe.core_types import RoutingVisit
 
 
-def next_pass(visits: list[Visit]) -> int:
+def next_pass(visits: list[RoutingVisit]) -> int:
     """Of the visits recorded so far, the number of the pass that comes next."""
-    return 1 + visits[-1][0] if visits else 0
+    return 1 + visits[-1].pass_index if visits else 0
 
 
 def belady_bytes(
-    visits: list[Visit], manifest: dict[str, Any], frames: int, count_from: int
+    visits: list[RoutingVisit], manifest: dict[str, Any], frames: int, count_from: int
 ) -> int:
     """Bytes that Belady's optimum misses from pass `count_from` on, in as many frames.
 
@@ -21,7 +21,7 @@ def belady_bytes(
     runtime does, and need not keep a tile that it reads: over the whole trace nothing reads less.
 
     Args:
-        visits: (pass, layer, experts) from the opening of the session on.
+        visits: from the opening of the session on.
         manifest: of the pack.
         frames: tiles that fit.
         count_from: passes before it fill the frames and are not counted.

@@ -98,7 +98,7 @@ def export(
         )
     models = _write_models(out) if onnx else None
     if as_json:
-        print(json.dumps(_summary(out, manifest) | _onnx_json(models)))
+        print(json.dumps(_summary(out, manifest) | _onnx_json(models), allow_nan=False))
     else:
         _print_tables(out, manifest)
         _print_models(models)
@@ -113,7 +113,7 @@ def _export_onnx_only(pack: Path, onnx: bool, as_json: bool) -> None:
         )
     models = _write_models(pack)
     if as_json:
-        print(json.dumps({"pack": str(pack)} | _onnx_json(models)))
+        print(json.dumps({"pack": str(pack)} | _onnx_json(models), allow_nan=False))
     else:
         _print_models(models)
 

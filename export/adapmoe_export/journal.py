@@ -85,7 +85,7 @@ def has_entries(path: Path) -> bool:
 
 
 def _line(value: object) -> bytes:
-    text = json.dumps(value, separators=(",", ":")).encode()
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (_crc32c(text), text)
 
 
@@ -131,7 +131,7 @@ def fingerprint(plan: PackPlan, checkpoint: HfCheckpoint) -> str:
         "tiling": asdict(plan.tiling),
         "files": [_file(path) for path in checkpoint.files],
     }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _file(path: Path) -> list[object]:

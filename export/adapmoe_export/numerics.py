@@ -71,8 +71,9 @@ def compare_weights(pack: Path, checkpoint: Path, progress: Progress | None = No
                 progress(done, total)
     report = {kind: _row(tensors, kind, manifest) for kind, tensors in sorted(sums.items())}
     for kind, row in report.items():
-        # Not `>`, so that NaN counts as too large.
-        if not row["relative_rmse"] <= row["recorded"] * (1 + _TOLERANCE):
+        # Not `>`: an error that is not a number is one. Infinite: zeros only in the checkpoint.
+        near = row["relative_rmse"] <= row["recorded"] * (1 + _TOLERANCE)
+        if not near or not math.isfinite(row["worst_rmse"]):
             raise PackError(
                 f"{pack}: {kind}: the weights differ from {checkpoint} by a relative RMSE of "
                 f"{row['relative_rmse']:.6g}, the manifest says {row['recorded']:.6g}; worst is "

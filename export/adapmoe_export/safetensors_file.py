@@ -124,7 +124,7 @@ def make_header(entries: Sequence[TensorEntry]) -> bytes:
             "data_offsets": [offset, offset + entry.nbytes],
         }
         offset += entry.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text = text.ljust(align_up(8 + len(text), PAGE_BYTES) - 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs jobs on several threads: how many at once, and their results in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from adapmoe import _core
 from adapmoe_export.hf_checkpoint import HfCheckpoint
 from adapmoe_export.plan import PackPlan
 
@@ -18,7 +18,7 @@ _MAX_WORKERS = 16  # pieces of dense matrices may be larger than a small model's
 
 def choose_workers(checkpoint: HfCheckpoint, plan: PackPlan) -> tuple[int, int]:
     """(tiles at once, threads for each). Many cores share fewer tiles, to bound the memory."""
-    threads = plan.options.threads or len(os.sched_getaffinity(0))
+    threads = plan.options.threads or _core.usable_cpus()
     itemsize = max(checkpoint.itemsize(spec) for spec in plan.sources())
     rows_bytes = 2 * plan.tiling.tile_width * plan.config.hidden_size * itemsize
     fitting = max(1, _MEMORY_BYTES // (rows_bytes + 2 * plan.tiling.tile_bytes))

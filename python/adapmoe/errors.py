@@ -40,6 +40,10 @@ class ContextOverflowError(AdapmoeError, ValueError):
     """Prompt and answer together need more tokens than `max_context`."""
 
 
+class NonFiniteError(AdapmoeError):
+    """The model computed NaN or infinity; the message says in which part of which layer."""
+
+
 class CancelledError(AdapmoeError):
     """The step was interrupted by the caller before it was complete."""
 

@@ -31,7 +31,7 @@ def _open_session(path: str, **options: Any) -> "_core.Session":
     from adapmoe._core import Session, inspect_pack
 
     check_small_files(Path(path), inspect_pack(path))
-    if options["experts"] == "tensorrt":
+    if options["arithmetic"] == "tensorrt":
         load_packaged_tensorrt()
     return Session(path, **options)
 
@@ -61,7 +61,8 @@ class LLM(TextLevel):
         path: the pack, a directory that `adapmoe export` wrote.
         memory: ceiling for weights, KV cache, scratch and experts: bytes, "12GiB", or "auto"
             (80 % of what this process may still take). On a GPU with memory of its own, of that.
-        threads: compute threads; None: one per core available to the process.
+        threads: compute threads; None: one per core that the process may use (affinity and CPU
+            quota).
         gating: "off" is exact; "sensitivity" leaves out experts that hardly matter, within the
             quality that `adapmoe calibrate` was given; "residency" only those that would have to
             be read, so results depend on what is resident.
@@ -162,8 +163,8 @@ class LLM(TextLevel):
         self.reading = read_settings(pack, reader, readers, request_bytes, register_buffers)
         session = _open_session(
             str(path),
-            memory_bytes=parse_memory(memory),
-            expert_fraction=expert_fraction,
+            memory=parse_memory(memory),
+            experts_resident=expert_fraction,
             threads=threads or 0,
             max_context=max_context,
             max_sequences=max_sequences,
@@ -174,9 +175,9 @@ class LLM(TextLevel):
             exact=exact,
             policy=policy,
             evict=evict,
-            prefetch_depth=prefetch,
+            prefetch=prefetch,
             prefetch_trials=prefetch_trials,
-            **self.reading.options(),
+            **self.reading.core_settings(),
             direct_io=direct_io,
             verify=verify,
             timeline=timeline,
@@ -251,7 +252,7 @@ def _choose_experts(pack: Path, backend: str, experts: str, *, exact: bool) -> d
     choice = choose_expert_path(experts, exact=exact, probe=device_probe(pack, backend))
     if choice.note:
         _log.warning("%s", choice.note)
-    return {"backend": choice.backend(backend), "experts": choice.path}
+    return {"backend": choice.backend(backend), "arithmetic": choice.path}
 
 
 def _read_tokenizer(pack: Path) -> Tokenizer | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import checks
+from adapmoe.core_types import Registration, RoutingVisit, Span
 from adapmoe.errors import ClosedError
 from adapmoe.generation.sequence import Sequence, decode_batch
 from adapmoe.generation.slots import Place, Places
@@ -58,10 +59,8 @@ class StepLevel(NotCopied):
         """Open a sequence in a place of `Places`, which is given back if that fails."""
         try:
             return Sequence(self._session.new_sequence(), place, self.vocab_size)
-        except BaseException as error:
+        except BaseException:
             place.give_back()
-            if self._core is None and isinstance(error, ValueError):  # closed in between
-                raise ClosedError(f"{self._path}: this LLM is closed") from error
             raise
 
     def decode_batch(self, items: ItemSequence[tuple[Sequence, int]]) -> NDArray[np.float32]:
@@ -76,7 +75,8 @@ class StepLevel(NotCopied):
 
         Raises:
             TypeError: not such pairs.
-            ContextOverflowError, ReadError, ClosedError, ValueError: as `Sequence.decode`.
+            ContextOverflowError, ReadError, NonFiniteError, ClosedError, ValueError: as
+                `Sequence.decode`.
         """
         return decode_batch(self._session, items)
 
@@ -109,15 +109,12 @@ class StepLevel(NotCopied):
         """
         self._session.record_trace(checks.flag("on", on))
 
-    def trace(self) -> list[tuple[int, int, list[int]]]:
-        """The routing recorded so far: (pass, layer, experts ascending), in order."""
+    def trace(self) -> list[RoutingVisit]:
+        """The routing recorded so far, in order."""
         return self._session.trace()
 
-    def timeline(self) -> list[tuple[str, str, int, int, int, int]]:
-        """Spans since a model with `timeline=True` was opened, for `adapmoe.tracing.timeline`.
-
-        Each is (lane, name, thread, layer or -1, begin in ns, end in ns).
-        """
+    def timeline(self) -> list[Span]:
+        """Spans since a model with `timeline=True` was opened, for `adapmoe.tracing.timeline`."""
         return self._session.timeline()
 
     @property
@@ -167,8 +164,8 @@ class StepLevel(NotCopied):
         return self._session.reader
 
     @property
-    def registration(self) -> tuple[bool, int, str]:
-        """What io_uring has registered: the file, memory of so many tiles; why not more, or ""."""
+    def registration(self) -> Registration:
+        """What io_uring has registered."""
         return self._session.registration
 
     def close(self) -> None:

@@ -19,6 +19,8 @@ const char* class_name(StatusCode code) {
     case StatusCode::kContextOverflow: return "ContextOverflowError";
     case StatusCode::kEngineError: return "EngineError";
     case StatusCode::kUnavailable: return "BackendUnavailableError";
+    case StatusCode::kClosed: return "ClosedError";
+    case StatusCode::kNonFinite: return "NonFiniteError";
     case StatusCode::kCancelled: return "CancelledError";
     case StatusCode::kOk:
     case StatusCode::kInvalidArgument: break;

@@ -4,7 +4,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -40,7 +39,7 @@ struct Shared {
   std::shared_ptr<Session> get() const {
     end_if_left_behind();
     raise_if_forked(opened_in, "LLM");
-    if (session == nullptr) throw nb::value_error("the session is closed");
+    if (session == nullptr) raise_if_error(closed("the session is closed"));
     return session;
   }
 
@@ -86,12 +85,5 @@ std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Body& ste
   const nb::capsule owner(logits.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
   return {Logits(logits.release(), shape.size(), shape.data(), owner), value};
 }
-
-// One of `names` as its index. Errors: ValueError listing them.
-size_t choose(const char* what, const std::string& value, std::initializer_list<const char*> names);
-
-// Gating settings from Python. Errors: ValueError.
-GatingConfig gating_config(const std::string& mode, float threshold,
-                           std::vector<float> sensitivity);
 
 }  // namespace adapmoe

@@ -8,13 +8,6 @@
 #include "runtime/memory/available_memory.h"
 
 namespace adapmoe {
-namespace {
-
-Status closed_error() {
-  return invalid_argument("the sequence is closed; make another with new_sequence()");
-}
-
-}  // namespace
 
 Session::Session(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Session::~Session() = default;
@@ -46,7 +39,7 @@ void Session::close_sequence(Sequence& sequence) {
 
 Status Session::truncate(Sequence& sequence, int64_t length) {
   const std::lock_guard lock(step_);
-  if (sequence.kv_index < 0) return closed_error();
+  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
   if (length < 0 || length > sequence.length) {
     return invalid_argument(
         str_cat("cannot truncate to ", length, " tokens: the sequence holds ", sequence.length));
@@ -57,7 +50,7 @@ Status Session::truncate(Sequence& sequence, int64_t length) {
 
 Result<Sequence> Session::fork(const Sequence& sequence) {
   const std::lock_guard lock(step_);
-  if (sequence.kv_index < 0) return closed_error();
+  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
   auto made = new_sequence();
   if (!made.ok()) return made.status();
   Sequence copy = made.value();

@@ -18,8 +18,11 @@ namespace adapmoe {
 
 // Errors: kInvalidArgument naming the setting.
 Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model);
-Status check_experts(const SessionConfig& config);
+Status check_arithmetic(const SessionConfig& config);
 Status check_gating(const GatingConfig& gating, const ModelConfig& model);
+
+// Errors: kClosed, where `sequence` is.
+Status check_open(const Sequence& sequence);
 
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
 Status not_available(int64_t wanted, int64_t available);

@@ -33,6 +33,7 @@ struct alignas(16) float4 {
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads();
 
+inline uint32_t __float_as_uint(float value) { return std::bit_cast<uint32_t>(value); }
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 inline int __dp4a(int a, int b, int c) {

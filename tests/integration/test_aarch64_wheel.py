@@ -30,7 +30,7 @@ from adapmoe import _core
 manifest = json.loads(_core.inspect_pack(pack))
 sizes = manifest["config"]["num_hidden_layers"], manifest["config"]["num_local_experts"]
 experts = [(layer, expert) for layer in range(sizes[0]) for expert in range(sizes[1])]
-session = _core.Session(pack, expert_fraction=1.0, threads=1, max_context=64)
+session = _core.Session(pack, experts_resident=1.0, threads=1, max_context=64)
 begun = session.warm(experts)  # reads every tile and looks at its checksum
 end = time.monotonic() + 60
 while len(session.resident_set()) < len(experts) and time.monotonic() < end:

@@ -80,7 +80,7 @@ def test_the_cpu_does_not_have_it(pack_factory):
     arguments = (pack_factory(), 1, *W4A16, "--backend", "cpu")
     done = run(tool("tokens", build="emulated"), *arguments)
     assert done.returncode == 1
-    assert 'experts="w4a16" runs on a GPU only' in done.stderr
+    assert 'arithmetic="w4a16" runs on a GPU only' in done.stderr
 
 
 @pytest.mark.emulated

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from adapmoe import LLM, BackendUnavailableError
+from adapmoe.core_types import ExpertPaths
 from adapmoe.opening.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
 from support.homes import leave_home
 from support.tensorrt.stand_in_engines import change_list, copy_pack, set_all, write_engines
@@ -31,7 +32,7 @@ class Device:
             self.measured.append(path)
             return self.seconds[path]
 
-        paths = (list(self.seconds), self.without_engines)
+        paths = ExpertPaths(list(self.seconds), self.without_engines)
         probe = Probe(lambda: paths, time_of, lambda: {"device": list(self.key)})
         return choose_expert_path(experts, exact=exact, probe=probe)
 
@@ -187,6 +188,6 @@ def test_the_note_reaches_the_user(fake_core, tiny_checkpoint, monkeypatch, capl
         "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "experts=w4a16: why")
     )
     with LLM(tiny_checkpoint, exact=False) as llm:
-        assert llm._session.options["experts"] == "w4a16"
+        assert llm._session.options["arithmetic"] == "w4a16"
         assert llm._session.options["exact"] is False
     assert "experts=w4a16: why" in caplog.text

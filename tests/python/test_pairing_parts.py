@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from adapmoe.core_types import RoutingVisit
 from benchmarks.agreement import compare
 from benchmarks.belady import belady_bytes, next_pass
 from benchmarks.bounds import weight_bytes_per_token
@@ -89,7 +90,7 @@ def test_belady_works_tile_by_tile():
         "config": {"num_hidden_layers": 1, "num_local_experts": 4},
         "experts": {"tiles": 2, "tile_bytes": 100},
     }
-    visits = [(0, 0, [0]), (1, 0, [1]), (2, 0, [0]), (3, 0, [1])]
+    visits = [RoutingVisit(number, 0, [number % 2]) for number in range(4)]
     # Three of four tiles stay: one expert, and half of the other.
     assert belady_bytes(visits, manifest, frames=3, count_from=0) == 500
     assert belady_bytes(visits, manifest, frames=3, count_from=2) == 100

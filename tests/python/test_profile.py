@@ -17,6 +17,7 @@ from adapmoe.bench.profile import (
     profile,
     summarize_phase,
 )
+from adapmoe.core_types import Span
 
 MS = 1_000_000  # ns
 
@@ -27,7 +28,7 @@ def manifest(pack_factory):
 
 
 def span(name, begin, end, *, lane="compute", layer=0):
-    return (lane, name, 0, layer, begin * MS, end * MS)
+    return Span(lane, name, 0, layer, begin * MS, end * MS)
 
 
 def test_every_layer_names_its_tensors(manifest):

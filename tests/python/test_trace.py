@@ -11,21 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
 from adapmoe.pack.manifest import PackGeometry
 from adapmoe.tracing.trace import Trace, recording
 
 GEOMETRY = PackGeometry("ab" * 32, 3, 4, 2, 4096, 1 << 20)
-TRACE = Trace(GEOMETRY, [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])])
+VISITS = [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])]
+TRACE = Trace(GEOMETRY, [RoutingVisit(*visit) for visit in VISITS])
 
 experts = st.sets(st.integers(0, 3), min_size=1).map(sorted)
-visits = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2), experts))
+visits = st.lists(st.builds(RoutingVisit, st.integers(0, 2**31 - 1), st.integers(0, 2), experts))
 
 
 @settings(max_examples=40)
 @given(visits)
 def test_what_is_saved_is_loaded(found):
-    trace = Trace(GEOMETRY, sorted(found, key=lambda visit: visit[0]))
+    trace = Trace(GEOMETRY, sorted(found, key=lambda visit: visit.pass_index))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.npz"
         trace.save(path)

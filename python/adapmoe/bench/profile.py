@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapmoe.bench.workload import Workload
+from adapmoe.core_types import Span
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.sampling import Sampler
 from adapmoe.pack.manifest import read_manifest
 from adapmoe.pack.weights import tile_shapes
-from adapmoe.tracing.timeline import Span
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM

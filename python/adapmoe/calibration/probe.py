@@ -116,12 +116,12 @@ class Probe:
         self.window_tokens = window_tokens(self.config["max_position_embeddings"])
         self._session = _core.Session(
             str(pack),
-            memory_bytes=parse_memory(memory),
-            expert_fraction=expert_fraction,
+            memory=parse_memory(memory),
+            experts_resident=expert_fraction,
             threads=threads or 0,
             max_context=self.window_tokens,
             prefill_chunk=self.window_tokens,
-            prefetch_depth=0,
+            prefetch=0,
         )
         self._sequence = self._session.new_sequence()
 

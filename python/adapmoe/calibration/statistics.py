@@ -2,6 +2,7 @@
 """Log-softmax, perplexity, bootstrap, rank correlation and routing statistics."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from adapmoe import checks
 from adapmoe.calibration.gate_rule import expert_shares, select_experts
 from adapmoe.calibration.lookahead import Recorded
+from adapmoe.errors import NonFiniteError
 from adapmoe.generation.sampling import log_softmax
 from adapmoe.generation.sequence import as_token_ids
 
@@ -123,6 +125,7 @@ def routing_statistics(recorded: list[Recorded], router: dict[str, Any]) -> dict
 
 
 _WINDOW_TOKENS = 256
+_LARGEST_NLL = math.log(sys.float_info.max)
 
 
 class Evaluation(TypedDict):
@@ -172,6 +175,8 @@ def evaluate(
         TypeError: a text that is none, or a window that is not an integer.
         ValueError: `window` out of range, or a text shorter than two tokens.
         ReadError: an expert could not be read.
+        NonFiniteError: the model computed NaN or infinity, or the perplexity is larger than any
+            float.
     """
     if window is None:
         window = min(_WINDOW_TOKENS, llm.max_context)
@@ -192,4 +197,9 @@ def evaluate(
             if on_progress is not None:
                 on_progress(done, len(windows))
     nll = total / tokens
+    if nll > _LARGEST_NLL:
+        raise NonFiniteError(
+            f"the perplexity is infinite: each token costs {nll:.4g} nats; the model predicts "
+            "nothing of this text"
+        )
     return {"perplexity": math.exp(nll), "nll": nll, "tokens": tokens}

@@ -2,7 +2,6 @@
 """`adapmoe bench`: measure decode and prefill, and compare techniques."""
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from adapmoe import _core
 from adapmoe.bench.bench import Bench, BenchResult, VariantSummary
 from adapmoe.bench.profile import Part, PhaseProfile
 from adapmoe.bench.workload import BASE, Settings
@@ -240,7 +240,7 @@ def bench(
         settings: Settings = {
             "memory": memory,
             "expert_fraction": 0.0 if experts_resident is None else parse_percent(experts_resident),
-            "threads": threads or len(os.sched_getaffinity(0)),
+            "threads": threads or _core.usable_cpus(),
             "policy": policy,
             "evict": evict,
             "allocation": allocation,
@@ -267,7 +267,7 @@ def bench(
 
 def _print(result: BenchResult, phases: dict[str, PhaseProfile], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases)))
+        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases), allow_nan=False))
     else:
         print_tables(result)
         for name, phase in phases.items():

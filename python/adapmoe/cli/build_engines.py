@@ -92,7 +92,7 @@ def _row(bar: Progress, name: str) -> Callable[[int, int], None]:
 
 def _report(summary: BuildSummary, worst: float | None, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(summary) | {"worst_relative_l2": worst}))
+        print(json.dumps(asdict(summary) | {"worst_relative_l2": worst}, allow_nan=False))
         return
     lines = [
         f"{summary.folder}: {summary.engines} engines by {summary.library} {summary.version}, "

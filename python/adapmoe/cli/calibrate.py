@@ -77,7 +77,7 @@ def calibrate_pack(
         with _Bars() as bars:
             found = calibrate(pack, text, settings, bars)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found, allow_nan=False))
     else:
         _print(found)
 

@@ -47,7 +47,7 @@ def doctor(
     problem = has_problem(findings)
     if as_json:
         rows = [finding.as_dict() for finding in findings]
-        typer.echo(json.dumps({"ok": not problem, "findings": rows}))
+        typer.echo(json.dumps({"ok": not problem, "findings": rows}, allow_nan=False))
     else:
         _print_table(findings)
     if problem:

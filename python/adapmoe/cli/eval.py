@@ -90,7 +90,7 @@ def evaluate_text(
         with open_llm(pack, options, chosen) as llm, recording(llm, trace):
             found = _with_progress_bar(llm, content, window)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found, allow_nan=False))
     else:
         typer.echo("perplexity {perplexity:.4f}  nll {nll:.6f}  tokens {tokens}".format(**found))
 

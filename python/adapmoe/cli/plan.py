@@ -151,7 +151,7 @@ def plan(
             found = make_plan(measured, trace, source, facts.next_layer if facts else None)
     checks = _check(pack, found, unseen, seconds, console) if check else []
     if as_json:
-        typer.echo(json.dumps(_report(found, measured, checks)))
+        typer.echo(json.dumps(_report(found, measured, checks), allow_nan=False))
     else:
         print_plan(found, measured, checks)
 

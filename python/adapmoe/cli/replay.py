@@ -73,7 +73,7 @@ def replay_trace(
         )
     best = recommend(rows)
     if as_json:
-        typer.echo(json.dumps(_report(recorded, rows, best)))
+        typer.echo(json.dumps(_report(recorded, rows, best), allow_nan=False))
     else:
         _print_table(recorded, rows, best)
 

@@ -164,7 +164,7 @@ def _begin(llm: LLM, text: str, params: SamplingParams) -> GenerationStream:
 
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps(report, allow_nan=False))
     else:
         print_statistics(report)
 

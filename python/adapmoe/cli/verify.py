@@ -38,10 +38,12 @@ def verify(
                 report["weights"] = _compare(pack, checkpoint, _Task(bar, "weights"))
     except AdapmoeError as error:
         if as_json:
-            print(json.dumps({"pack": str(pack), "ok": False, "error": str(error)}))
+            print(
+                json.dumps({"pack": str(pack), "ok": False, "error": str(error)}, allow_nan=False)
+            )
         raise
     if as_json:
-        print(json.dumps(report))
+        print(json.dumps(report, allow_nan=False))
     else:
         _print_tables(report)
 

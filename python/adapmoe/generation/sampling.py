@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapmoe.errors import AdapmoeError
+from adapmoe.errors import AdapmoeError, NonFiniteError
 from adapmoe.generation.params import LogitsProcessor, SamplingParams
 
 Scores = NDArray[np.float64]
@@ -224,16 +224,14 @@ class Sampler:
             The token id, and its log-probabilities if `params.logprobs` asks for them.
 
         Raises:
-            AdapmoeError: the logits are not finite, which a damaged pack can cause; a logits
-                processor returned NaN or +inf; or bias and processors have banned every token.
+            NonFiniteError: the logits are not finite.
+            AdapmoeError: a logits processor returned NaN or +inf; or bias and processors have
+                banned every token.
             TypeError: a logits processor returned something else than an array of numbers.
             ValueError: a logits processor returned an array of another shape.
         """
         if not np.isfinite(logits.max()):
-            raise AdapmoeError(
-                "the model produced logits that are not finite; check the pack with "
-                "`adapmoe inspect`"
-            )
+            raise NonFiniteError("the logits are not finite")
         scores = self._adjust(logits.astype(np.float64))
         if np.isneginf(scores.max()):
             raise AdapmoeError(

@@ -2,11 +2,9 @@
 """One token stream, driven step by step."""
 
 import weakref
-from collections.abc import Iterator
 from collections.abc import Sequence as TokenSequence
-from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +62,12 @@ class Sequence(NotCopied):
             ValueError: no ids, or ids that are not in the vocabulary.
             ContextOverflowError: more tokens than `max_context`; nothing was appended.
             ReadError: an expert could not be read; nothing was appended.
+            NonFiniteError: the model computed NaN or infinity; nothing was appended.
             ClosedError: the sequence or the model is closed.
         """
         checks.flag("all_logits", all_logits)
         tokens = as_token_ids(ids, self._vocab_size)
-        with typed_when_closed(self) as core:
-            logits, self._last_stats = core.prefill(tokens, all_logits)
+        logits, self._last_stats = self._open.prefill(tokens, all_logits)
         return logits
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
@@ -78,9 +76,23 @@ class Sequence(NotCopied):
         Raises what `prefill` raises.
         """
         token = checks.token_id("token_id", token_id, self._vocab_size)
-        with typed_when_closed(self) as core:
-            logits, self._last_stats = core.decode(token)
+        logits, self._last_stats = self._open.decode(token)
         return logits
+
+    def capture(self, ids: NDArray[np.int32]) -> dict[str, Any]:
+        """Append at most `prefill_chunk` tokens and record their activations.
+
+        Returns:
+            As `_core.Sequence.capture`. Raises what `prefill` raises.
+        """
+        return self._open.capture(ids)
+
+    @property
+    def _open(self) -> "_core.Sequence":
+        core = self._core
+        if core is None:
+            raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
+        return core
 
     @property
     def last_stats(self) -> "_core.StepStats":
@@ -112,8 +124,8 @@ class Sequence(NotCopied):
             ValueError: `length` is negative or more than there are.
             ClosedError: the sequence or the model is closed.
         """
-        with typed_when_closed(self) as core:
-            core.truncate(checks.integer("truncate: length", length, 0, core.length))
+        core = self._open
+        core.truncate(checks.integer("truncate: length", length, 0, core.length))
 
     def fork(self) -> "Sequence":
         """Return a second sequence with the same tokens; each goes its own way from here.
@@ -126,16 +138,14 @@ class Sequence(NotCopied):
         """
         place = self._place.places.take()
         try:
-            with typed_when_closed(self) as core:
-                return Sequence(core.fork(), place, self._vocab_size)
+            return Sequence(self._open.fork(), place, self._vocab_size)
         except BaseException:
             place.give_back()
             raise
 
     def reset(self) -> None:
         """Forget all tokens and keep the place. Raises ClosedError if it has none any more."""
-        with typed_when_closed(self) as core:
-            core.reset()
+        self._open.reset()
 
     def close(self) -> None:
         """Give the place back, after a step that is running. Closing twice is harmless."""
@@ -165,28 +175,12 @@ class Sequence(NotCopied):
         self.close()
 
 
-@contextmanager
-def typed_when_closed(sequence: Sequence) -> Iterator["_core.Sequence"]:
-    """The core of an open sequence, and ClosedError if it is closed before or during the call."""
-    core = sequence._core
-    if core is None:
-        raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
-    try:
-        yield core
-    except ValueError as error:  # what the core raises for a closed sequence, among other things
-        if core.closed:
-            raise ClosedError("this sequence was closed while it was in use") from error
-        raise
-
-
 def decode_batch(
     session: "_core.Session", items: TokenSequence[tuple[Sequence, int]]
 ) -> NDArray[np.float32]:
     """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""
     pairs = [_checked_pair(f"items[{at}]", item) for at, item in enumerate(_listed(items))]
-    with ExitStack() as stack:
-        rows = [(stack.enter_context(typed_when_closed(seq)), token) for seq, token in pairs]
-        logits, stats = session.decode_batch(rows)
+    logits, stats = session.decode_batch([(seq._open, token) for seq, token in pairs])
     for seq, _ in pairs:
         seq._last_stats = stats
     return logits

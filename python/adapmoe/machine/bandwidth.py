@@ -210,7 +210,7 @@ def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float
         threads: None: one per core available to the process.
         seconds: at least one round is measured even if it takes longer.
     """
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or _core.usable_cpus()
     total = min(_BYTES, _core.available_memory() // 2)
     parts = [np.ones(max(total // 4 // count, 1), np.float32) for _ in range(count)]
     size = sum(part.nbytes for part in parts)

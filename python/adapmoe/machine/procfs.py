@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel says of machine and process: /proc, /sys, control groups, mounts."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,23 +91,6 @@ def control_files(tree: KernelTree, controller: str, unified: str, legacy: str) 
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts), -1, -1):
             yield "/".join([mount, *parts[:depth], name])
-
-
-def usable_cpus(tree: KernelTree | None = None) -> int:
-    """Cores that this process may use: its affinity, and the time that its cgroups allow; >= 1."""
-    tree = KernelTree() if tree is None else tree
-    cores = float(len(os.sched_getaffinity(0)))
-    for path in control_files(tree, "cpu", "cpu.max", "cpu.cfs_quota_us"):
-        words = (tree.text(path) or "").split()
-        if path.endswith("quota_us"):
-            words.append(tree.text(path.replace("quota_us", "period_us")) or "")
-        try:
-            quota, period = map(int, words)
-        except ValueError:  # "max", or not there
-            continue
-        if quota > 0 and period > 0:
-            cores = min(cores, quota / period)
-    return max(1, int(cores))
 
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from adapmoe.core_types import ExpertPaths
 from adapmoe.machine.cuda import DriverError, ask_driver, load_packaged_tensorrt
 from adapmoe.machine.files import cached_path, file_sha256, read_cached, write_cached
 
@@ -46,12 +47,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Probe:
-    """What measures: `paths` can run here, the exact one first; `seconds` of one expert by each.
+    """What measures: `paths` can run here; `seconds` of one expert by each."""
 
-    `paths` also says why the pack's engines are not among them, where it has some.
-    """
-
-    paths: Callable[[], tuple[list[str], str]]
+    paths: Callable[[], ExpertPaths]
     seconds: Callable[[str], float]
     key: Callable[[], dict[str, Any]]  # what a measurement is good for
 
@@ -95,7 +93,7 @@ def device_probe(pack: Path, backend: str) -> Probe:
     """Measures the experts of `pack` on the device that `backend` would use."""
     from adapmoe import _core
 
-    def find_paths() -> tuple[list[str], str]:
+    def find_paths() -> ExpertPaths:
         if any(pack.glob(_LISTS)):
             load_packaged_tensorrt()
         return _core.expert_paths(str(pack), backend)
@@ -126,7 +124,7 @@ def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def _name(key: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return f"experts-{digest[:32]}.json"
 
 

@@ -28,7 +28,7 @@ class Gating:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of a core session."""
+        """As settings of a core session."""
         return {
             "gating": self.mode,
             "gating_threshold": self.threshold,
@@ -88,7 +88,7 @@ class FirstLayer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of a core session."""
+        """As settings of a core session."""
         return {"first_layer_gate": self.gate, "first_layer_embedding": self.embedding}
 
 

@@ -44,8 +44,17 @@ class ReadSettings:
     register_buffers: bool = False
 
     def options(self) -> dict[str, Any]:
-        """As arguments of a session."""
+        """As arguments of LLM."""
         return {name: value for name, value in asdict(self).items() if name != "source"}
+
+    def core_settings(self) -> dict[str, Any]:
+        """As settings of a core session."""
+        return {
+            "reader": self.reader,
+            "read_depth": self.readers,
+            "request_bytes": self.request_bytes,
+            "register_buffers": self.register_buffers,
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; `reader` is left to who knows which one is in use."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from adapmoe.errors import PackError
+from adapmoe.errors import ClosedError, PackError
 from adapmoe.machine.files import read_cached, write_cached
 from adapmoe.pack.manifest import manifest_sha256
 
@@ -66,7 +66,7 @@ class WarmRestart:
             return
         try:
             experts = session.resident_set()
-        except (RuntimeError, ValueError) as error:  # closed meanwhile
+        except (RuntimeError, ClosedError) as error:
             _log.debug("the resident set is not saved: %s", error)
             return
         if experts:  # by layer: a pass begins at layer 0

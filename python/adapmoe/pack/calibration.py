@@ -67,7 +67,7 @@ def write_calibration(
         What calibration.json now says: `calibration` with format, hashes and the gate's file name.
 
     Raises:
-        CalibrationError: the pack cannot be written to.
+        CalibrationError: a value is NaN or infinite, or the pack cannot be written to.
     """
     buffer = io.BytesIO()
     np.save(buffer, gate.astype(np.float32))
@@ -80,7 +80,13 @@ def write_calibration(
         "manifest_sha256": manifest_sha256(pack),
         "first_layer_gate": calibration["first_layer_gate"] | named,
     }
-    text = json.dumps(written, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(written, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise CalibrationError(
+            f"{pack}: a measurement is NaN or infinite, so nothing was written; calibrate with "
+            "another or a longer text"
+        ) from error
     try:
         replace_file(pack / GATE_FILE, data)
         replace_file(pack / FILE, text.encode())

@@ -66,7 +66,10 @@ def write_onnx_models(pack: Path, folder: Path, models: list[OnnxModel]) -> None
         "manifest_sha256": manifest_sha256(pack),
         "models": [asdict(model) for model in models],
     }
-    replace_file(folder / FILE, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    replace_file(
+        folder / FILE,
+        (json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(),
+    )
 
 
 def _model(entry: dict[str, Any]) -> OnnxModel:

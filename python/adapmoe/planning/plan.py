@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From measurements and routing to a prediction for every budget."""
 
-import os
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import _core
 from adapmoe.generation.sequence import Sequence
 from adapmoe.pack.manifest import PackGeometry
 from adapmoe.planning.measure import DecodeTimes, Measurements, time_decode
@@ -87,7 +87,7 @@ def make_plan(
     """
     size, split = measured.geometry, measured.split
     capacity = min(max(split.frames // measured.tiles, 1), size.experts)
-    policy = max(POLICIES, key=lambda name: run_policy(trace, capacity, name)[1])
+    policy = max(POLICIES, key=lambda name: run_policy(trace, capacity, name).hits)
     everything = size.everything_bytes
     ceilings = {split.floor_bytes, split.memory_bytes, size.fixed_bytes + split.cycle_bytes}
     ceilings |= {size.fixed_bytes + round(s * size.experts) * size.expert_bytes for s in _SHARES}
@@ -117,7 +117,7 @@ def predict(measured: Measurements, trace: Trace, policy: str, memory_bytes: int
     size = measured.geometry
     experts = max(size.capacity(memory_bytes), 1)
     needed, hits = run_policy(trace, experts, policy)
-    best = run_policy(trace, experts, "belady")[1]
+    best = run_policy(trace, experts, "belady").hits
     # What fits is read once and then stays: the first reads of a long run do not count.
     hit_rate = 1.0 if experts == size.experts else hits / needed
     expected, slow, fast = (1 / time.token_s(hit_rate) for time in measured.times)
@@ -147,7 +147,7 @@ def _recommend(
         "memory": memory,
         "policy": policy,
         "prefetch": depth,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": _core.usable_cpus(),
         "readers": disk.readers,
         "request_bytes": disk.request_bytes,
     }
@@ -156,7 +156,7 @@ def _recommend(
         "policy": f"most hits at this memory: {at_memory.hit_rate:.1%}, "
         f"where the optimum has {at_memory.belady_hit_rate:.1%}",
         "prefetch": why,
-        "threads": "one per core that this process may use",
+        "threads": "one per core that this process may use: affinity and CPU quota",
         "readers": f"{disk.bytes_per_s / 1e9:.2f} GB/s; no other number reads clearly faster",
         "request_bytes": "of one read at most" if disk.request_bytes else "tiles are read whole",
     }

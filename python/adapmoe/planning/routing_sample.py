@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.calibration.gate_rule import select_experts
-from adapmoe.generation.sequence import typed_when_closed
+from adapmoe.core_types import RoutingVisit
 from adapmoe.pack.manifest import PackGeometry
 from adapmoe.tracing.trace import Trace
 
@@ -41,11 +41,11 @@ def sample_from_text(
     deadline = time.perf_counter() + seconds
     chosen = []
     chunk = min(_CHUNK, llm.max_context)
-    with llm.new_sequence() as sequence, typed_when_closed(sequence) as core:
+    with llm.new_sequence() as sequence:
         for begin in range(0, len(ids), chunk):
             if sequence.length + chunk > llm.max_context:
                 sequence.reset()
-            logits = core.capture(ids[begin : begin + chunk])["router_logits"]
+            logits = sequence.capture(ids[begin : begin + chunk])["router_logits"]
             chosen.append(select_experts(logits, geometry.top_k))
             if time.perf_counter() > deadline:
                 break
@@ -109,7 +109,7 @@ def _keep_probability(
 def _as_trace(geometry: PackGeometry, chosen: NDArray[np.int64]) -> Trace:
     """`chosen`: `[tokens, layers, top_k]`."""
     visits = [
-        (token, layer, experts)
+        RoutingVisit(token, layer, experts)
         for token, rows in enumerate(np.sort(chosen, axis=-1).tolist())
         for layer, experts in enumerate(rows)
     ]

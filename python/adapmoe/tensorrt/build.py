@@ -12,7 +12,6 @@ from typing import Any
 from adapmoe import _core
 from adapmoe.errors import EngineError, ReadError
 from adapmoe.machine.files import locked_folder, publish, temporary_path
-from adapmoe.machine.procfs import usable_cpus
 from adapmoe.pack.onnx_models import FOLDER as ONNX_FOLDER
 from adapmoe.pack.onnx_models import OnnxModel, read_onnx_models
 from adapmoe.tensorrt.builders import FLAGS, EngineBuilder, open_builder
@@ -238,7 +237,7 @@ def _build_missing(
 
 def _fitting_jobs(limit: int) -> int:
     """One per core that may be used, as far as memory goes."""
-    return max(1, min(usable_cpus(), _core.available_memory() // limit))
+    return max(1, min(_core.usable_cpus(), _core.available_memory() // limit))
 
 
 @contextmanager

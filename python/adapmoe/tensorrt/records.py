@@ -129,7 +129,7 @@ def write_records(pack: Path, tag: str, records: Iterable[EngineRecord]) -> None
         "manifest_sha256": manifest_sha256(pack),
         "engines": [_entry(record) for record in sorted(records, key=lambda record: record.key)],
     }
-    data = (json.dumps(found, indent=1, sort_keys=True) + "\n").encode()
+    data = (json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     replace_file(pack / FOLDER / tag / FILE, data)
 
 

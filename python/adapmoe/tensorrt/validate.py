@@ -77,10 +77,16 @@ def relative_error(pack: Path, tag: str, layer: int, expert: int) -> float:
     reference = reader.read(layer, expert).evaluate(x)
     library = engines.records[layer, expert].library
     results = _run(importlib.import_module(library), plan, x)
-    return max(
-        float(np.linalg.norm(y - reference[: len(y)]) / np.linalg.norm(reference[: len(y)]))
+    errors = [
+        np.linalg.norm(y - reference[: len(y)]) / np.linalg.norm(reference[: len(y)])
         for y in results
-    )
+    ]
+    if not np.isfinite(errors).all():  # max() may pass over NaN
+        raise EngineError(
+            f"{pack / FOLDER / tag / engines.records[layer, expert].file}: its results are NaN or "
+            "infinite; do not use these engines"
+        )
+    return float(max(errors))
 
 
 def _device() -> CudaDevice:

@@ -75,7 +75,7 @@ def main() -> None:
         result = {"error": str(error)}
     except OSError as error:
         result = {"error": f"{error.filename or job['kind']}: {error.strerror}"}
-    os.write(results, json.dumps(result).encode())
+    os.write(results, json.dumps(result, allow_nan=False).encode())
 
 
 def _die_with_parent() -> None:

@@ -43,7 +43,7 @@ class WorkerPool:
         env = os.environ | {"PYTHONSAFEPATH": "1"}
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as process:
             try:
-                out, said = self._wait(process, json.dumps(job).encode())
+                out, said = self._wait(process, json.dumps(job, allow_nan=False).encode())
             finally:
                 process.kill()
         try:

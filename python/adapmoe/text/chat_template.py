@@ -116,7 +116,7 @@ def _check_message(where: str, message: object) -> dict[str, Any]:
         raise checks.wrong_type(where, "a mapping with role and content", message)
     present = {key: value for key, value in message.items() if value is not None}
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(present))
+        plain: dict[str, Any] = json.loads(json.dumps(present, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} must hold nothing but what JSON can: {error}") from error
     role, content = plain.get("role"), plain.get("content")

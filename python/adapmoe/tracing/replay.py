@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapmoe import _core
+from adapmoe.core_types import ReplayCounts
 from adapmoe.errors import BudgetError
 from adapmoe.pack.manifest import PackGeometry
 from adapmoe.tracing.trace import Trace
@@ -124,7 +125,7 @@ def replay(
     rows = []
     for budget in budgets:
         capacity = parse_budget(budget, trace.geometry)
-        best = run_policy(trace, capacity, "belady")[1]
+        best = run_policy(trace, capacity, "belady").hits
         for policy in policies:
             for allocation in allocations:
                 floors = layer_floors(allocation, trace.geometry, capacity, facts)
@@ -135,8 +136,8 @@ def replay(
 
 def run_policy(
     trace: Trace, capacity: int, policy: str, floors: Sequence[int] = ()
-) -> tuple[int, int]:
-    """(experts needed, of them resident) with room for `capacity` experts."""
+) -> ReplayCounts:
+    """Run it with room for `capacity` experts."""
     size = trace.geometry
     return _core.replay_trace(
         trace.visits, size.num_layers, size.num_experts, capacity, policy, list(floors)

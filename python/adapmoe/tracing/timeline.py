@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# (lane, name, thread of the lane, layer or -1, begin and end in ns), as Session.timeline() gives it
-Span = tuple[str, str, int, int, int, int]
+from adapmoe.core_types import Span
 
 LANES = ("compute", "stall", "demand", "prefetch")  # top to bottom
 _LANE_THREADS = 1000  # more than a lane has threads
@@ -20,7 +19,7 @@ def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
         ValueError: a lane that is not in LANES.
     """
     events: list[dict[str, Any]] = []
-    for lane, thread in sorted({(_lane(span[0]), span[2]) for span in spans}):
+    for lane, thread in sorted({(_lane(span.lane), span.thread) for span in spans}):
         name = LANES[lane] if LANES[lane] in ("compute", "stall") else f"{LANES[lane]} {thread}"
         track = _track(lane, thread)
         place = {"ph": "M", "pid": 1, "tid": track}
@@ -42,7 +41,7 @@ def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
 
 def write_chrome_trace(path: Path, spans: Sequence[Span]) -> None:
     """Write `chrome_trace(spans)` to `path`. Raises OSError."""
-    path.write_text(json.dumps(chrome_trace(spans)), encoding="utf-8")
+    path.write_text(json.dumps(chrome_trace(spans), allow_nan=False), encoding="utf-8")
 
 
 def _lane(name: str) -> int:

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
 from adapmoe.pack.manifest import PackGeometry
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
 
-
-Visit = tuple[int, int, list[int]]  # (pass, layer, experts ascending)
 
 _FORMAT, _VERSION = "adapmoe-trace", 1
 _ARRAYS = ("passes", "layers", "counts", "experts")
@@ -36,12 +35,12 @@ class Trace:
     """Routing of one session, and as much about its pack as a replay needs."""
 
     geometry: PackGeometry
-    visits: list[Visit]
+    visits: list[RoutingVisit]
 
     @property
     def passes(self) -> int:
         """How many times the layers were run through."""
-        return len({visit[0] for visit in self.visits})
+        return len({visit.pass_index for visit in self.visits})
 
     def counts(self) -> NDArray[np.int64]:
         """How often each expert was needed, int64 `[num_layers, num_experts]`."""
@@ -52,8 +51,8 @@ class Trace:
 
     def decode_only(self) -> "Trace":
         """Without the passes in which a layer needed more experts than one token can."""
-        prefill = {n for n, _, experts in self.visits if len(experts) > self.geometry.top_k}
-        return Trace(self.geometry, [visit for visit in self.visits if visit[0] not in prefill])
+        prefill = {v.pass_index for v in self.visits if len(v.experts) > self.geometry.top_k}
+        return Trace(self.geometry, [v for v in self.visits if v.pass_index not in prefill])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, or replace it in one step.
@@ -66,11 +65,11 @@ class Trace:
         header["pack"] = self.geometry.manifest_sha256
         header |= {name: getattr(self.geometry, name) for name in _GEOMETRY}
         arrays: dict[str, Any] = {
-            "passes": np.array([visit[0] for visit in self.visits], np.int32),
-            "layers": np.array([visit[1] for visit in self.visits], np.int16),
-            "counts": np.array([len(visit[2]) for visit in self.visits], np.int16),
-            "experts": np.array([e for visit in self.visits for e in visit[2]], np.int16),
-            "header": np.array(json.dumps(header)),
+            "passes": np.array([v.pass_index for v in self.visits], np.int32),
+            "layers": np.array([v.layer for v in self.visits], np.int16),
+            "counts": np.array([len(v.experts) for v in self.visits], np.int16),
+            "experts": np.array([e for v in self.visits for e in v.experts], np.int16),
+            "header": np.array(json.dumps(header, allow_nan=False)),
         }
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -104,18 +103,18 @@ class Trace:
         _check(path, geometry, arrays)
         ends = np.cumsum(arrays["counts"])
         groups = np.split(arrays["experts"], ends[:-1]) if len(ends) else []
-        visits = zip(
+        visits = map(
+            RoutingVisit,
             arrays["passes"].tolist(),
             arrays["layers"].tolist(),
             (group.tolist() for group in groups),
-            strict=True,
         )
         return cls(geometry, list(visits))
 
 
 def trace_of(llm: "LLM") -> Trace:
     """What a model has recorded since `record_trace(True)`."""
-    return Trace(PackGeometry.of(llm), [(p, layer, list(e)) for p, layer, e in llm.trace()])
+    return Trace(PackGeometry.of(llm), llm.trace())
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from adapmoe.errors import BudgetError, ContextOverflowError
+from adapmoe.core_types import Registration
+from adapmoe.errors import BudgetError, ClosedError, ContextOverflowError
 
 VOCAB_SIZE = 4096  # tests/models/tiny-mixtral
 LAYERS, TOP_K = 8, 2
@@ -20,7 +21,7 @@ class FakeSession:
     vocab_size = VOCAB_SIZE
     backend = "fake/none"
     reader = "pread"
-    registration = (False, 0, "")
+    registration = Registration(file=False, frames=0, problem="")
 
     def __init__(self, path, *, script=None, interrupt_after=None, step_s=0.0, notes=(), **options):
         self.path = path
@@ -37,7 +38,7 @@ class FakeSession:
         self.batches = []
         self.totals = SimpleNamespace(**vars(step_stats(0)))
         self.memory_split = SimpleNamespace(
-            memory_bytes=options.get("memory_bytes") or 2**30,
+            memory_bytes=options.get("memory") or 2**30,
             dense_bytes=5 * 2**20,
             kv_bytes=2**20,
             scratch_bytes=2**20,
@@ -53,7 +54,7 @@ class FakeSession:
     def new_sequence(self):
         with self.lock:
             if self.closed:
-                raise ValueError("the session is closed")
+                raise ClosedError("the session is closed")
             if self.open == self.max_sequences:
                 raise ValueError(f"all {self.max_sequences} sequences are in use")
             self.open += 1
@@ -104,7 +105,7 @@ class FakeSequence:
 
     def append(self, ids):
         if self.closed:
-            raise ValueError("the sequence is closed")
+            raise ClosedError("the sequence is closed")
         if len(self.history) + len(ids) > self.session.max_context:
             raise ContextOverflowError("more tokens than max_context")
         rows = []

@@ -93,6 +93,34 @@ def crc(data):
     return f"{_core.crc32c(np.frombuffer(data, np.uint8)):08x}"
 
 
+def forge_dense(pack, name, change):
+    """`change(values)` edits the f32 values of one dense tensor in place, padding included."""
+    manifest = json.loads((pack / "manifest.json").read_text())
+    dense = manifest["dense"]
+    place = dense["tensors"][name]
+    data = bytearray((pack / dense["file"]).read_bytes())
+    begin = dense["data_offset"] + place["offset"]
+    change(np.frombuffer(data, np.float32, place["bytes"] // 4, begin))
+    place["crc32c"] = crc(bytes(data[begin : begin + place["bytes"]]))
+    (pack / dense["file"]).write_bytes(data)
+    (pack / "manifest.json").write_bytes(signed_text(manifest))
+
+
+def forge_experts(pack, layer, value):
+    """All weights of the f32 experts of one layer are `value`."""
+    manifest = json.loads((pack / "manifest.json").read_text())
+    experts = manifest["experts"]
+    count, step = manifest["config"]["num_local_experts"], experts["tile_bytes"]
+    tile = np.full(step // 4, value, np.float32).tobytes()
+    begin = experts["data_offset"] + layer * count * experts["tiles"] * step
+    with (pack / experts["file"]).open("r+b") as file:
+        file.seek(begin)
+        file.write(tile * (count * experts["tiles"]))
+    for expert in range(layer * count, (layer + 1) * count):
+        experts["crc32c"][expert] = crc(tile) * experts["tiles"]
+    (pack / "manifest.json").write_bytes(signed_text(manifest))
+
+
 def forge_data(fill):
     """All weights, or all of one dense tensor, are hostile values with right checksums."""
 
