@@ -38,10 +38,10 @@ class OurEngine:
         self._sequence.reset()
 
     def begin(self) -> None:
-        self._before, self._first_pass = self._llm.stats, next_pass(self._llm.trace())
+        self._before, self._first_pass = self._llm.stats, next_pass(self._llm.trace().visits)
 
     def routing(self) -> np.ndarray:
-        visits = self._llm.trace()
+        visits = self._llm.trace().visits
         layers = 1 + max(layer for _, layer, _ in visits)
         experts = np.array([experts for _, _, experts in visits])
         return experts.reshape(-1, layers, experts.shape[1])
@@ -59,7 +59,7 @@ class OurEngine:
         }
         if split.frames < split.frames_total:
             manifest = read_manifest(self._llm.path)
-            trace = self._llm.trace()
+            trace = self._llm.trace().visits
             facts["belady_bytes"] = belady_bytes(trace, manifest, split.frames, self._first_pass)
         return facts
 

@@ -101,7 +101,7 @@ def one(pack: Path, arguments: argparse.Namespace, context: int, rows: int, size
         pack,
         max_context=length,
         max_sequences=rows,
-        expert_fraction=arguments.experts_resident,
+        experts_resident=arguments.experts_resident,
         warm_restart=False,
     ) as llm:
         texts = pieces(llm, rows, length)

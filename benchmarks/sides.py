@@ -54,7 +54,7 @@ class Runner:
             return {"gguf": str(self.gguf), "repack": limit is None}
         settings = dict(self.settings)
         if limit is None:
-            settings["expert_fraction"] = 1.0
+            settings["experts_resident"] = 1.0
         elif limit <= PYTHON_MARGIN:
             raise SideFailed(f"a limit of {limit} bytes is less than Python needs: {PYTHON_MARGIN}")
         else:

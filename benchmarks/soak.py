@@ -48,7 +48,7 @@ def main() -> int:
     options = parser.parse_args()
     end = time.monotonic() + options.minutes * 60
     with LLM(
-        options.pack, expert_fraction=options.experts_resident, max_context=256, max_sequences=4
+        options.pack, experts_resident=options.experts_resident, max_context=256, max_sequences=4
     ) as llm:
         first = one_round(llm)
         settled = resident_bytes()

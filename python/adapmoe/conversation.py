@@ -12,10 +12,8 @@ from adapmoe import checks
 from adapmoe.errors import ContextOverflowError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationChunk, GenerationResult
-from adapmoe.generation.scheduler import StepLoop
 from adapmoe.generation.sequence import as_token_ids
-from adapmoe.generation.stream import GenerationStream
-from adapmoe.opened_in import NotCopied
+from adapmoe.machine.process import NotCopied
 from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -74,7 +72,7 @@ class Conversation(NotCopied):
     def __init__(
         self, llm: "LLM", *, system: str | None = None, chat_template: str | None = None
     ) -> None:
-        """Take a place for a sequence; `close` gives it back.
+        """Take a slot for a sequence; `close` gives it back.
 
         Args:
             llm: the model.
@@ -82,7 +80,7 @@ class Conversation(NotCopied):
             chat_template: as `LLM.chat`.
 
         Raises:
-            AdapmoeError: all places are taken.
+            AdapmoeError: all slots are taken.
             ChatTemplateError: there is no such template.
             TypeError: `system` or `chat_template` is not text.
         """
@@ -139,9 +137,8 @@ class Conversation(NotCopied):
                 f"{self._llm.max_context}; begin a new one (/reset) or raise max_context"
             )
         params = replace(params, max_tokens=min(params.max_tokens or room, room))
-        loop = StepLoop(self._llm, [prompt], params, self._sequence, answers=True)
+        stream = self._llm.answer_in(self._sequence, prompt, params)
         self._keep_common_prefix(prompt)
-        stream = GenerationStream(loop, self._llm)
         try:
             yield from stream
         finally:
@@ -188,7 +185,7 @@ class Conversation(NotCopied):
         self._cached = prompt[:common]
 
     def close(self) -> None:
-        """Give the place back."""
+        """Give the slot back."""
         self._sequence.close()
 
     def __enter__(self) -> "Conversation":

@@ -74,6 +74,16 @@ def parse_percent(text: str) -> float:
     return float(match[1]) / 100
 
 
+def parse_share(value: object, name: str = "share") -> float:
+    """Turn "50%" or 0.5 into 0.5.
+
+    Raises:
+        TypeError: neither a number nor a string.
+        ValueError: not from 0 to 1, or a string that is not a percentage.
+    """
+    return parse_percent(value) if isinstance(value, str) else checks.within(name, value, 0, 1)
+
+
 def format_bytes(count: int) -> str:
     """Write a byte count in powers of 1024: 1610612736 becomes "1.50 GiB"."""
     size = float(count)

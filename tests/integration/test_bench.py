@@ -76,7 +76,7 @@ def test_a_profile_adds_up_and_knows_what_was_read(pack):
 
 
 def test_every_span_of_a_step_belongs_to_a_part_and_to_one_only(pack):
-    with LLM(pack, expert_fraction=0.5, timeline=True, warm_restart=False) as llm:
+    with LLM(pack, experts_resident=0.5, timeline=True, warm_restart=False) as llm:
         with llm.new_sequence() as sequence:
             sequence.prefill([1, 2, 3])
             sequence.decode(4)

@@ -118,7 +118,7 @@ def test_gating_by_residency_drops_only_what_is_not_there(pack, texts, tmp_path)
 def test_allocation_and_prefetch_change_no_token(calibration, pack, allocation, prefetch):
     ids = []
     for options in ({}, {"allocation": allocation, "prefetch": prefetch, "evict": "expert"}):
-        with LLM(pack, expert_fraction=0.3, max_context=256, warm_restart=False, **options) as llm:
+        with LLM(pack, experts_resident=0.3, max_context=256, warm_restart=False, **options) as llm:
             ids.append(llm.generate(TEXT).token_ids)
             split = llm.set_memory(llm.memory_split.memory_bytes - 4 * 110592)
             assert split.frames < 20

@@ -225,7 +225,7 @@ def test_verify_always_and_first_refuse_a_damaged_pack_and_never_trusts_it(pack)
 
 @pytest.mark.parametrize("verify", ["always", "first"])
 def test_verify_first_looks_once(pack, verify):
-    with LLM(pack, max_context=256, expert_fraction=0.01, verify=verify) as llm:
+    with LLM(pack, max_context=256, experts_resident=0.01, verify=verify) as llm:
         seq = llm.new_sequence()
         seq.prefill(np.random.default_rng(0).integers(0, llm.vocab_size, 128))
         assert seq.last_stats.experts_used == 64  # so every tile was read and checked

@@ -22,7 +22,7 @@ from adapmoe._core import ReadProbe
 from adapmoe.conversation import Conversation
 from support.other_process import PARAMS, generate_from, generate_with
 
-OPTIONS = {"max_context": 256, "max_sequences": 2, "expert_fraction": 0.25}
+OPTIONS = {"max_context": 256, "max_sequences": 2, "experts_resident": 0.25}
 MATCH = r"opened in process \d+, and a fork of that process cannot use it: open the pack in"
 IDS = np.arange(3, 43, dtype=np.int32)
 
@@ -202,7 +202,7 @@ def test_a_fork_while_other_threads_are_in_the_middle_of_steps(opened, use):
 
     def places():
         while not stop.is_set():
-            with opened.llm._places._lock:
+            with opened.llm._scheduler.slots._lock:
                 pass
 
     def work():

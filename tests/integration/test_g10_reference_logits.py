@@ -95,7 +95,7 @@ def assert_same_logits(ours, reference, tolerance=TOLERANCE):
 
 def our_logits(pack, ids, prefilled=None, **options):
     """Logits of all positions: `prefilled` tokens (None: all) at once, the rest one by one."""
-    options = {"kv_dtype": "f32", "prefill_chunk": 48, "expert_fraction": 0.5} | options
+    options = {"kv_dtype": "f32", "prefill_chunk": 48, "experts_resident": 0.5} | options
     with LLM(pack, **options) as llm, llm.new_sequence() as seq:
         rows = [seq.prefill(ids[:prefilled], all_logits=True)]
         rows += [seq.decode(int(token))[None] for token in ids[len(rows[0]) :]]

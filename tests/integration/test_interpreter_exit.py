@@ -38,7 +38,7 @@ IDS = np.arange(3, 259, dtype=np.int32)
 LONG = SamplingParams(max_tokens=200, ignore_eos=True)
 
 def open_llm(**options):
-    return LLM(sys.argv[1], max_context=512, max_sequences=4, expert_fraction=0.25, **options)
+    return LLM(sys.argv[1], max_context=512, max_sequences=4, experts_resident=0.25, **options)
 """
 OPEN = "llm = open_llm()\n"
 

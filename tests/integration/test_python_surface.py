@@ -21,7 +21,7 @@ def open_pack(pack_factory):
     opened = []
 
     def make(**options):
-        opened.append(LLM(pack_factory(), **{**OPTIONS, "expert_fraction": 0.25, **options}))
+        opened.append(LLM(pack_factory(), **{**OPTIONS, "experts_resident": 0.25, **options}))
         return opened[-1]
 
     yield make

@@ -40,7 +40,7 @@ def test_every_setting_is_measured_and_nothing_is_written(cache, pack, reader):
     begin = time.perf_counter()
     found = measure_disk(pack, experts, reader=reader, seconds=0.3)
     assert time.perf_counter() - begin < 5  # 0.3 s and the load of the machine
-    assert [(s.readers, s.request_bytes) for s in found.speeds] == settings_for(found.tile_bytes)
+    assert [(s.read_depth, s.request_bytes) for s in found.speeds] == settings_for(found.tile_bytes)
     assert all(speed.bytes_per_s > 1e6 for speed in found.speeds)
     assert found.best in found.speeds
     assert not cache.exists()
@@ -50,7 +50,7 @@ def test_what_is_remembered_is_what_a_session_uses(cache, pack):
     probe = measure_disk(pack, read_manifest(pack)["experts"], seconds=0.1)
     if not probe.best.direct:
         pytest.skip("O_DIRECT is refused here")
-    (chosen,) = (s for s in probe.speeds if s.readers == 16 and s.request_bytes == 0)
+    (chosen,) = (s for s in probe.speeds if s.read_depth == 16 and s.request_bytes == 0)
     best = type(probe)(probe.reader, probe.tile_bytes, [chosen])
     with LLM(pack, max_context=64) as llm:
         assert llm.reading == ReadSettings(4, 0, "default")
@@ -58,8 +58,8 @@ def test_what_is_remembered_is_what_a_session_uses(cache, pack):
     with LLM(pack, max_context=64) as llm:
         assert llm.reading == ReadSettings(16, 0, "probed")
     seen = run_json(pack)
-    assert (seen["readers"], seen["request_bytes"], seen["source"]) == (16, 0, "probed")
-    assert run_json(pack, "--readers", "3")["source"] == "given"
+    assert (seen["read_depth"], seen["request_bytes"], seen["source"]) == (16, 0, "probed")
+    assert run_json(pack, "--read-depth", "3")["source"] == "given"
 
 
 @pytest.mark.parametrize("words", [["doctor"], ["plan", "--seconds", "1", "--memory", "1GiB"]])
@@ -78,7 +78,7 @@ def test_a_benchmark_probes_once_and_says_so(cache, pack):
     done = CliRunner().invoke(app, [*words, "--repeat", "1", "--memory", "1GiB", "--json"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["settings"]["readers"] == found["reading"]["readers"]
+    assert found["settings"]["read_depth"] == found["reading"]["read_depth"]
     if found["bound"]["direct"]:
         assert found["reading"]["source"] == "probed"
     (record,) = cache.glob("*.disk.json")
@@ -91,9 +91,9 @@ def test_a_benchmark_probes_once_and_says_so(cache, pack):
 def test_a_burst_outside_the_probe_is_refused(pack):
     probe = _core.ReadProbe(str(pack / "experts.safetensors"), "pread", 8192)
     assert probe.seconds(2, 4096, 0, 4096, 2) > 0
-    for readers, tiles in ((0, 1), (1, 0), (1, 3)):
+    for read_depth, tiles in ((0, 1), (1, 0), (1, 3)):
         with pytest.raises(ValueError, match="burst"):
-            probe.seconds(readers, 0, 0, 4096, tiles)
+            probe.seconds(read_depth, 0, 0, 4096, tiles)
     with pytest.raises(ReadError, match="the file ends there"):
         probe.seconds(1, 0, 1 << 40, 4096, 1)
     with pytest.raises(PackError, match="missing"):

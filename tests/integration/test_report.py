@@ -8,13 +8,12 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, SamplingParams
 from adapmoe.cli.main import app
-from adapmoe.tracing.trace import recording
 
 
 @pytest.fixture
 def trace(pack_factory, tmp_path):
     path = tmp_path / "story.npz"
-    with LLM(pack_factory(), max_context=128) as llm, recording(llm, path):
+    with LLM(pack_factory(), max_context=128) as llm, llm.recording(path):
         llm.generate("The function returns", SamplingParams(max_tokens=24, ignore_eos=True))
     return path
 

@@ -21,7 +21,7 @@ OPEN = """
 import sys
 import adapmoe
 try:
-    adapmoe.LLM(sys.argv[1], backend="cuda", experts=sys.argv[2], exact=False)
+    adapmoe.LLM(sys.argv[1], backend="cuda", arithmetic=sys.argv[2], exact=False)
 except adapmoe.AdapmoeError:
     pass
 """

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from adapmoe import LLM, SamplingParams
 from adapmoe.cli.main import app
 from adapmoe.tracing.replay import POLICIES, run_policy
-from adapmoe.tracing.trace import Trace, recording
+from adapmoe.tracing.trace import Trace
 
 PROMPT = "The function returns"
 
@@ -19,9 +19,9 @@ PROMPT = "The function returns"
 def test_replay_has_the_hits_of_the_session(pack_factory, tmp_path, policy, fraction):
     path = tmp_path / "t.npz"
     with LLM(
-        pack_factory(), expert_fraction=fraction, policy=policy, prefetch=0, max_context=256
+        pack_factory(), experts_resident=fraction, policy=policy, prefetch=0, max_context=256
     ) as llm:
-        with recording(llm, path):
+        with llm.recording(path):
             llm.generate(PROMPT, SamplingParams(max_tokens=60, ignore_eos=True))
         stats, frames = llm.stats, llm.memory_split.frames
     trace = Trace.load(path)

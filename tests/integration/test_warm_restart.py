@@ -18,7 +18,7 @@ from adapmoe.pack.manifest import manifest_sha256
 from support.homes import leave_home
 
 PROMPT = "The function returns"
-OPTIONS = {"expert_fraction": 0.5, "max_context": 128}
+OPTIONS = {"experts_resident": 0.5, "max_context": 128}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_next_run_hits_more(pack, saved):
 
 def test_a_smaller_ceiling_takes_the_first_of_them(pack, saved):
     everything = [tuple(pair) for pair in json.loads(saved.read_text())["experts"]]
-    before, _ = run(pack, expert_fraction=0.125)
+    before, _ = run(pack, experts_resident=0.125)
     assert 0 < len(before) < len(everything)
     assert sorted(before) == everything[: len(before)]
 
@@ -158,7 +158,7 @@ PROGRAM = f"""
 import sys
 from adapmoe import LLM, SamplingParams
 for _ in range(6):
-    with LLM(sys.argv[1], expert_fraction=0.5, max_context=128) as llm:
+    with LLM(sys.argv[1], experts_resident=0.5, max_context=128) as llm:
         llm.generate({PROMPT!r}, SamplingParams(max_tokens=2))
 """
 

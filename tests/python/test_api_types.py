@@ -3,7 +3,7 @@
 
 import inspect
 import math
-from pathlib import Path
+from dataclasses import asdict, fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from adapmoe import LLM, ClosedError, SamplingParams
 from adapmoe.calibration.statistics import evaluate
 from adapmoe.conversation import Conversation
-from adapmoe.setting_checks import SETTINGS, check_settings
+from adapmoe.settings import Settings
 
 NO_TOKENS = [2.7, True, np.True_, "5", b"5", None, [5], np.float32(5)]
 OUTSIDE = [-1, 4096, 2**40, 10**30]
@@ -178,7 +178,7 @@ def test_memory_is_below_63_bits(open_llm):
 
 
 def test_perplexity_takes_a_text_and_a_window(open_llm):
-    for wrong in (2.5, True, "4", None):
+    for wrong in (2.5, True, "4"):
         with pytest.raises(TypeError, match="window must be an integer"):
             evaluate(open_llm(), "some text", window=wrong)
     with pytest.raises(TypeError, match="text must be a string"):
@@ -187,11 +187,10 @@ def test_perplexity_takes_a_text_and_a_window(open_llm):
 
 def test_every_argument_of_llm_has_a_check_that_takes_its_default():
     arguments = dict(inspect.signature(LLM).parameters)
-    assert set(arguments) == set(SETTINGS)
+    assert list(arguments) == ["path", *(each.name for each in fields(Settings))]
     del arguments["path"]
     defaults = {name: argument.default for name, argument in arguments.items()}
-    expected = {**defaults, "sensitivity": []}
-    assert check_settings(defaults) == expected
+    assert asdict(Settings(**defaults)) == {**defaults, "sensitivity": []}
 
 
 WRONG_TYPES = {bool: [None, 0, 1, "yes"], int: [2.0, True, "4"], float: [True, "1"]}
@@ -206,15 +205,13 @@ def test_every_switch_and_number_of_llm_refuses_other_types():
             for value in values if name != "memory" else values[:2]:
                 seen.count += 1
                 with pytest.raises(TypeError, match=f"{name} must be"):
-                    check_settings({name: value})
+                    Settings(**{name: value})
     assert seen.count > 50
 
 
 @pytest.mark.parametrize(
     ("setting", "kind"),
     [
-        ({"path": None}, TypeError),
-        ({"path": b"x"}, TypeError),
         ({"memory": None}, TypeError),
         ({"memory": 1.5}, TypeError),
         ({"memory": "much"}, ValueError),
@@ -225,8 +222,8 @@ def test_every_switch_and_number_of_llm_refuses_other_types():
         ({"gating": None}, TypeError),
         ({"kernels": None}, TypeError),
         ({"policy": 5}, TypeError),
-        ({"expert_fraction": math.nan}, ValueError),
-        ({"expert_fraction": 1.1}, ValueError),
+        ({"experts_resident": math.nan}, ValueError),
+        ({"experts_resident": 1.1}, ValueError),
         ({"max_context": -1}, ValueError),
         ({"max_context": 2**63}, ValueError),
         ({"max_sequences": 0}, ValueError),
@@ -238,7 +235,7 @@ def test_every_switch_and_number_of_llm_refuses_other_types():
         ({"sensitivity": "1"}, TypeError),
         ({"sensitivity": [1.0, "1"]}, TypeError),
         ({"sensitivity": [1.0, math.nan]}, ValueError),
-        ({"readers": 0}, ValueError),
+        ({"read_depth": 0}, ValueError),
         ({"request_bytes": 4097}, ValueError),
         ({"eviction": "lru"}, TypeError),
     ],
@@ -246,19 +243,28 @@ def test_every_switch_and_number_of_llm_refuses_other_types():
 def test_other_settings_of_llm_are_refused_by_name(setting, kind):
     (name,) = setting
     with pytest.raises(kind, match=f"{name}|not a size"):
-        check_settings(setting)
+        LLM("pack", **setting)
+
+
+@pytest.mark.parametrize("path", [None, b"x"])
+def test_a_path_is_text(path):
+    with pytest.raises(TypeError, match="path must be a path"):
+        LLM(path)
 
 
 def test_settings_become_plain_values():
     given = {
-        "path": Path("x"),
         "memory": np.int64(2**33),
         "threads": np.uint8(3),
-        "expert_fraction": np.float32(0.5),
+        "experts_resident": np.float32(0.5),
         "sensitivity": np.array([0.5, 1.0], np.float32),
         "request_bytes": 8192,
     }
-    found = check_settings(given)
-    assert found == {**given, "sensitivity": [0.5, 1.0]}
-    assert type(found["memory"]) is type(found["threads"]) is int
-    assert check_settings({"memory": "12GiB"}) == {"memory": "12GiB"}
+    del given["memory"]
+    found = Settings(**given)
+    assert (found.threads, found.experts_resident) == (3, 0.5)
+    assert (found.sensitivity, found.request_bytes) == ([0.5, 1.0], 8192)
+    assert type(found.threads) is int
+    assert type(Settings(np.int64(2**33)).memory) is int
+    assert Settings("12GiB").memory == "12GiB"
+    assert Settings("12GiB").for_core()["memory"] == 12 << 30

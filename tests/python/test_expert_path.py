@@ -71,7 +71,7 @@ def test_it_is_measured_once_and_said(cache):
     device = Device({"w4a8": SLOW, "w4a16": FAST})
     first = device.choose()
     assert first.path == "w4a16"
-    assert first.note.startswith("experts=w4a16: measured now, w4a8 2 ms, w4a16 1 ms for one")
+    assert first.note.startswith("arithmetic=w4a16: measured now, w4a8 2 ms, w4a16 1 ms for one")
     assert "\n" not in first.note
     (file,) = cache.iterdir()
     assert str(file) in first.note
@@ -173,9 +173,9 @@ def test_the_cpu_has_one_path(pack_factory):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"experts": "w4a16"}, ValueError, "allow that with exact=False"),
+        ({"arithmetic": "w4a16"}, ValueError, "allow that with exact=False"),
         ({"experts": "abacus"}, ValueError, "expected one of auto, w4a8, w4a16"),
-        ({"experts": "w4a16", "exact": False}, BackendUnavailableError, "runs on a GPU only"),
+        ({"arithmetic": "w4a16", "exact": False}, BackendUnavailableError, "runs on a GPU only"),
     ],
 )
 def test_what_cannot_be_had_is_refused(pack_factory, options, error, message):
@@ -185,9 +185,9 @@ def test_what_cannot_be_had_is_refused(pack_factory, options, error, message):
 
 def test_the_note_reaches_the_user(fake_core, tiny_checkpoint, monkeypatch, caplog):
     monkeypatch.setattr(
-        "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "experts=w4a16: why")
+        "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "arithmetic=w4a16: why")
     )
     with LLM(tiny_checkpoint, exact=False) as llm:
         assert llm._session.options["arithmetic"] == "w4a16"
         assert llm._session.options["exact"] is False
-    assert "experts=w4a16: why" in caplog.text
+    assert "arithmetic=w4a16: why" in caplog.text

@@ -119,12 +119,12 @@ def test_settings_reach_the_session(open_llm):
     assert open_llm()._session.options["threads"] == 0
 
 
-def test_memory_and_expert_fraction_exclude_each_other(open_llm):
-    assert open_llm(expert_fraction=0.5)._session.options["experts_resident"] == 0.5
-    with pytest.raises(ValueError, match="either memory or expert_fraction"):
-        open_llm(memory="1GiB", expert_fraction=0.5)
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        open_llm(expert_fraction=1.5)
+def test_memory_and_experts_resident_exclude_each_other(open_llm):
+    assert open_llm(experts_resident=0.5)._session.options["experts_resident"] == 0.5
+    with pytest.raises(ValueError, match="either memory or experts_resident"):
+        open_llm(memory="1GiB", experts_resident=0.5)
+    with pytest.raises(ValueError, match="experts_resident must be from 0 to 1"):
+        open_llm(experts_resident=1.5)
 
 
 def test_verbose_prints_the_split_to_stderr(open_llm, capsys):

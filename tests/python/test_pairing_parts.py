@@ -102,7 +102,7 @@ def test_belady_works_tile_by_tile():
 def test_a_limited_run_reads_no_less_than_belady(pack_factory):
     def run(fraction):
         job = {"task": "decode", "threads": 1, "context": 64, "pack": str(pack)}
-        engine = OurEngine(job | {"settings": {"expert_fraction": fraction}})
+        engine = OurEngine(job | {"settings": {"experts_resident": fraction}})
         decode(engine, {"ids": list(range(1, 40)), "prompt": 8, "warm_up": 4})
         read = engine._llm.stats.bytes_read - engine._before.bytes_read  # also where in memory
         return engine.facts() | {"read": read}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
 from adapmoe.pack.manifest import PackGeometry
-from adapmoe.tracing.trace import Trace, recording
+from adapmoe.tracing.trace import Trace
 
 GEOMETRY = PackGeometry("ab" * 32, 3, 4, 2, 4096, 1 << 20)
 VISITS = [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])]
@@ -131,6 +131,6 @@ def test_where_nothing_can_be_written(tmp_path):
     model = SimpleNamespace(record_trace=lambda on: pytest.fail("recorded"))
     with (
         pytest.raises(TraceError, match="no folder"),
-        recording(model, tmp_path / "none" / "t.npz"),
+        model.recording(tmp_path / "none" / "t.npz"),
     ):
         pytest.fail("ran")

@@ -83,7 +83,7 @@ def work(pack):
 
 def main():
     pack, path = sys.argv[1:]
-    LLM(pack, expert_fraction=0.1, max_context=16, warm_restart=False).close()  # what it loads
+    LLM(pack, experts_resident=0.1, max_context=16, warm_restart=False).close()  # what it loads
     report = {"empty": available()}
     for _ in range(3):
         read(path, 60 * MIB)  # again and again: the kernel calls it active

@@ -144,7 +144,7 @@ class Bench:
         """Check the pack and cut the text, or a text of the package, into tokens.
 
         Sizes that are None are the defaults, or less for a model with a short context.
-        Where `readers` and `request_bytes` are None and the disk was not probed before, it is now.
+        Where `read_depth` and `request_bytes` are None and the disk was never probed, it is now.
 
         Raises:
             PackError: not a pack, or it has no tokenizer.
@@ -159,7 +159,7 @@ class Bench:
             pack,
             self._experts,
             settings["reader"],
-            settings["readers"],
+            settings["read_depth"],
             settings["request_bytes"],
         )
         self._settings = settings | self._reading.options()

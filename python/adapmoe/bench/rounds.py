@@ -13,9 +13,9 @@ from typing import Any
 
 from adapmoe.bench.workload import BASE, Settings, Workload
 from adapmoe.errors import BudgetError, ReadError
-from adapmoe.generation.stats import peak_rss_bytes
 from adapmoe.llm import LLM
 from adapmoe.machine.bandwidth import open_direct, read_buffer
+from adapmoe.machine.procfs import peak_rss_bytes
 
 _OUTSTANDING = 2  # experts: as many as one token of a top-2 model can wait for
 
@@ -226,7 +226,7 @@ def run_rounds(
 
 def _all_resident(pack: Path, base: Settings, workload: Workload) -> Measurement | None:
     """None where the experts do not all fit into memory."""
-    everything = {"memory": "auto", "expert_fraction": 1.0, "gating": "off"}
+    everything = {"memory": "auto", "experts_resident": 1.0, "gating": "off"}
     try:
         return _run(pack, base | everything, workload)
     except BudgetError:

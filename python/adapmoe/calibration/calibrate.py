@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-import adapmoe
+from adapmoe import _core
 from adapmoe.calibration.gate_rule import expert_shares, single_expert_ratio
 from adapmoe.calibration.lookahead import (
     FirstLayerGate,
@@ -114,7 +114,7 @@ def calibrate(
             "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
             "windows": count,
             "window_tokens": probe.window_tokens,
-            "adapmoe": adapmoe.__version__,
+            "adapmoe": _core.__version__,
         }
         dense = DenseTensors(pack)
         score = LookaheadScore(dense, probe.config, probe.top_k)
@@ -214,7 +214,7 @@ def _gating(
     if settings.memory_fraction is None:
         return result
     fraction = settings.memory_fraction
-    with Probe(pack, expert_fraction=fraction, threads=settings.threads) as small:
+    with Probe(pack, experts_resident=fraction, threads=settings.threads) as small:
         residency = search_residency(
             small,
             *search,

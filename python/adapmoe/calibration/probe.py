@@ -106,7 +106,7 @@ class Probe:
         pack: Path,
         *,
         memory: int | str = "auto",
-        expert_fraction: float = 0.0,
+        experts_resident: float = 0.0,
         threads: int | None = None,
     ) -> None:
         """Open `pack`. Raises what `LLM` raises; CalibrationError for a model of one position."""
@@ -117,7 +117,7 @@ class Probe:
         self._session = _core.Session(
             str(pack),
             memory=parse_memory(memory),
-            experts_resident=expert_fraction,
+            experts_resident=experts_resident,
             threads=threads or 0,
             max_context=self.window_tokens,
             prefill_chunk=self.window_tokens,

@@ -28,8 +28,8 @@ from adapmoe.cli.options import (
     PackArgument,
     PolicyOption,
     PrefetchOption,
+    ReadDepthOption,
     ReaderOption,
-    ReadersOption,
     ThreadsOption,
     TimelineOption,
 )
@@ -171,7 +171,7 @@ RequestBytesOption = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --readers.",
+        help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --read-depth.",
         show_default=False,
     ),
 ]
@@ -215,7 +215,7 @@ def bench(
     experts: ExpertPathOption = "auto",
     exact: ExactOption = True,
     reader: ReaderOption = "auto",
-    readers: ReadersOption = None,
+    read_depth: ReadDepthOption = None,
     request_bytes: RequestBytesOption = None,
     verify: Annotated[
         str, typer.Option(help="Check the CRC of tiles: always, first or never.")
@@ -239,7 +239,9 @@ def bench(
     with usage_errors():
         settings: Settings = {
             "memory": memory,
-            "expert_fraction": 0.0 if experts_resident is None else parse_percent(experts_resident),
+            "experts_resident": 0.0
+            if experts_resident is None
+            else parse_percent(experts_resident),
             "threads": threads or _core.usable_cpus(),
             "policy": policy,
             "evict": evict,
@@ -252,7 +254,7 @@ def bench(
             "experts": experts,
             "exact": exact,
             "reader": reader,
-            "readers": readers,
+            "read_depth": read_depth,
             "request_bytes": request_bytes,
             "verify": verify,
         }

@@ -215,7 +215,7 @@ def chat(
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
         )
-        chosen = ExpertOptions(backend=backend, experts=experts, exact=exact)
+        chosen = ExpertOptions(backend=backend, arithmetic=experts, exact=exact)
         llm = open_llm(pack, options, chosen)
         params = replace(params, stop_token_ids=check_stop_ids(stop_id, llm.vocab_size))
     with llm, Conversation(llm, system=system, chat_template=template) as conversation:

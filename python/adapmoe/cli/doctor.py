@@ -81,3 +81,7 @@ def _describe(finding: Finding) -> Text:
         if finding.remedy:
             text.append("\nremedy: ", "bold").append(finding.remedy)
     return text
+
+
+if __name__ == "__main__":  # works even where the compiled core, and so `adapmoe`, does not
+    typer.run(doctor)

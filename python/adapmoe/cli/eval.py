@@ -34,7 +34,6 @@ from adapmoe.cli.options import (
 )
 from adapmoe.cli.output import usage_errors
 from adapmoe.llm import LLM
-from adapmoe.tracing.trace import recording
 
 
 def evaluate_text(
@@ -87,7 +86,7 @@ def evaluate_text(
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype, chunk
         )
-        with open_llm(pack, options, chosen) as llm, recording(llm, trace):
+        with open_llm(pack, options, chosen) as llm, llm.recording(trace):
             found = _with_progress_bar(llm, content, window)
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))

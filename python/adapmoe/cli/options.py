@@ -7,7 +7,6 @@ from typing import Annotated, NamedTuple
 import typer
 
 from adapmoe.llm import LLM
-from adapmoe.units import parse_percent
 
 PackArgument = Annotated[
     Path,
@@ -86,7 +85,7 @@ ReaderOption = Annotated[
         help="io_uring, pread, or auto: io_uring where it works. All give the same tokens."
     ),
 ]
-ReadersOption = Annotated[
+ReadDepthOption = Annotated[
     int | None,
     typer.Option(
         min=1,
@@ -129,7 +128,7 @@ class LLMOptions(NamedTuple):
     prefill_chunk: int = 128
     timeline: bool = False
     reader: str = "auto"
-    readers: int | None = None
+    read_depth: int | None = None
 
 
 class ExpertOptions(NamedTuple):
@@ -140,7 +139,7 @@ class ExpertOptions(NamedTuple):
     allocation: str = "global"
     evict: str = "tile"
     backend: str = "auto"
-    experts: str = "auto"
+    arithmetic: str = "auto"
     exact: bool = True
 
 
@@ -158,7 +157,7 @@ def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) ->
     return LLM(
         pack,
         memory=options.memory,
-        expert_fraction=0.0 if share is None else parse_percent(share),
+        experts_resident=share,
         threads=options.threads,
         max_context=options.max_context,
         policy=options.policy,
@@ -167,7 +166,7 @@ def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) ->
         prefill_chunk=options.prefill_chunk,
         timeline=options.timeline,
         reader=options.reader,
-        readers=options.readers,
+        read_depth=options.read_depth,
         **experts._asdict(),
         verbose=True,
     )

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from adapmoe.errors import AdapmoeError
 from adapmoe.generation.request import GenerationResult
-from adapmoe.generation.stats import peak_rss_bytes, split_as_dict
+from adapmoe.generation.stats import split_as_dict
 from adapmoe.llm import LLM
+from adapmoe.machine.procfs import peak_rss_bytes
 from adapmoe.units import format_bytes
 
 RUNTIME_ERROR = 1
@@ -89,7 +90,7 @@ def _registered(llm: LLM) -> dict[str, Any]:
 def _reading(stats: dict[str, Any]) -> str:
     found = stats["reading"]
     size = f" of {format_bytes(found['request_bytes'])}" if found["request_bytes"] else ""
-    text = f"{stats['reader']}, {found['readers']} reads{size} at a time ({found['source']})"
+    text = f"{stats['reader']}, {found['read_depth']} reads{size} at a time ({found['source']})"
     if found["register_buffers"]:
         text += f"; {found['registered_tiles']} tiles' memory registered"
     if found["registration_problem"]:

@@ -35,7 +35,7 @@ def print_plan(found: Plan, measured: Measurements, checks: list[Check]) -> None
         "one token's experts": format_bytes(found.cycle_bytes),
         "everything resident": format_bytes(found.everything_bytes),
         "disk": f"{measured.disk.bytes_per_s / 1e9:.2f} GB/s in random tiles, "
-        f"{measured.disk.readers} readers",
+        f"{measured.disk.read_depth} reads at a time",
         "memory": f"{measured.memory_bytes_per_s / 1e9:.1f} GB/s, so at most "
         f"{measured.memory_bytes_per_s / measured.token_bytes:.1f} tokens/s",
         "routing from": found.routing,
@@ -205,7 +205,7 @@ def _check(
             warm_restart=False,
             max_context=_context(pack),
             policy=best["policy"],
-            readers=best["readers"],
+            read_depth=best["read_depth"],
             request_bytes=best["request_bytes"],
         ) as llm,
     ):

@@ -33,8 +33,8 @@ from adapmoe.cli.options import (
     PolicyOption,
     PrefetchOption,
     PresencePenaltyOption,
+    ReadDepthOption,
     ReaderOption,
-    ReadersOption,
     RepetitionPenaltyOption,
     SeedOption,
     StopIdOption,
@@ -53,7 +53,6 @@ from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.stream import GenerationStream
 from adapmoe.llm import LLM
 from adapmoe.tracing.timeline import write_chrome_trace
-from adapmoe.tracing.trace import recording
 
 PromptOption = Annotated[
     str | None,
@@ -97,7 +96,7 @@ def run(
     exact: ExactOption = True,
     kv_dtype: KvDtypeOption = "f16",
     reader: ReaderOption = "auto",
-    readers: ReadersOption = None,
+    read_depth: ReadDepthOption = None,
     trace: TraceOption = None,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
@@ -130,7 +129,7 @@ def run(
         )
         options = LLMOptions(
             memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )._replace(timeline=timeline is not None, reader=reader, readers=readers)
+        )._replace(timeline=timeline is not None, reader=reader, read_depth=read_depth)
         of_experts = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
         llm = open_llm(pack, options, of_experts)
         params = replace(params, stop_token_ids=check_stop_ids(stop_id, llm.vocab_size))
@@ -147,7 +146,7 @@ def _generate(
     as_json: bool,
 ) -> None:
     """Print text and report, and close the model."""
-    with llm, recording(llm, trace), _begin(llm, text, params) as chunks:
+    with llm, llm.recording(trace), _begin(llm, text, params) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
         report = make_report(llm, chunks.results[0])
         if timeline is not None:

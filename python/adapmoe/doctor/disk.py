@@ -262,9 +262,9 @@ def examine_depths(pack: Path, trial: DiskProbe | str) -> Finding:
         return Finding(_TOPIC, "note", seen, _WHY_DEPTH, "keep packs on NVMe")
     default = trial.speeds[0]
     size = f" of {best.request_bytes >> 10} KiB" if best.request_bytes else ""
-    seen = f"{best.readers} reads{size} at a time by {trial.reader}: {_speed(best.bytes_per_s)}"
+    seen = f"{best.read_depth} reads{size} at a time by {trial.reader}: {_speed(best.bytes_per_s)}"
     if best is not default:
-        seen += f", where the default of {default.readers} has {_speed(default.bytes_per_s)}"
+        seen += f", where the default of {default.read_depth} has {_speed(default.bytes_per_s)}"
     if not best.direct:
         return Finding(
             _TOPIC, "note", f"{seen}; through the page cache", _WHY_DEPTH, "see o_direct"

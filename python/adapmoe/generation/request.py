@@ -154,7 +154,7 @@ def token_limit(prompt_tokens: int, max_tokens: int | None, max_context: int) ->
     return max_tokens
 
 
-class Generation:
+class Request:
     """State of one generation: tokens and text so far, sampler, stop strings.
 
     `finish_reason` is None while it goes on. `throttle_counts`: those of the machine when it began.

@@ -3,7 +3,6 @@
 
 import weakref
 from collections.abc import Sequence as TokenSequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 
 from adapmoe import checks
 from adapmoe.errors import ClosedError
-from adapmoe.generation.slots import Place
-from adapmoe.opened_in import NotCopied
+from adapmoe.generation.slots import Slot
+from adapmoe.machine.process import NotCopied
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -34,18 +33,18 @@ def as_token_ids(ids: TokenIds, vocab_size: int, name: str = "ids") -> NDArray[n
 class Sequence(NotCopied):
     """A token stream with its own KV cache, from `LLM.new_sequence()` or `fork()`.
 
-    Close it, or use it as a context manager, to give its place back. Steps of different sequences
+    Close it, or use it as a context manager, to give its slot back. Steps of different sequences
     may come from different threads; calls on one sequence from several threads are safe but make
     one stream, in the order in which they happen to arrive.
     """
 
-    def __init__(self, core: "_core.Sequence", place: Place, vocab_size: int) -> None:
+    def __init__(self, core: "_core.Sequence", slot: Slot, vocab_size: int) -> None:
         """Use `LLM.new_sequence()`."""
         self._core: _core.Sequence | None = core
-        self._place = place
+        self._slot = slot
         self._vocab_size = vocab_size
         self._last_stats: _core.StepStats | None = None
-        place.sequence = weakref.ref(self)
+        slot.occupant = weakref.ref(self)
 
     def prefill(self, ids: TokenIds, all_logits: bool = False) -> NDArray[np.float32]:
         """Append tokens.
@@ -113,7 +112,7 @@ class Sequence(NotCopied):
 
     @property
     def closed(self) -> bool:
-        """Whether its place has been given back."""
+        """Whether its slot has been given back."""
         return self._core is None
 
     def truncate(self, length: int) -> None:
@@ -130,47 +129,42 @@ class Sequence(NotCopied):
     def fork(self) -> "Sequence":
         """Return a second sequence with the same tokens; each goes its own way from here.
 
-        The KV cache is copied, nothing is computed. The new sequence takes a place of its own.
+        The KV cache is copied, nothing is computed. The new sequence takes a slot of its own.
 
         Raises:
-            AdapmoeError: all `max_sequences` places are taken.
+            AdapmoeError: all `max_sequences` slots are taken.
             ClosedError: the sequence or the model is closed.
         """
-        place = self._place.places.take()
+        slot = self._slot.slots.take()
         try:
-            return Sequence(self._open.fork(), place, self._vocab_size)
+            return Sequence(self._open.fork(), slot, self._vocab_size)
         except BaseException:
-            place.give_back()
+            slot.give_back()
             raise
 
     def reset(self) -> None:
-        """Forget all tokens and keep the place. Raises ClosedError if it has none any more."""
+        """Forget all tokens and keep the slot. Raises ClosedError if it has none any more."""
         self._open.reset()
 
     def close(self) -> None:
-        """Give the place back, after a step that is running. Closing twice is harmless."""
+        """Give the slot back, after a step that is running. Closing twice is harmless."""
         core, self._core = self._core, None
         if core is not None:
             core.close()
-            self._place.give_back()
+            self._slot.give_back()
 
     def __del__(self) -> None:
-        """Give the place back when nobody refers to the sequence any more."""
+        """Give the slot back when nobody refers to the sequence any more."""
         # The core's own destructor frees the KV cache, without waiting for other sequences' steps.
         if getattr(self, "_core", None) is not None:
             self._core = None
-            self._place.give_back()
+            self._slot.give_back()
 
     def __enter__(self) -> "Sequence":
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close."""
         self.close()
 

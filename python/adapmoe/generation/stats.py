@@ -2,7 +2,6 @@
 """What a generation cost."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapmoe.units import format_bytes
@@ -145,14 +144,3 @@ def describe_split(split: "MemorySplit") -> str:
     return "\n".join(
         f"  {label:<20} {format_bytes(size):>12}  {remark}".rstrip() for label, size, remark in rows
     )
-
-
-def peak_rss_bytes() -> int:
-    """Most memory this process ever had in RAM, file-backed pages included, in bytes.
-
-    Read from the kernel's VmHWM: getrusage would report a larger parent's peak after fork and exec.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM line: peak memory cannot be measured here")

@@ -47,7 +47,7 @@ def read_buffer(size: int) -> Iterator[memoryview]:
             yield buffer
 
 
-DEFAULT_READERS = 4
+DEFAULT_READ_DEPTH = 4
 _DEPTHS = (4, 2, 8, 16, 32)  # the default first
 _REQUESTS = {512 << 10: (16, 32), 2 << 20: (8, 16)}  # bytes -> depths, for larger tiles
 _BURST_BYTES = 48 << 20
@@ -62,14 +62,14 @@ class DiskSpeed:
     """Bursts of tiles from a random place, each from idle to the last arrival.
 
     Attributes:
-        readers: reads at the same time.
+        read_depth: reads at the same time.
         bytes_per_s: median of the bursts.
         direct: whether the page cache was bypassed; if not, the figure may be memory's.
         request_bytes: of one read at most; 0: a whole tile.
         gain: over the default in the same round, the lower quartile of the rounds.
     """
 
-    readers: int
+    read_depth: int
     bytes_per_s: float
     direct: bool
     request_bytes: int = 0
@@ -126,8 +126,8 @@ def measure_disk(
     tiles = min(max(affordable, first), most)
     rounds = _rounds(bursts, settings, tiles, end, seconds)
     speeds = [
-        DiskSpeed(readers, median(column), probe.direct, request_bytes, _gain(column, rounds))
-        for (readers, request_bytes), column in zip(
+        DiskSpeed(read_depth, median(column), probe.direct, request_bytes, _gain(column, rounds))
+        for (read_depth, request_bytes), column in zip(
             settings, zip(*rounds, strict=True), strict=False
         )
     ]
@@ -135,9 +135,9 @@ def measure_disk(
 
 
 def settings_for(tile_bytes: int) -> list[tuple[int, int]]:
-    """(readers, request_bytes) worth trying, the default first."""
+    """(read_depth, request_bytes) worth trying, the default first."""
     pieces = [(n, size) for size, ns in _REQUESTS.items() if size < tile_bytes for n in ns]
-    return [(readers, 0) for readers in _DEPTHS] + pieces
+    return [(read_depth, 0) for read_depth in _DEPTHS] + pieces
 
 
 def choose(speeds: list[DiskSpeed], tile_bytes: int) -> DiskSpeed:
@@ -151,7 +151,7 @@ def choose(speeds: list[DiskSpeed], tile_bytes: int) -> DiskSpeed:
         return speeds[0]
     best = max(speed.bytes_per_s for speed in faster)
     enough = [speed for speed in faster if speed.bytes_per_s >= 0.95 * best]
-    return min(enough, key=lambda speed: speed.readers * (speed.request_bytes or tile_bytes))
+    return min(enough, key=lambda speed: speed.read_depth * (speed.request_bytes or tile_bytes))
 
 
 def _gain(column: tuple[float, ...], rounds: list[list[float]]) -> float:
@@ -185,11 +185,11 @@ class _Bursts:
         self._tile_bytes, self._total = tile_bytes, total
         self._random = random.Random(_SEED)
 
-    def speed(self, readers: int, request_bytes: int, tiles: int) -> float:
+    def speed(self, read_depth: int, request_bytes: int, tiles: int) -> float:
         """Bytes per second of one."""
         first = self._random.randrange(self._total - tiles + 1)
         seconds = self._probe.seconds(
-            readers,
+            read_depth,
             request_bytes,
             self._offset + first * self._tile_bytes,
             self._tile_bytes,

@@ -124,7 +124,7 @@ def find_device() -> CudaDevice | None:
 
 _log = logging.getLogger("adapmoe")
 
-LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10")  # that experts="tensorrt" can use
+LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10")  # that arithmetic="tensorrt" can use
 _PACKAGE = "tensorrt_libs"
 
 

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapmoe.errors import AdapmoeError, PackError
-from adapmoe.pack.manifest import manifest_sha256
+from adapmoe.errors import PackError
 
 _log = logging.getLogger("adapmoe")
 
@@ -154,28 +153,3 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PackError(f"{path}: expected a JSON object")
     return value
-
-
-def check_header(
-    found: Any,
-    path: Path,
-    pack: Path,
-    kind: tuple[str, int],
-    *,
-    subject: str,
-    remedy: str,
-    error: type[AdapmoeError],
-) -> None:
-    """Raise `error` unless `found`, the JSON of `path`, is of this format, version and pack.
-
-    For its message: `subject` comes before "of another pack"; `remedy` is what to do.
-    """
-    header = (found.get("format"), found.get("format_version")) if isinstance(found, dict) else ()
-    if header != kind:
-        raise error(f"{path}: is not {kind[0]} version {kind[1]}; {remedy}")
-    expected = manifest_sha256(pack)
-    if found.get("manifest_sha256") != expected:
-        raise error(
-            f"{path}: {subject} of another pack, with manifest.json of SHA-256 "
-            f"{found.get('manifest_sha256')}, here it is {expected}; {remedy}"
-        )

@@ -129,3 +129,14 @@ def _parse(line: str) -> Mount | None:
 def _unescape(text: str) -> str:
     """Blanks are written as octal numbers."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def peak_rss_bytes() -> int:
+    """Most memory this process ever had in RAM, file-backed pages included, in bytes.
+
+    Read from the kernel's VmHWM: getrusage would report a larger parent's peak after fork and exec.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM line: peak memory cannot be measured here")

@@ -3,14 +3,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import CalibrationError
 from adapmoe.pack.calibration import FILE, read_calibration
-from adapmoe.tracing.replay import LayerFacts
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.replay import LayerFacts, layer_floors
+
+if TYPE_CHECKING:
+    from adapmoe._core import MemorySplit
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,32 @@ def _facts(found: dict[str, Any]) -> CalibrationFacts:
             [first if a is None else float(a) for a in ahead["1"]], [float(r) for r in single]
         ),
     )
+
+
+def check_allocation(pack: Path, allocation: str) -> None:
+    """Raise before anything is opened what `allocate` would raise."""
+    if allocation == "dp":
+        read_calibration(pack)
+
+
+def allocate(
+    pack: Path, geometry: PackGeometry, split: "MemorySplit", allocation: str, gating: str
+) -> list[int]:
+    """Soft floors for the memory that there is now: experts per layer, [] for "global".
+
+    Raises:
+        CalibrationError: allocation "dp" without calibration.
+    """
+    facts = None
+    if allocation == "dp":
+        calibrated = CalibrationFacts.of(pack)
+        if calibrated is None:
+            raise CalibrationError(
+                f"{pack / FILE}: missing; allocation 'dp' needs it: "
+                f"adapmoe calibrate {pack} --text FILE"
+            )
+        facts = calibrated.layers
+        if gating == "off":  # every step needs all of its experts
+            facts = LayerFacts(facts.prefetch_accuracy, [0.0] * geometry.num_layers)
+    capacity = split.frames * geometry.experts // split.frames_total
+    return layer_floors(allocation, geometry, capacity, facts)

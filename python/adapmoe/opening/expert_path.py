@@ -83,7 +83,7 @@ def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
         write_cached(_name(key), _Measured(2, key, seconds, fastest(seconds)))
     chosen = fastest(seconds)
     times = ", ".join(f"{path} {time * 1e3:.3g} ms" for path, time in seconds.items())
-    note = f"experts={chosen}: {where}, {times} for one expert"
+    note = f"arithmetic={chosen}: {where}, {times} for one expert"
     kept = cached_path(_name(key))
     more = [str(part) for part in (kept, without_engines) if part]
     return Choice(chosen, "; ".join([note, *more]))

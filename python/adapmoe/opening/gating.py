@@ -5,15 +5,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapmoe.errors import CalibrationError
 from adapmoe.pack.calibration import FILE, read_calibration, read_first_layer_gate
-from adapmoe.pack.manifest import PackGeometry
-
-if TYPE_CHECKING:
-    from adapmoe.llm import LLM
-
 
 _log = logging.getLogger("adapmoe")
 
@@ -75,9 +70,6 @@ def choose_gating(
     return Gating(mode, calibrated[mode]["threshold"], values)
 
 
-FIRST_LAYER = ("both", "embedding", "hidden", "none")
-
-
 @dataclass(frozen=True)
 class FirstLayer:
     """How layer 0 is foreseen: by a trained gate `[num_local_experts * hidden_size]`, flat, or []
@@ -97,50 +89,8 @@ def choose_first_layer(pack: Path, prefetch: int, first_layer: str) -> FirstLaye
 
     Raises:
         CalibrationError: the calibration is of another pack.
-        ValueError: `first_layer` is none of FIRST_LAYER.
     """
-    if first_layer not in FIRST_LAYER:
-        raise ValueError(f"first_layer {first_layer!r}: expected one of {', '.join(FIRST_LAYER)}")
     gate: list[float] = []
     if prefetch > 0 and first_layer in ("both", "hidden") and (pack / FILE).exists():
         gate = read_first_layer_gate(pack, read_calibration(pack)).reshape(-1).tolist()
     return FirstLayer(gate, first_layer in ("both", "embedding"))
-
-
-def check_allocation(pack: Path, allocation: str) -> None:
-    """Raise before anything is opened what `allocate` would raise."""
-    if allocation == "global":
-        return
-    from adapmoe.tracing.replay import ALLOCATIONS  # imports the compiled core
-
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"allocation {allocation!r}: expected one of {', '.join(ALLOCATIONS)}")
-    if allocation == "dp":
-        read_calibration(pack)
-
-
-def allocate(llm: "LLM", allocation: str, gating: str) -> list[int]:
-    """Soft floors for the memory that the model has now: experts per layer, [] for "global".
-
-    Raises:
-        CalibrationError: allocation "dp" without calibration.
-    """
-    if allocation == "global":
-        return []
-    from adapmoe.opening.allocation import CalibrationFacts
-    from adapmoe.tracing.replay import LayerFacts, layer_floors
-
-    geometry, facts = PackGeometry.of(llm), None
-    if allocation == "dp":
-        calibrated = CalibrationFacts.of(llm.path)
-        if calibrated is None:
-            raise CalibrationError(
-                f"{llm.path / FILE}: missing; allocation 'dp' needs it: "
-                f"adapmoe calibrate {llm.path} --text FILE"
-            )
-        facts = calibrated.layers
-        if gating == "off":  # every step needs all of its experts
-            facts = LayerFacts(facts.prefetch_accuracy, [0.0] * geometry.num_layers)
-    split = llm.memory_split
-    capacity = split.frames * geometry.experts // split.frames_total
-    return layer_floors(allocation, geometry, capacity, facts)

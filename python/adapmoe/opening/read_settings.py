@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from adapmoe.errors import PackError
-from adapmoe.machine.bandwidth import DEFAULT_READERS, DiskProbe, DiskSpeed, measure_disk
+from adapmoe.machine.bandwidth import DEFAULT_READ_DEPTH, DiskProbe, DiskSpeed, measure_disk
 from adapmoe.machine.files import read_cached, write_cached
 from adapmoe.pack.manifest import manifest_sha256
 
@@ -18,9 +18,9 @@ _log = logging.getLogger("adapmoe")
 
 
 class _Probed(Struct):
-    version: Literal[1]
+    version: Literal[2]
     reader: str
-    readers: Annotated[int, Meta(ge=1, le=256)]
+    read_depth: Annotated[int, Meta(ge=1, le=256)]
     request_bytes: Annotated[int, Meta(ge=0, le=1 << 30, multiple_of=4096)]
     speeds: list[DiskSpeed] = []
 
@@ -30,14 +30,14 @@ class ReadSettings:
     """How a session reads.
 
     Attributes:
-        readers: reads at the same time.
+        read_depth: reads at the same time.
         request_bytes: of one read at most; 0: a whole tile.
         reader: as asked for.
         register_buffers: likewise.
         source: "given" by the caller, "probed" on this disk, or the "default".
     """
 
-    readers: int = DEFAULT_READERS
+    read_depth: int = DEFAULT_READ_DEPTH
     request_bytes: int = 0
     source: str = "default"
     reader: str = "auto"
@@ -51,7 +51,7 @@ class ReadSettings:
         """As settings of a core session."""
         return {
             "reader": self.reader,
-            "read_depth": self.readers,
+            "read_depth": self.read_depth,
             "request_bytes": self.request_bytes,
             "register_buffers": self.register_buffers,
         }
@@ -64,7 +64,7 @@ class ReadSettings:
 def read_settings(
     pack: Path,
     reader: str = "auto",
-    readers: int | None = None,
+    read_depth: int | None = None,
     request_bytes: int | None = None,
     register_buffers: bool = False,
 ) -> ReadSettings:
@@ -73,12 +73,12 @@ def read_settings(
     Args:
         pack: its directory.
         reader: as for LLM; what was probed with another one does not count.
-        readers, request_bytes: as given by the caller, None where not. One alone takes the default
+        read_depth, request_bytes: as the caller gave them, or None. One alone takes the default
             of the other.
         register_buffers: as for LLM.
     """
-    if readers is not None or request_bytes is not None:
-        count = DEFAULT_READERS if readers is None else readers
+    if read_depth is not None or request_bytes is not None:
+        count = DEFAULT_READ_DEPTH if read_depth is None else read_depth
         found = ReadSettings(count, request_bytes or 0, "given")
     else:
         found = _probed(pack, reader) or ReadSettings()
@@ -89,7 +89,7 @@ def settle(
     pack: Path,
     experts: dict[str, Any],
     reader: str = "auto",
-    readers: int | None = None,
+    read_depth: int | None = None,
     request_bytes: int | None = None,
 ) -> ReadSettings:
     """`read_settings`, after a probe where nothing is given and nothing is known yet.
@@ -100,7 +100,7 @@ def settle(
     Raises:
         PackError, ReadError: as `measure_disk`.
     """
-    found = read_settings(pack, reader, readers, request_bytes)
+    found = read_settings(pack, reader, read_depth, request_bytes)
     if found.source != "default":
         return found
     remember(pack, measure_disk(pack, experts, reader=reader))
@@ -120,7 +120,7 @@ def remember(pack: Path, probe: DiskProbe) -> DiskSpeed | None:
     name = _name(pack)
     if name is None:
         return None
-    record = _Probed(1, probe.reader, best.readers, best.request_bytes, list(probe.speeds))
+    record = _Probed(2, probe.reader, best.read_depth, best.request_bytes, list(probe.speeds))
     return best if write_cached(name, record) else None
 
 
@@ -129,7 +129,7 @@ def _probed(pack: Path, reader: str) -> ReadSettings | None:
     found = None if name is None else read_cached(name, _Probed)
     if found is None or reader not in ("auto", found.reader):
         return None
-    return ReadSettings(found.readers, found.request_bytes, "probed")
+    return ReadSettings(found.read_depth, found.request_bytes, "probed")
 
 
 def _name(pack: Path) -> str | None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.errors import CalibrationError
-from adapmoe.machine.files import check_header, read_json, replace_file
-from adapmoe.pack.manifest import manifest_sha256
+from adapmoe.machine.files import read_json, replace_file
+from adapmoe.pack.manifest import check_header, manifest_sha256
 
 FILE = "calibration.json"
 GATE_FILE = "first_layer_gate.npy"

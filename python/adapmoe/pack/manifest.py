@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapmoe.errors import PackError
+from adapmoe.errors import AdapmoeError, PackError
 
 if TYPE_CHECKING:
-    from adapmoe.llm import LLM
+    from adapmoe._core import MemorySplit
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,11 @@ class PackGeometry:
     fixed_bytes: int
 
     @classmethod
-    def of(cls, llm: "LLM") -> "PackGeometry":
-        """Of an open model."""
-        manifest = read_manifest(llm.path)
-        split = llm.memory_split
+    def of(cls, pack: Path, split: "MemorySplit") -> "PackGeometry":
+        """Of a pack that is open with this memory split."""
+        manifest = read_manifest(pack)
         return cls(
-            manifest_sha256(llm.path),
+            manifest_sha256(pack),
             manifest["config"]["num_hidden_layers"],
             manifest["config"]["num_local_experts"],
             manifest["router"]["top_k"],
@@ -121,3 +120,28 @@ def check_small_files(directory: Path, manifest_text: str) -> None:
                 f"{path}: SHA-256 is {found}, expected {listed[name]['sha256']}; the file was "
                 f"changed or damaged, {_REMEDY}"
             )
+
+
+def check_header(
+    found: Any,
+    path: Path,
+    pack: Path,
+    kind: tuple[str, int],
+    *,
+    subject: str,
+    remedy: str,
+    error: type[AdapmoeError],
+) -> None:
+    """Raise `error` unless `found`, the JSON of `path`, is of this format, version and pack.
+
+    For its message: `subject` comes before "of another pack"; `remedy` is what to do.
+    """
+    header = (found.get("format"), found.get("format_version")) if isinstance(found, dict) else ()
+    if header != kind:
+        raise error(f"{path}: is not {kind[0]} version {kind[1]}; {remedy}")
+    expected = manifest_sha256(pack)
+    if found.get("manifest_sha256") != expected:
+        raise error(
+            f"{path}: {subject} of another pack, with manifest.json of SHA-256 "
+            f"{found.get('manifest_sha256')}, here it is {expected}; {remedy}"
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe.errors import EngineError
-from adapmoe.machine.files import check_header, replace_file
-from adapmoe.pack.manifest import manifest_sha256
+from adapmoe.machine.files import replace_file
+from adapmoe.pack.manifest import check_header, manifest_sha256
 
 FOLDER = "onnx"
 FILE = "onnx.json"

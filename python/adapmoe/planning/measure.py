@@ -144,7 +144,7 @@ def measure(
         ReadError: the disk cannot be read, or not fast enough to be measured in the time.
     """
     manifest, split = read_manifest(llm.path), llm.memory_split
-    geometry, tiles = PackGeometry.of(llm), manifest["experts"]["tiles"]
+    geometry, tiles = llm.geometry, manifest["experts"]["tiles"]
     on_phase("disk")
     probe = measure_disk(llm.path, manifest["experts"], reader=llm.reader, seconds=0.3 * seconds)
     if probe.best is None:
@@ -176,7 +176,7 @@ def _decodes(
 ) -> list[DecodeTimes]:
     """The same tokens with all memory, with half of it, and with the least."""
     split = llm.memory_split
-    useful = min(split.memory_bytes, PackGeometry.of(llm).everything_bytes)
+    useful = min(split.memory_bytes, llm.geometry.everything_bytes)
     ceilings = {
         "all memory": split.memory_bytes,
         "half of it": (useful + split.floor_bytes) // 2,

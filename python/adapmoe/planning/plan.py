@@ -148,7 +148,7 @@ def _recommend(
         "policy": policy,
         "prefetch": depth,
         "threads": _core.usable_cpus(),
-        "readers": disk.readers,
+        "read_depth": disk.read_depth,
         "request_bytes": disk.request_bytes,
     }
     reasons = {
@@ -157,7 +157,7 @@ def _recommend(
         f"where the optimum has {at_memory.belady_hit_rate:.1%}",
         "prefetch": why,
         "threads": "one per core that this process may use: affinity and CPU quota",
-        "readers": f"{disk.bytes_per_s / 1e9:.2f} GB/s; no other number reads clearly faster",
+        "read_depth": f"{disk.bytes_per_s / 1e9:.2f} GB/s; no other number reads clearly faster",
         "request_bytes": "of one read at most" if disk.request_bytes else "tiles are read whole",
     }
     return recommended, reasons

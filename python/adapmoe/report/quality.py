@@ -70,7 +70,7 @@ def measure_quality(
     text: str,
     *,
     windows: int = 8,
-    expert_fraction: float = 0.5,
+    experts_resident: float = 0.5,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[QualityPoint], float | None]:
     """Perplexity, activations and decode speed by T, decoding with a share of experts resident.
@@ -79,7 +79,7 @@ def measure_quality(
         pack: calibrated.
         text: at least four windows of 256 tokens, not the one that the pack was calibrated with.
         windows: how many of them.
-        expert_fraction: of the experts resident.
+        experts_resident: of the experts resident.
         on_progress: called with (thresholds done, thresholds).
 
     Returns:
@@ -98,7 +98,7 @@ def measure_quality(
     thresholds = [middle * factor for factor in _FACTORS]
     ids = np.array(Tokenizer.from_pack(pack).encode(text), np.int32)
     rows = []
-    with Probe(pack, expert_fraction=expert_fraction) as probe:
+    with Probe(pack, experts_resident=experts_resident) as probe:
         parts = cut_windows(ids, probe.window_tokens)[:windows]
         for done, threshold in enumerate(thresholds, start=1):
             probe.set_gating("sensitivity", threshold, values)

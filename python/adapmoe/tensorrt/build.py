@@ -197,7 +197,7 @@ def _check_request(pack: Path, builder: EngineBuilder, dtype: str, jobs: int) ->
         raise EngineError(
             f"{pack}: its experts are {dtype}, and {builder.name} does not dequantise groups of "
             f"{dtype}, only of int4; export the checkpoint again with --experts int4, or run this "
-            'pack with experts="w4a8" on the GPU, which needs no engines'
+            'pack with arithmetic="w4a8" on the GPU, which needs no engines'
         )
     if jobs > 1 and not builder.parallel:
         raise EngineError(

@@ -12,8 +12,8 @@ from typing import Any
 
 from adapmoe.errors import EngineError
 from adapmoe.machine.cuda import CudaDevice, DeviceModel
-from adapmoe.machine.files import check_header, file_sha256, replace_file
-from adapmoe.pack.manifest import manifest_sha256, read_manifest
+from adapmoe.machine.files import file_sha256, replace_file
+from adapmoe.pack.manifest import check_header, manifest_sha256, read_manifest
 
 FOLDER = "engines"
 FILE = "engines.json"

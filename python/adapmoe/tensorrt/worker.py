@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe.errors import AdapmoeError, EngineError
-from adapmoe.generation.stats import peak_rss_bytes
 from adapmoe.machine.files import file_sha256
+from adapmoe.machine.procfs import peak_rss_bytes
 from adapmoe.tensorrt.builders import open_builder
 from adapmoe.tensorrt.validate import relative_error
 

@@ -8,11 +8,9 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +18,6 @@ from numpy.typing import NDArray
 from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
 from adapmoe.pack.manifest import PackGeometry
-
-if TYPE_CHECKING:
-    from adapmoe.llm import LLM
-
 
 _FORMAT, _VERSION = "adapmoe-trace", 1
 _ARRAYS = ("passes", "layers", "counts", "experts")
@@ -110,32 +104,6 @@ class Trace:
             (group.tolist() for group in groups),
         )
         return cls(geometry, list(visits))
-
-
-def trace_of(llm: "LLM") -> Trace:
-    """What a model has recorded since `record_trace(True)`."""
-    return Trace(PackGeometry.of(llm), llm.trace())
-
-
-@contextmanager
-def recording(llm: "LLM", path: Path | None) -> Iterator[None]:
-    """Write the routing of what runs inside to `path`; None records nothing.
-
-    Raises:
-        TraceError: the folder of `path` does not exist (before anything runs), or it cannot be
-            written.
-    """
-    if path is None:
-        yield
-        return
-    if not path.parent.is_dir():
-        raise TraceError(f"{path}: there is no folder {path.parent} to write the trace into")
-    llm.record_trace(True)
-    try:
-        yield
-        trace_of(llm).save(path)
-    finally:
-        llm.record_trace(False)
 
 
 def _damaged(path: str | os.PathLike[str], why: str) -> TraceError:

@@ -70,8 +70,8 @@ class Driver:
 
     def open(self):
         # The floor: nearly every expert is read again.
-        floor = {"max_context": 64, "expert_fraction": 0.01}
-        return LLM(self.pack, **floor, threads=1, reader=self.reader, readers=2)
+        floor = {"max_context": 64, "experts_resident": 0.01}
+        return LLM(self.pack, **floor, threads=1, reader=self.reader, read_depth=2)
 
     def attempt(self, file, work, seq=None):
         """What `work` does under the fault; with a slow disk, Ctrl-C comes after 0.5 s."""

@@ -30,7 +30,7 @@ def forbid_writing():
 def main():
     if "--write-nothing" in sys.argv:
         forbid_writing()
-    llm = LLM(sys.argv[1], max_context=64, expert_fraction=0.01, threads=1)
+    llm = LLM(sys.argv[1], max_context=64, experts_resident=0.01, threads=1)
     seq = llm.new_sequence()
     print("ready", flush=True)
     while True:

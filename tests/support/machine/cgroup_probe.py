@@ -45,7 +45,7 @@ def main():
     with LLM(pack, memory=memory, max_context=512) as llm:
         report["bytes_read"] = work(llm)
     try:
-        LLM(pack, expert_fraction=1.0, max_context=512, max_sequences=64).close()
+        LLM(pack, experts_resident=1.0, max_context=512, max_sequences=64).close()
         report["refusal"] = ""
     except BudgetError as error:
         report["refusal"] = str(error)

@@ -26,7 +26,7 @@ IDS = np.arange(3, 11, dtype=np.int32)
 
 def use(pack):
     """Open, prefill, decode, tokenize. Returns a digest of the logits and the token ids."""
-    with LLM(pack, memory=MEMORY, threads=1, readers=1, prefill_chunk=16) as llm:
+    with LLM(pack, memory=MEMORY, threads=1, read_depth=1, prefill_chunk=16) as llm:
         with llm.new_sequence() as seq:
             digest = hashlib.sha256(seq.prefill(IDS).tobytes() + seq.decode(2).tobytes())
         digest.update(str(llm.tokenizer.encode("abc")).encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets a place, who waits, and who is told that waiting would never end."""
+"""Who gets a slot, who waits, and who is told that waiting would never end."""
 
 import gc
 import threading
@@ -7,30 +7,30 @@ import threading
 import pytest
 
 from adapmoe import AdapmoeError, ClosedError, SamplingParams
-from adapmoe.generation.slots import Places
+from adapmoe.generation.slots import Slots
 
 
 def test_a_free_place_is_taken_at_once():
-    places = Places(2)
-    first, second = places.take(), places.take("b")
-    assert places.free == 0
-    assert places.try_take("c") is None
+    slots = Slots(2)
+    first, second = slots.take(), slots.take("b")
+    assert slots.free == 0
+    assert slots.try_take("c") is None
     with pytest.raises(AdapmoeError, match="all 2 sequences are in use"):
-        places.take()
+        slots.take()
     first.give_back()
     first.give_back()
-    assert places.free == 1
-    assert places.reserve("c").result(0).owner == "c"
+    assert slots.free == 1
+    assert slots.reserve("c").result(0).owner == "c"
     second.give_back()
 
 
 def test_who_has_waited_longest_gets_the_place():
-    places = Places(1)
-    place = places.take("a")
-    waiting = [places.reserve(owner) for owner in "bcd"]
+    slots = Slots(1)
+    slot = slots.take("a")
+    waiting = [slots.reserve(owner) for owner in "bcd"]
     waiting[1].cancel()
-    place.give_back()
-    assert places.free == 0
+    slot.give_back()
+    assert slots.free == 0
     assert [future.done() for future in waiting] == [True, True, False]
     waiting[0].result().give_back()
     assert waiting[2].result(0).owner == "d"
@@ -38,29 +38,29 @@ def test_who_has_waited_longest_gets_the_place():
 
 @pytest.mark.parametrize("held_by", [(None, None), ("me", None), ("me", "other")])
 def test_waiting_that_might_never_end_is_an_error(held_by):
-    places = Places(2)
+    slots = Slots(2)
     for owner in held_by:
-        places.take(owner)
+        slots.take(owner)
     with pytest.raises(AdapmoeError, match="in use"):
-        places.reserve("me")
+        slots.reserve("me")
 
 
 def test_waiting_can_be_forbidden():
-    places = Places(1)
-    places.take("other")
+    slots = Slots(1)
+    slots.take("other")
     with pytest.raises(AdapmoeError, match="in use"):
-        places.reserve("me", may_wait=False)
+        slots.reserve("me", may_wait=False)
 
 
 def test_closing_turns_the_waiting_away():
-    places = Places(1)
-    places.take("a")
-    waiting = places.reserve("b")
-    places.close()
+    slots = Slots(1)
+    slots.take("a")
+    waiting = slots.reserve("b")
+    slots.close()
     with pytest.raises(ClosedError):
         waiting.result(0)
     with pytest.raises(ClosedError):
-        places.reserve("c")
+        slots.reserve("c")
 
 
 def test_a_dropped_sequence_gives_its_place_back(open_llm):
