@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from adapmoe.errors import CalibrationError, PackError
-from adapmoe.opening.gating import FirstLayer, check_allocation, choose_first_layer, choose_gating
+from adapmoe.opening.allocation import check_allocation
+from adapmoe.opening.gating import FirstLayer, choose_first_layer, choose_gating
 from adapmoe.pack.calibration import (
     FILE,
     GATE_FILE,
