@@ -51,7 +51,7 @@ PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
 .PHONY: demo test check bench venv lint tidy-changed tidy types pytest slow sanitize stress $(STRESS) fuzz try-fuzz \
-  aarch64 try-aarch64 aarch64-wheel gpu-kernels gpu-tests clean cuda-tools
+  aarch64 try-aarch64 aarch64-wheel gpu-kernels gpu-tests gpu-bundle gpu-rehearsal clean cuda-tools
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -189,6 +189,16 @@ gpu-kernels: $(STAMPS)/test
 gpu-tests: $(STAMPS)/test $(STAMPS)/engines cuda-tools
 	@$(MAKE) $(STAMPS)/gpu || echo "gpu-tests: pycuda cannot be installed, for the reason above"
 	$(BIN)/python -m pytest -q -m gpu
+
+# The same for a GPU machine that reaches no registry: tests/gpu_bundle/README.md.
+gpu-bundle: $(PACK)/manifest.json
+	$(BIN)/python tests/gpu_bundle/bundle.py $(PACK)
+
+# Its archive, unpacked and run here without a network up to the first call of CUDA. Needs nvcc.
+gpu-rehearsal: $(PACK)/manifest.json
+	$(BIN)/python tests/gpu_bundle/bundle.py $(PACK) --out build/gpu-rehearsal.tar.gz \
+	  --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+	tests/gpu_bundle/rehearse.sh $(BIN)/python build/gpu-rehearsal.tar.gz build/gpu-rehearsal
 
 cuda-tools: $(STAMPS)/test
 	$(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
