@@ -167,3 +167,17 @@ def test_a_gpu_is_a_device_file_and_no_compiler(tmp_path, device, there):
     env = {**os.environ, "ADAPMOE_ROOT": str(tmp_path)}
     done = subprocess.run(words, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (there, "no NVIDIA GPU here\n" if there else "")
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "taken"),
+    [("nvgpu", [], "AUTO"), ("null", [], "OFF"), ("null", ["CUDA=ON"], "ON")],
+)
+def test_the_demo_is_compiled_for_a_gpu_where_one_is_or_where_asked(tmp_path, device, asked, taken):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / device).touch()
+    words = ["make", "-s", "--eval=show: ; @echo $(CUDA)", "show", *asked]
+    env = {**os.environ, "ADAPMOE_ROOT": str(tmp_path)}
+    env.pop("MAKEFLAGS", None)
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout == f"{taken}\n", done.stderr
