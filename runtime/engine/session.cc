@@ -7,13 +7,9 @@
 #include "runtime/engine/session_parts.h"
 
 namespace adapmoe {
-namespace {
-
 Status closed_error() {
   return invalid_argument("the sequence is closed; make another with new_sequence()");
 }
-
-}  // namespace
 
 Session::Session(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Session::~Session() = default;

@@ -21,6 +21,9 @@ Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model
 Status check_experts(const SessionConfig& config);
 Status check_gating(const GatingConfig& gating, const ModelConfig& model);
 
+// Of a sequence that was closed.
+Status closed_error();
+
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
 Status not_available(int64_t wanted, int64_t available);
 // The same of the GPU's own memory.

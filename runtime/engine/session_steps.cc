@@ -53,10 +53,6 @@ class StepMeter {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-Status closed_error() {
-  return invalid_argument("the sequence is closed; make another with new_sequence()");
-}
-
 Status overflow_error(int64_t length, int64_t added, int64_t max_context) {
   return context_overflow(str_cat("the sequence holds ", length, " tokens and ", added,
                                   " more exceed max_context=", max_context,

@@ -29,9 +29,7 @@ class FakeTensorRt:
     def __init__(self, folder: Path, patch):
         self._folder, self._patch = folder, patch
         for name in ("tensorrt", "tensorrt_rtx"):
-            text = (
-                "from support.tensorrt.fake_tensorrt import *\nfrom support.tensorrt.fake_tensorrt import "
-            )
+            text = "from support.tensorrt.fake_tensorrt import *\nfrom support.tensorrt.fake_tensorrt import "
             (folder / f"{name}.py").write_text(f"{text}__version__\n")
         patch.syspath_prepend(folder)
         path = os.pathsep.join([str(folder), str(TESTS), os.environ.get("PYTHONPATH", "")])
