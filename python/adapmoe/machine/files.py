@@ -53,6 +53,39 @@ def publish(temporary: Path, path: Path) -> None:
         os.close(descriptor)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that the user named.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not UTF-8; the message has the path.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 text"
+        ) from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out now whether a file can be written later; what is there stays as it is.
+
+    Raises:
+        ValueError: it cannot; the message has the path.
+    """
+    try:
+        existed = path.exists()
+        if existed and not path.is_file():
+            raise ValueError(f"{path}: exists and is not a regular file; name another")
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}; name another") from None
+
+
 def file_sha256(path: Path) -> str:
     """64 hex digits. Raises OSError."""
     digest = hashlib.sha256()
