@@ -44,15 +44,16 @@ def usage_errors() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
-    """Print one line to stderr, as far as that can be written to."""
+    """Print to stderr, as far as that can be written to; lists of problems have several lines."""
+    shown = "\n".join(map(one_line, message.split("\n")))
     try:
-        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"error: {shown}", file=sys.stderr, flush=True)
     except OSError:
         discard(sys.stderr)
 
 
 def as_one_line(error: BaseException) -> str:
-    """An error for the command line: one line, parameters named as options."""
+    """Parameters named as options, nothing that a terminal would obey."""
     return one_line(_as_typed(error))
 
 

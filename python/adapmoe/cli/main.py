@@ -27,7 +27,7 @@ _VERBS = {
     "calibrate": (
         "adapmoe.cli.calibrate",
         "calibrate_pack",
-        "Measure what a model can do without.",
+        "Find what a model can do without.",
     ),
     "replay": ("adapmoe.cli.replay", "replay_trace", "Compare eviction policies on a trace."),
     "report": ("adapmoe.cli.report", "report", "Draw figures of a pack."),
