@@ -126,8 +126,8 @@ def _console(*, stderr: bool = False) -> Console:
 def _parse_width(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal():
-        raise ExportError(f"tile width {text!r}: give 'auto' or a number of columns")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ExportError(f"tile width {text[:40]!r}: give 'auto' or a number of columns")
     return int(text)
 
 
