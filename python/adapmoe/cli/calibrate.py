@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.calibration.calibrate import Settings, calibrate
-from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument, ThreadsOption
-from adapmoe.cli.output import usage_errors
+from adapmoe.calibration.calibrate import Settings as Calibration
+from adapmoe.calibration.calibrate import calibrate
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, with_options
+from adapmoe.cli.output import console
+from adapmoe.machine.files import check_writable
+from adapmoe.pack.calibration import FILE
+from adapmoe.settings import Settings
 from adapmoe.units import format_bytes, parse_percent
 
 
+@with_options(only=("memory", "threads"))
 def calibrate_pack(
     pack: PackArgument,
+    *,
     text: Annotated[
         Path,
         typer.Option(
@@ -52,30 +58,29 @@ def calibrate_pack(
             help="Share of experts resident while gating by residency is measured; off skips it.",
         ),
     ] = "50%",
-    memory: MemoryOption = "auto",
-    threads: ThreadsOption = None,
+    settings: Settings,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what a model can do without, and write calibration.json into the pack.
 
     Examples:
-
       adapmoe calibrate mixtral.adapmoe --text notes.txt --max-perplexity-increase 0.5%
-
       adapmoe calibrate mixtral.adapmoe --text notes.txt --method fisher --checkpoint Mixtral-8x7B
     """
     with usage_errors():
-        settings = Settings(
+        if pack.is_dir():
+            check_writable(pack / FILE)  # not after hours
+        how = Calibration(
             method=method,
             max_perplexity_increase=parse_percent(max_perplexity_increase),
             windows=windows,
-            memory=memory,
-            threads=threads,
+            memory=settings.memory,
+            threads=settings.threads,
             memory_fraction=None if residency_at == "off" else parse_percent(residency_at),
             checkpoint=checkpoint,
         )
         with _Bars() as bars:
-            found = calibrate(pack, text, settings, bars)
+            found = calibrate(pack, text, how, bars)
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
     else:
@@ -87,7 +92,7 @@ class _Bars(Progress):
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        super().__init__(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        super().__init__(*columns, TimeRemainingColumn(), console=console(stderr=True))
         self._bars: dict[str, Any] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
@@ -98,7 +103,7 @@ class _Bars(Progress):
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
     methods, gating = found["sensitivity"], found["gating"]
     ahead = found["predictor"]["as_is"]
     table = Table("layer", *(f"s, {name}" for name in sorted(methods)), "single expert")
@@ -108,18 +113,18 @@ def _print(found: dict[str, Any]) -> None:
         values = (f"{methods[name]['values'][layer]:.4g}" for name in sorted(methods))
         rates = ("" if rows[layer] is None else f"{rows[layer]:.1%}" for rows in ahead.values())
         table.add_row(str(layer), *values, f"{single:.1%}", *rates)
-    console.print(table)
+    out.print(table)
     if found["rank_correlation"] is not None:
-        console.print(f"rank correlation of the methods: {found['rank_correlation']:.3f}")
+        out.print(f"rank correlation of the methods: {found['rank_correlation']:.3f}")
     first = found["first_layer_gate"]
-    console.print(
+    out.print(
         f"layer 0 foreseen from the last hidden state: {first['accuracy']:.1%} "
         f"(always the most frequent: {first['accuracy_of_most_frequent']:.1%}); by its own router "
         f"on the token's embedding: {first['accuracy_of_router_on_embedding']:.1%}"
     )
     for mode in ("sensitivity", "residency"):
         if mode in gating:
-            console.print(_verdict(mode, gating))
+            out.print(_verdict(mode, gating))
 
 
 def _verdict(mode: str, gating: dict[str, Any]) -> str:

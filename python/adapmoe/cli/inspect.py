@@ -2,22 +2,21 @@
 """`adapmoe inspect`."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from adapmoe import _core
+from adapmoe.cli.options import PackArgument
+from adapmoe.cli.output import console
 
 if TYPE_CHECKING:
     from adapmoe.text.token_files import EndToken
 
 
 def inspect(
-    pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
+    pack: PackArgument,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest and the end tokens as JSON.")
     ] = False,
@@ -33,8 +32,7 @@ def inspect(
     if as_json:
         print(json.dumps(manifest | {"end_of_sequence": [end._asdict() for end in ends]}))
         return
-    console = Console()
-    console.print(
+    console().print(
         _table(str(pack), _overview(manifest) | _end_row(manifest, ends)),
         _table("config", manifest["config"]),
         _table("experts", _expert_rows(manifest["experts"])),
@@ -46,7 +44,7 @@ def inspect(
 def _table(title: str, rows: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, str(value))
     return table
 
 
