@@ -19,7 +19,7 @@ from adapmoe.machine.files import (
     write_cached,
     write_output,
 )
-from support.homes import leave_home
+from support.machine.homes import leave_home
 
 
 class Figures(msgspec.Struct):
