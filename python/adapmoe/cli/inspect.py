@@ -32,7 +32,8 @@ def inspect(
     manifest = Manifest.read(pack)
     ends = read_end_tokens(pack)
     if as_json:
-        print(json.dumps(manifest.as_json() | {"end_of_sequence": [end._asdict() for end in ends]}))
+        content = manifest.as_json() | {"end_of_sequence": [end._asdict() for end in ends]}
+        print(json.dumps(content, allow_nan=False))
         return
     errors = {kind: f"{rmse:.5f}" for kind, rmse in manifest.weight_errors.items()}
     console = Console()

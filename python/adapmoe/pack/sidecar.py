@@ -12,7 +12,7 @@ from adapmoe.errors import AdapmoeError
 from adapmoe.machine.files import replace_file
 from adapmoe.pack.manifest import manifest_sha256
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
