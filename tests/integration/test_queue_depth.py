@@ -2,6 +2,7 @@
 """The probe on a real file, and that later openings read as it found best."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -101,9 +102,7 @@ def test_a_burst_outside_the_probe_is_refused(pack):
 
 
 def test_a_pack_that_cannot_be_read_is_told(tmp_path, pack):
-    broken = tmp_path / "broken.adapmoe"
-    broken.mkdir()
-    (broken / "manifest.json").write_bytes((pack / "manifest.json").read_bytes())
+    broken = shutil.copytree(pack, tmp_path / "broken.adapmoe")
     (broken / "experts.safetensors").write_bytes(b"")
     found = try_depths(broken)
     assert isinstance(found, str)
