@@ -8,6 +8,7 @@ from typing import Any
 
 from adapmoe.bench.rounds import read_experts
 from adapmoe.machine.bandwidth import measure_memory
+from adapmoe.pack.manifest import Manifest
 
 _SECONDS = 2.0  # of each measurement
 
@@ -21,27 +22,26 @@ class Bounds:
     direct: bool
 
 
-def measure_bounds(pack: Path, manifest: dict[str, Any], threads: int) -> Bounds:
+def measure_bounds(pack: Path, manifest: Manifest, threads: int) -> Bounds:
     """Reads of memory by all threads; random experts from the disk, two outstanding."""
     memory = measure_memory(threads=threads, seconds=_SECONDS)
-    disk, direct = read_experts(pack, manifest["experts"], seconds=_SECONDS)
+    disk, direct = read_experts(pack, manifest.experts, seconds=_SECONDS)
     return Bounds(memory, disk, direct)
 
 
-def weight_bytes_per_token(manifest: dict[str, Any]) -> int:
+def weight_bytes_per_token(manifest: Manifest) -> int:
     """Read from memory to decode a token: top_k experts per layer and all dense but one table."""
-    config = manifest["config"]
-    experts = config["num_hidden_layers"] * config["num_experts_per_tok"]
+    experts = manifest.config.num_hidden_layers * manifest.config.num_experts_per_tok
     return weight_bytes_per_step(manifest, experts)
 
 
-def weight_bytes_per_step(manifest: dict[str, Any], experts: int) -> int:
+def weight_bytes_per_step(manifest: Manifest, experts: int) -> int:
     """Read from memory for a step that uses so many experts, all layers together."""
-    tensors = manifest["dense"]["tensors"]
-    dense = sum(tensor["bytes"] for tensor in tensors.values())
-    if not manifest["config"]["tie_word_embeddings"]:
-        dense -= tensors["model.embed_tokens.weight"]["bytes"]
-    return dense + experts * manifest["experts"]["expert_bytes"]
+    tensors = manifest.dense.tensors
+    dense = sum(tensor.bytes for tensor in tensors.values())
+    if not manifest.config.tie_word_embeddings:
+        dense -= tensors["model.embed_tokens.weight"].bytes
+    return dense + experts * manifest.experts.expert_bytes
 
 
 def fraction_of_bound(report: dict[str, Any], bounds: Bounds, weight_bytes: int) -> float:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole benchmark: settings in, medians and bounds out."""
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ from adapmoe.bench.workload import BASE, Workload, ablation_of, fit_sizes, make_
 from adapmoe.machine.bandwidth import measure_memory
 from adapmoe.opening.read_settings import ReadSettings, settle
 from adapmoe.pack.calibration import FILE, read_calibration
+from adapmoe.pack.manifest import Manifest
 from adapmoe.settings import Settings
 from adapmoe.text.sample_text import SAMPLE_TEXT
 from adapmoe.text.tokenizer import Tokenizer
@@ -153,9 +153,9 @@ class Bench:
             ReadError: the experts cannot be read.
             ValueError: sizes that make no workload.
         """
-        manifest = json.loads(_core.inspect_pack(str(pack)))
+        manifest = Manifest.read(pack)
         self._pack = pack
-        self._experts = manifest["experts"]
+        self._experts = manifest.experts
         found = settle(
             pack, self._experts, settings.reader, settings.read_depth, settings.request_bytes
         )
@@ -168,12 +168,11 @@ class Bench:
         )
         self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
         ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
-        config = manifest["config"]
         prompt, warm, decode = fit_sizes(
-            config["max_position_embeddings"], prompt_tokens, warm_up, tokens
+            manifest.config.max_position_embeddings, prompt_tokens, warm_up, tokens
         )
         self._workload = make_workload(
-            ids, config["vocab_size"], prompt_tokens=prompt, warm_up=warm, tokens=decode
+            ids, manifest.config.vocab_size, prompt_tokens=prompt, warm_up=warm, tokens=decode
         )
 
     def run(

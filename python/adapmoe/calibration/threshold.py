@@ -4,9 +4,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from adapmoe._core import StepStats
@@ -14,6 +14,7 @@ from adapmoe.calibration.gate_rule import drop_costs, expert_shares
 from adapmoe.calibration.lookahead import Recorded
 from adapmoe.calibration.probe import Ids, Probe
 from adapmoe.calibration.statistics import next_token_nll, upper_bound
+from adapmoe.pack.calibration import Threshold
 
 F64 = NDArray[np.float64]
 
@@ -161,8 +162,8 @@ def search_sensitivity(
     candidates: list[float],
     limit: float,
     on_trial: OnTrial,
-) -> dict[str, Any]:
-    """The threshold of gating="sensitivity"; see `_entry` for the result."""
+) -> Threshold:
+    """The threshold of gating="sensitivity", without bytes."""
     probe.set_gating("off")
     exact, _ = prefill_nll(probe, windows)
 
@@ -173,7 +174,7 @@ def search_sensitivity(
 
     best = largest_threshold(candidates, run, limit, on_trial)
     probe.set_gating("off")
-    return _entry(best)
+    return _found(best)
 
 
 def search_residency(
@@ -184,7 +185,7 @@ def search_residency(
     limit: float,
     kept_by: float,
     on_trial: OnTrial,
-) -> dict[str, Any]:
+) -> Threshold:
     """The threshold of gating="residency" for the memory that `probe` was opened with.
 
     Only what is not resident is dropped, so the same loss allows a larger threshold: at least
@@ -207,11 +208,11 @@ def search_residency(
     if best is None and kept_by > 0:
         best = run(kept_by)
     probe.set_gating("off")
-    return {
-        **_entry(best),
-        "bytes_per_token": reads[best.threshold] if best else without.bytes_per_token,
-        "bytes_per_token_without": without.bytes_per_token,
-    }
+    return replace(
+        _found(best),
+        bytes_per_token=reads[best.threshold] if best else without.bytes_per_token,
+        bytes_per_token_without=without.bytes_per_token,
+    )
 
 
 def sensitivity_reads(
@@ -230,15 +231,14 @@ def _trial(probe: Probe, threshold: float, increase: F64, counts: Counts) -> Tri
     return Trial(threshold, increase, saved, counts.gated / steps)
 
 
-def _entry(best: Trial | None) -> dict[str, Any]:
-    """`pays` is false, and the threshold 0, where too few activations would be saved."""
+def _found(best: Trial | None) -> Threshold:
     if best is None or best.saved < WORTH_SAVING:
-        return {"pays": False, "threshold": 0.0, "activations_saved": best.saved if best else 0.0}
-    return {
-        "pays": True,
-        "threshold": best.threshold,
-        "perplexity_increase": best.perplexity_increase,
-        "perplexity_increase_bound": best.perplexity_increase_bound,
-        "activations_saved": best.saved,
-        "gated_steps": best.gated,
-    }
+        return Threshold(pays=False, threshold=0.0, activations_saved=best.saved if best else 0.0)
+    return Threshold(
+        pays=True,
+        threshold=best.threshold,
+        perplexity_increase=best.perplexity_increase,
+        perplexity_increase_bound=best.perplexity_increase_bound,
+        activations_saved=best.saved,
+        gated_steps=best.gated,
+    )

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,6 +14,7 @@ from adapmoe.cli.failures import USAGE_ERROR, fail
 from adapmoe.cli.options import PackArgument
 from adapmoe.cli.output import console
 from adapmoe.errors import AdapmoeError
+from adapmoe.pack.manifest import Manifest
 from adapmoe.pack.verify import verify_pack
 
 
@@ -49,9 +51,10 @@ def verify(
         _print_tables(report)
 
 
-def _files(manifest: dict[str, Any]) -> dict[str, Any]:
-    experts = manifest["experts"]
-    return {"files": manifest["files"], "tiles": len(experts["crc32c"]) * experts["tiles"]}
+def _files(manifest: Manifest) -> dict[str, Any]:
+    experts = manifest.experts
+    files = msgspec.to_builtins(manifest.files)
+    return {"files": files, "tiles": len(experts.crc32c) * experts.tiles}
 
 
 def _compare(pack: Path, checkpoint: Path, progress: "_Task") -> dict[str, Any]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -58,6 +57,16 @@ _SEED = 20240814
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """Pieces of a file that follow each other: `count` of `tile_bytes` each, from `offset` on."""
+
+    file: Path
+    offset: int
+    tile_bytes: int
+    count: int
+
+
+@dataclass(frozen=True)
 class DiskSpeed:
     """Bursts of tiles from a random place, each from idle to the last arrival.
 
@@ -96,14 +105,11 @@ class DiskProbe:
         return choose(self.speeds, self.tile_bytes) if self.speeds else None
 
 
-def measure_disk(
-    pack: Path, experts: dict[str, Any], *, reader: str = "auto", seconds: float = 0.6
-) -> DiskProbe:
+def measure_disk(tiles: Tiles, *, reader: str = "auto", seconds: float = 0.6) -> DiskProbe:
     """Measure settings in turns, in the memory of one burst.
 
     Args:
-        pack: its directory.
-        experts: `experts` of its manifest, which the core has validated.
+        tiles: what to read.
         reader: as for LLM.
         seconds: about how long; at most twice as long, and one burst of some tiles.
 
@@ -113,18 +119,16 @@ def measure_disk(
     """
     from adapmoe import _core
 
-    tile_bytes = experts["tile_bytes"]
-    total = len(experts["crc32c"]) * experts["tiles"]
-    most = min(max(_BURST_BYTES // tile_bytes, _FIRST_TILES), total)
-    probe = _core.ReadProbe(str(pack / experts["file"]), reader, most * tile_bytes)
-    bursts = _Bursts(probe, experts["data_offset"], tile_bytes, total)
+    tile_bytes = tiles.tile_bytes
+    most = min(max(_BURST_BYTES // tile_bytes, _FIRST_TILES), tiles.count)
+    probe = _core.ReadProbe(str(tiles.file), reader, most * tile_bytes)
+    bursts = _Bursts(probe, tiles)
     settings = settings_for(tile_bytes)
     end = time.perf_counter() + seconds
     first = min(_FIRST_TILES, most)
     speed = bursts.speed(*settings[0], first)  # wakes the disk, and says what can be afforded
     affordable = int(speed * seconds / (len(settings) * _ROUNDS)) // tile_bytes
-    tiles = min(max(affordable, first), most)
-    rounds = _rounds(bursts, settings, tiles, end, seconds)
+    rounds = _rounds(bursts, settings, min(max(affordable, first), most), end, seconds)
     speeds = [
         DiskSpeed(read_depth, median(column), probe.direct, request_bytes, _gain(column, rounds))
         for (read_depth, request_bytes), column in zip(
@@ -180,22 +184,17 @@ def _rounds(
 class _Bursts:
     """Bursts of neighbouring tiles, each from another random place."""
 
-    def __init__(self, probe: "_core.ReadProbe", offset: int, tile_bytes: int, total: int) -> None:
-        self._probe, self._offset = probe, offset
-        self._tile_bytes, self._total = tile_bytes, total
+    def __init__(self, probe: "_core.ReadProbe", tiles: Tiles) -> None:
+        self._probe, self._tiles = probe, tiles
         self._random = random.Random(_SEED)
 
-    def speed(self, read_depth: int, request_bytes: int, tiles: int) -> float:
-        """Bytes per second of one."""
-        first = self._random.randrange(self._total - tiles + 1)
-        seconds = self._probe.seconds(
-            read_depth,
-            request_bytes,
-            self._offset + first * self._tile_bytes,
-            self._tile_bytes,
-            tiles,
-        )
-        return tiles * self._tile_bytes / max(seconds, 1e-9)
+    def speed(self, read_depth: int, request_bytes: int, count: int) -> float:
+        """Bytes per second of one of `count` tiles."""
+        tile_bytes = self._tiles.tile_bytes
+        first = self._random.randrange(self._tiles.count - count + 1)
+        offset = self._tiles.offset + first * tile_bytes
+        seconds = self._probe.seconds(read_depth, request_bytes, offset, tile_bytes, count)
+        return count * tile_bytes / max(seconds, 1e-9)
 
 
 # Of all threads: what a last-level cache holds of it hardly counts. In a small container, half of

@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 _MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16  # CU_DEVICE_ATTRIBUTE_...
 
@@ -89,12 +91,11 @@ def _call(library: Any, name: str, *arguments: Any) -> None:
         raise DriverError(f"{name} returned {result}")
 
 
-@dataclass(frozen=True)
-class DeviceModel:
+class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True):
     """What tells devices of one compute capability apart: an AGX Orin from an Orin Nano."""
 
     name: str  # the driver's, such as "Orin"
-    multiprocessors: int
+    multiprocessors: Annotated[int, Meta(ge=1)]
 
     def __str__(self) -> str:
         """For messages."""
