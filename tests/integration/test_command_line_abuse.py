@@ -15,9 +15,9 @@ PATHS = ("", "/", "/dev/full", "/dev/null/x", "/proc/self/mem", "n" * 300, "[/x]
 def options_of(verb):
     """[option] of a verb; those of settings and sampling are tried with `run` alone."""
     for parameter in _load(verb).params:
-        if parameter.param_type_name == "option" and not parameter.is_flag:
-            if verb == "run" or parameter.name not in DERIVED:
-                yield parameter.opts[0]
+        own = verb == "run" or parameter.name not in DERIVED
+        if own and parameter.param_type_name == "option" and not parameter.is_flag:
+            yield parameter.opts[0]
 
 
 def arguments_of(verb, checkpoint, pack):

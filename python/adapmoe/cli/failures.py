@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever goes wrong becomes one line on stderr and an exit code."""
 
-import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from adapmoe.cli.streams import discard
+from adapmoe.cli.streams import STDOUT, discard
 from adapmoe.errors import AdapmoeError
 
 RUNTIME_ERROR = 1
@@ -70,25 +69,11 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    lost = _lost_output(error)
-    if lost is not None:
+    if isinstance(error, OSError) and error.filename == STDOUT:
         discard(sys.stdout)
-        if lost.errno != errno.EPIPE:  # a reader that has left, such as `head`, wants no message
-            fail(f"standard output cannot be written: {lost.strerror}")
-        return RUNTIME_ERROR
-    fail(_describe(error))
+    if not isinstance(error, BrokenPipeError):  # a reader that left, such as `head`, wants no word
+        fail(_describe(error))
     return RUNTIME_ERROR
-
-
-def _lost_output(error: BaseException) -> OSError | None:
-    """What keeps stdout from being written, if `error` is about that."""
-    if not isinstance(error, OSError) or error.filename is not None:
-        return None
-    try:
-        sys.stdout.flush()  # what could not be written is still waiting
-    except OSError as still:
-        return still
-    return error if error.errno == errno.EPIPE else None
 
 
 def _describe(error: BaseException) -> str:
@@ -99,6 +84,8 @@ def _describe(error: BaseException) -> str:
         return where + (error.strerror or str(error))
     if isinstance(error, MemoryError):
         return "out of memory"
+    if isinstance(error, RecursionError):
+        return f"nested too deeply: {error}"
     if isinstance(error, UnicodeError):
         return f"text that cannot be read or written: {error}"
     if isinstance(error, ImportError):

@@ -5,8 +5,40 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
+
+STDOUT = "standard output"
+
+
+class _Output(io.TextIOWrapper):
+    """Stdout whose errors say where they are from; what it cannot encode becomes "?"."""
+
+    @classmethod
+    def of(cls, stream: io.TextIOWrapper) -> "_Output":
+        """Take the place of `stream`."""
+        encoding, by_line, through = stream.encoding, stream.line_buffering, stream.write_through
+        return cls(
+            stream.detach(), encoding, "replace", line_buffering=by_line, write_through=through
+        )
+
+    def write(self, text: str) -> int:
+        """Raises OSError with the name of the stream."""
+        with _named(STDOUT):
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Raises OSError with the name of the stream."""
+        with _named(STDOUT):
+            super().flush()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 def prepare_streams() -> None:
@@ -23,9 +55,10 @@ def prepare_streams() -> None:
             raw = io.FileIO(number, "w" if number else "r", closefd=False)
             binary = io.BufferedWriter(raw) if number else io.BufferedReader(raw)
             setattr(sys, name, io.TextIOWrapper(binary, encoding="utf-8"))
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = sys.__stdout__ = _Output.of(sys.stdout)  # type: ignore[misc]
 
 
 def discard(stream: TextIO) -> None:
@@ -39,13 +72,9 @@ def discard(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-@contextmanager
-def reading_stdin() -> Iterator[None]:
-    """Let OSError say that it is about standard input, which may be closed or a folder."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, "standard input") from error
+def reading_stdin() -> AbstractContextManager[None]:
+    """Let OSError say that it is about standard input, which may be closed."""
+    return _named("standard input")
 
 
 def decoded(name: str, text: str) -> str:

@@ -2,6 +2,7 @@
 """How commands show their help: plain text, options in groups, one line each where they fit."""
 
 import inspect
+import re
 from typing import Any
 
 import typer
@@ -15,6 +16,9 @@ _LAST = ("Prompt and sampling", "Memory", "Output", "Advanced")  # after groups 
 _HEADINGS = {"Advanced": "Advanced (of several words, the first is the default)"}
 _UNLISTED = ("help", "show_completion")
 _NAME_WIDTH = 34
+# As versions of typer write the kinds of values.
+_KIND = re.compile(r"<([^>]+)>|\b(INTEGER|FLOAT)(?: RANGE)?\b")
+_KINDS = {"path": "PATH", "str": "TEXT", "int": "N", "float": "X", "integer": "N"}
 
 
 class Verb(typer.core.TyperCommand):
@@ -81,6 +85,11 @@ def _argument(parameter: Any) -> str:
 
 
 def _short_name(name: str) -> str:
-    """--[no-]exact for "--exact / --no-exact"."""
+    """--[no-]exact for "--exact / --no-exact", --jobs N for "--jobs <int>"."""
+    name = _KIND.sub(lambda match: _kind(match[1] or match[2]), name)
     first, _, second = name.partition(" / ")
     return f"--[no-]{first[2:]}" if second == f"--no-{first[2:]}" else name
+
+
+def _kind(name: str) -> str:
+    return _KINDS.get(name.lower().removesuffix(" range"), name)
