@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.calibration.calibrate import Settings as Wanted
+from adapmoe.calibration.calibrate import Settings as HowToCalibrate
 from adapmoe.calibration.calibrate import calibrate
 from adapmoe.cli.failures import usage_errors
 from adapmoe.cli.options import JsonOption, PackArgument, with_options
@@ -71,7 +71,7 @@ def calibrate_pack(
     with usage_errors():
         if pack.is_dir():
             check_writable(pack / FILE)  # not after hours
-        how = Wanted(
+        how = HowToCalibrate(
             method=method,
             max_perplexity_increase=parse_percent(max_perplexity_increase),
             windows=windows,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are replaced whole or not at all, and small caches that may be missing."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -109,6 +110,8 @@ def check_writable(path: Path) -> None:
             pass
         if not existed:
             path.unlink()
+        if not os.access(path.resolve().parent, os.W_OK):  # write_output replaces it there
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror}; name another") from None
 
