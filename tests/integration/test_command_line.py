@@ -66,7 +66,7 @@ def test_eval_prints_one_object(pack_factory, tmp_path):
         (["run", "{pack}", "-p", "x", "--memory", "lots"], 2, "not a size"),
         (["run", "{pack}"], 2, "prompt"),
         (["run", "{pack}", "-p", "x", "--kernels", "avx9"], 2, "scalar"),
-        (["run", "{pack}", "-p", "x", "-n", "99999"], 1, "max_context"),
+        (["run", "{pack}", "-p", "x", "-n", "99999"], 1, "--max-context"),
         (["eval", "{pack}", "--text", "{tmp}/none.txt"], 2, "none.txt"),
         (["inspect", "{tmp}"], 1, "manifest.json"),
         (["export", "{tmp}", "{tmp}/out.adapmoe"], 1, "config.json"),
