@@ -10,8 +10,6 @@ FUZZ_SECONDS ?= 20
 CUDA_KERNELS := ON
 # GPU kernels of the demo: where there is a GPU. `make demo CUDA=ON` asks for them.
 CUDA ?= $(shell tests/support/build/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
-# Files that are imported get compiled then; most of torch and transformers never is.
-export PIP_NO_COMPILE := 1
 export CXX
 
 # Configurations share objects, and so do a build and the next after `rm -rf .venv`.
@@ -24,6 +22,8 @@ endif
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
+# Python compiles what it imports; most of torch and transformers never is.
+INSTALL := $(PIP) install -q --no-compile
 STAMPS := .venv/stamps
 MODEL := tests/models/tiny-mixtral
 PACK := build/demo/tiny-mixtral.adapmoe
@@ -82,7 +82,7 @@ venv: $(STAMPS)/test
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	@$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
 	$(BIN)/python -m pytest -q tests/lint
 	$(MAKE) tidy-changed
 
@@ -96,9 +96,9 @@ tidy: build/tidy/compile_commands.json
 types: $(STAMPS)/test
 	$(BIN)/mypy
 
-# Two at a time, but for what measures memory or time.
+# Two at a time, torch on one core each, but for what measures memory or time.
 pytest: $(STAMPS)/test
-	$(BIN)/python -m pytest -q --ignore=tests/lint -n 2 -m "$(LEFT_OUT) and not memory and not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore=tests/lint -n 2 -m "$(LEFT_OUT) and not memory and not alone"
 	$(BIN)/python -m pytest -q --ignore=tests/lint -m "$(LEFT_OUT) and (memory or alone)"
 
 slow: $(STAMPS)/test $(STAMPS)/engines
@@ -215,35 +215,35 @@ clean:
 $(STAMPS)/venv: tests/support/build/check_system.sh
 	tests/support/build/check_system.sh $(PYTHON)
 	$(PYTHON) -m venv .venv
-	$(PIP) install -q --upgrade "pip>=25.1"
+	$(INSTALL) --upgrade "pip>=25.1"
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/build-tools: pyproject.toml $(STAMPS)/venv
-	$(PIP) install -q --group build
+	$(INSTALL) --group build
 	@touch $@
 
 $(STAMPS)/dev-tools: pyproject.toml $(STAMPS)/build-tools
-	$(PIP) install -q --group dev
+	$(INSTALL) --group dev
 	@touch $@
 
 # Half of a minute to install, for a few slow tests.
 $(STAMPS)/engines: pyproject.toml $(STAMPS)/dev-tools
-	$(PIP) install -q --group engines
+	$(INSTALL) --group engines
 	@touch $@
 
 $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
-	$(PIP) install -q --group bench
+	$(INSTALL) --group bench
 	@touch $@
 
 # pycuda is compiled, with the headers and libraries of the folder that nvcc is in.
 $(STAMPS)/gpu: pyproject.toml $(STAMPS)/build-tools
-	PATH="/usr/local/cuda/bin:$$PATH" $(PIP) install -q --group gpu
+	PATH="/usr/local/cuda/bin:$$PATH" $(INSTALL) --group gpu
 	@touch $@
 
 # What a user gets, plus the exporter: no torch, no transformers.
 $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 	rm -f $(STAMPS)/test
-	$(PIP) install -q --no-build-isolation ".[export]" -C build-dir=build/release \
+	$(INSTALL) --no-build-isolation ".[export]" -C build-dir=build/release \
 	  -C cmake.define.ADAPMOE_CUDA=$(CUDA)
 	@cat build/release/parts.txt
 	@touch $@
@@ -251,7 +251,7 @@ $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 # The demo's installation plus tests and the module adapmoe._testing: it serves the demo too. The
 # tools are only built.
 $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
-	$(PIP) install -q --no-build-isolation ".[test]" -C build-dir=build/test \
+	$(INSTALL) --no-build-isolation ".[test]" -C build-dir=build/test \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_TOOLS=ON \
 	  -C cmake.define.ADAPMOE_WERROR=ON -C cmake.define.ADAPMOE_CUDA=OFF
 	@cat build/test/parts.txt
@@ -259,7 +259,7 @@ $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 
 $(STAMPS)/sanitize-%: $(STAMPS)/test
 	rm -rf build/sanitize-$*/site
-	$(PIP) install -q --no-build-isolation --no-deps --target build/sanitize-$*/site . \
+	$(INSTALL) --no-build-isolation --no-deps --target build/sanitize-$*/site . \
 	  -C build-dir=build/sanitize-$*/cmake -C cmake.build-type=RelWithDebInfo \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$* \
 	  -C cmake.define.ADAPMOE_STRESS=ON -C cmake.define.ADAPMOE_CUDA=OFF

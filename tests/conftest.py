@@ -54,6 +54,14 @@ def no_warm_restart(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def wide_terminal():
+    """Tables and messages break no line, however long the path of a test's folder is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "240")
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint():
     """The trained 8-layer Mixtral in Hugging Face layout."""

@@ -2,6 +2,7 @@
 """Engines that TensorRT-RTX itself builds, without a GPU."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,8 @@ from support.core.cpu_expert import CpuExpert
 from support.models.big_checkpoint import big_config, write_big_checkpoint
 from support.source.imports import import_here
 
+if importlib.util.find_spec("tensorrt_rtx") is None:
+    pytest.skip("no tensorrt_rtx: run `make slow`", allow_module_level=True)
 import_here("onnx")
 import_here("onnxruntime")
 tensorrt_rtx = import_here("tensorrt_rtx")

@@ -15,6 +15,9 @@ from support.build.wheels import STABLE_SINCE, module_name, wheel_tags
 
 # Of the names with an underscore that a module takes from Python, those of the stable ABI.
 STABLE = {
+    "_PyObject_GC_New",
+    "_PyObject_New",
+    "_PyWeakref_RefType",
     "_Py_Dealloc",
     "_Py_DecRef",
     "_Py_EllipsisObject",
