@@ -156,7 +156,7 @@ check_cgroup() {
   done
   if [ -n "$least" ]; then
     report note cgroup "memory limited to $(gib $((least / 1024)))" \
-      "raise it if more experts shall be resident: MemoryMax=, or docker run --memory"
+      "raise it to keep more experts resident: MemoryMax=, or docker run --memory"
   else
     report ok cgroup "no memory limit"
   fi

@@ -9,7 +9,7 @@ from support.source.source_tree import ROOT
 
 FOLDERS = ("python/adapmoe", "export/adapmoe_export")
 # The filter `tojson` of chat templates writes what transformers' does; its result is a prompt.
-EXEMPT = {"python/adapmoe/jinja_sandbox.py"}
+EXEMPT = {"python/adapmoe/text/jinja_sandbox.py"}
 
 
 def writers_of_nan(source):

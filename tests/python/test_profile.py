@@ -121,5 +121,5 @@ def test_what_explains_half_of_the_time_bounds_it(memory_bytes, disk_bytes, wait
 
 
 def test_a_backend_whose_calls_return_early_is_refused():
-    with pytest.raises(ValueError, match="calls of cuda/sm_87 return early"):
+    with pytest.raises(ValueError, match="calls to cuda/sm_87 return before"):
         profile(SimpleNamespace(backend="cuda/sm_87"), None)
