@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# `make demo` and `make test` do everything from a bare checkout. Stamps inside .venv make a
-# second run quick.
+# `make demo`, `make test` and `make check` do everything from a bare checkout. Stamps inside .venv
+# make a second run quick.
 PYTHON ?= python3
 CXX ?= g++
 SANITIZE ?= address,undefined
@@ -8,7 +8,19 @@ CLANGXX ?= clang++
 STRESS_SECONDS ?= 20
 FUZZ_SECONDS ?= 20
 CUDA_KERNELS := ON
+# GPU kernels of the demo: where there is a GPU. `make demo CUDA=ON` asks for them.
+CUDA ?= $(shell tests/support/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
+# Files that are imported get compiled then; most of torch and transformers never is.
+export PIP_NO_COMPILE := 1
 export CXX
+
+# Configurations share objects, and so do a build and the next after `rm -rf .venv`.
+ifneq ($(shell command -v ccache 2>/dev/null),)
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+export CMAKE_CUDA_COMPILER_LAUNCHER ?= ccache
+export CCACHE_DIR ?= $(CURDIR)/build/ccache
+export CCACHE_BASEDIR ?= $(CURDIR)
+endif
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
@@ -25,6 +37,10 @@ PAIRING_OPTIONS ?=
 BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
+SANITIZED := build/sanitize-address,undefined/cmake
+RUN_PARTS := $(PYTHON) tests/support/run_parts.py
+# Other parts, or none, for these.
+LEFT_OUT := not emulated and not aarch64 and not slow
 ARM_PYTHON := build/aarch64/python
 FUZZERS := manifest_fuzz safetensors_fuzz
 
@@ -34,25 +50,20 @@ CPP_FILES := $(PACKAGE_CPP) $(wildcard tests/stress/*.cc tests/stress/*.h tests/
 PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-.PHONY: demo test bench venv lint types pytest sanitize stress $(STRESS) fuzz aarch64 aarch64-wheel gpu-kernels \
-  gpu-tests clean cuda-tools
+.PHONY: demo test check bench venv lint tidy-changed tidy types pytest slow sanitize stress $(STRESS) fuzz try-fuzz \
+  aarch64 try-aarch64 aarch64-wheel gpu-kernels gpu-tests gpu-bundle gpu-rehearsal clean cuda-tools
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
 	$(BIN)/adapmoe run $(PACK) -p "$(PROMPT)" -n 64 --temperature 0 --experts-resident 50%
 
-# The full pytest run comes last: its summary is the closing line.
+# What every change must pass, in minutes.
 test:
-	$(MAKE) lint
-	$(MAKE) types
-	$(MAKE) stress
-	@if reason="$$(tests/support/build/check_fuzzer.sh $(CLANGXX) 2>&1)"; then $(MAKE) fuzz; \
-	  else echo "fuzz: skipped, $$reason"; fi
-	@if reason="$$(tests/support/build/check_aarch64.sh 2>&1)"; then $(MAKE) aarch64; \
-	  else echo "aarch64: skipped, $$reason"; fi
-	$(MAKE) gpu-kernels
-	$(MAKE) sanitize
-	$(MAKE) pytest
+	@$(RUN_PARTS) test venv lint types pytest
+
+# What takes longer. Both end with the seconds of each part.
+check:
+	@$(RUN_PARTS) check venv slow sanitize stress try-fuzz gpu-kernels try-aarch64 tidy
 
 # The model of the demo at the size of Mixtral-8x7B's layers, made once in $(BENCH_DIR): 6.8 GB, and
 # 13.1 GB to pair with llama.cpp (all int4, and as GGUF). On a quiet machine; nothing is judged. Rows
@@ -73,34 +84,54 @@ lint: $(STAMPS)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
 	$(BIN)/python -m pytest -q tests/lint
-	$(MAKE) $(STAMPS)/tidy
+	$(MAKE) tidy-changed
+
+TIDY := $(BIN)/python tests/support/tidy.py $(BIN)/clang-tidy build/tidy
+tidy-changed: build/tidy/compile_commands.json
+	$(TIDY) --changed
+
+tidy: build/tidy/compile_commands.json
+	$(TIDY)
 
 types: $(STAMPS)/test
 	$(BIN)/mypy
 
-# The emulated tests are gpu-kernels' own.
+# Two at a time, but for what measures memory or time.
 pytest: $(STAMPS)/test
-	$(BIN)/python -m pytest -m "not emulated"
+	$(BIN)/python -m pytest -q --ignore=tests/lint -n 2 -m "$(LEFT_OUT) and not memory and not alone"
+	$(BIN)/python -m pytest -q --ignore=tests/lint -m "$(LEFT_OUT) and (memory or alone)"
 
+slow: $(STAMPS)/test $(STAMPS)/engines
+	$(BIN)/python -m pytest -q -m "slow and not emulated and not aarch64"
+
+# The tests that run C++: tests/python has a stand-in for the core.
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
-	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest \
-	  --ignore=tests/lint -m "not torch and not memory and not slow and not aarch64 and not emulated"
+	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 \
+	  -m "$(LEFT_OUT) and not torch and not memory and not alone" \
+	  tests/native tests/fuzz tests/integration tests/export
 
 # Residency, readers, thread pool and sessions at random. ThreadSanitizer of GCC 12 does not run
 # where the kernel randomises addresses widely, hence setarch where that is allowed.
 stress: $(STRESS)
-stress-thread: SECONDS = $(STRESS_SECONDS)
-stress-address,undefined: SECONDS = 5
-$(STRESS): stress-%: $(STRESS_PACK)/manifest.json
-	$(CONFIGURE) -B build/stress-$* -DADAPMOE_STRESS=ON -DADAPMOE_SANITIZE=$*
-	$(BIN)/cmake --build build/stress-$* --target adapmoe_stress
+stress-thread: $(STRESS_PACK)/manifest.json
+	$(CONFIGURE) -B build/stress-thread -DADAPMOE_PYTHON=OFF -DADAPMOE_STRESS=ON \
+	  -DADAPMOE_SANITIZE=thread
+	$(BIN)/cmake --build build/stress-thread --target adapmoe_stress
 	$$(setarch -R true 2>/dev/null && echo setarch -R) env TSAN_OPTIONS=halt_on_error=1 \
-	  build/stress-$*/tests/stress/adapmoe_stress --pack $(STRESS_PACK) --seconds $(SECONDS)
+	  build/stress-thread/tests/stress/adapmoe_stress --pack $(STRESS_PACK) --seconds $(STRESS_SECONDS)
+
+# Of the build that `make sanitize` tests.
+stress-address,undefined: $(STRESS_PACK)/manifest.json $(STAMPS)/sanitize-address,undefined
+	$(SANITIZED)/tests/stress/adapmoe_stress --pack $(STRESS_PACK) --seconds 5
+
+try-fuzz:
+	@if reason="$$(tests/support/build/check_fuzzer.sh $(CLANGXX) 2>&1)"; then $(MAKE) fuzz; \
+	  else echo "$@: skipped, $$reason"; fi
 
 # New inputs and crashes go to build/fuzz; tests/fuzz/corpus is only read.
 fuzz: $(STAMPS)/build-tools
 	@tests/support/build/check_fuzzer.sh $(CLANGXX)
-	CXX=$(CLANGXX) $(CONFIGURE) -B build/fuzz -DADAPMOE_FUZZ=ON \
+	CXX=$(CLANGXX) $(CONFIGURE) -B build/fuzz -DADAPMOE_PYTHON=OFF -DADAPMOE_FUZZ=ON \
 	  -DADAPMOE_SANITIZE=fuzzer-no-link,address,undefined
 	$(BIN)/cmake --build build/fuzz --target $(FUZZERS)
 	@for fuzzer in $(FUZZERS); do \
@@ -112,6 +143,10 @@ fuzz: $(STAMPS)/build-tools
 	  grep stat::number_of_executed_units "$$log"; \
 	done
 
+try-aarch64:
+	@if reason="$$(tests/support/build/check_aarch64.sh 2>&1)"; then $(MAKE) aarch64; \
+	  else echo "$@: skipped, $$reason"; fi
+
 # The core and its tools for 64-bit Arm; under emulation they must give this machine's bits. And the
 # wheel, where headers of a Python for Arm are there.
 aarch64: $(STAMPS)/test
@@ -119,18 +154,18 @@ aarch64: $(STAMPS)/test
 	$(CONFIGURE) -B build/aarch64 --toolchain tests/support/build/aarch64.cmake \
 	  -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON
 	$(BIN)/cmake --build build/aarch64
+	rm -rf build/aarch64/wheel
 	@if headers="$$(tests/support/build/arm_python.sh $(BIN)/python $(ARM_PYTHON) 2>&1)"; then \
 	  $(MAKE) aarch64-wheel ARM_HEADERS="$$headers"; \
-	else rm -rf build/aarch64/wheel; echo "aarch64: no wheel, $$headers"; fi
+	else echo "aarch64: no wheel, $$headers"; fi
 	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py tests/integration/test_aarch64_wheel.py
 
 # For Pythons of the version of .venv's, on systems with a C library no older than the compiler's.
 aarch64-wheel: $(STAMPS)/test
-	rm -rf build/aarch64/wheel
 	_PYTHON_HOST_PLATFORM=linux-aarch64 \
 	  SETUPTOOLS_EXT_SUFFIX=".$$($(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')-aarch64-linux-gnu.so" \
 	  $(PIP) wheel -q . --no-build-isolation --no-deps -w build/aarch64/wheel \
-	  -C build-dir=build/aarch64/extension -C cmake.args=--toolchain=tests/support/build/aarch64.cmake \
+	  -C build-dir=build/aarch64-wheel -C cmake.args=--toolchain=tests/support/build/aarch64.cmake \
 	  -C cmake.define.Python_INCLUDE_DIR=$(ARM_HEADERS) -C cmake.define.ADAPMOE_WERROR=ON \
 	  -C cmake.define.ADAPMOE_CUDA=OFF
 
@@ -151,9 +186,19 @@ gpu-kernels: $(STAMPS)/test
 
 # The same tests on the GPU of this machine, and what needs a real one. Without pycuda one test
 # fails; the others run.
-gpu-tests: $(STAMPS)/test cuda-tools
+gpu-tests: $(STAMPS)/test $(STAMPS)/engines cuda-tools
 	@$(MAKE) $(STAMPS)/gpu || echo "gpu-tests: pycuda cannot be installed, for the reason above"
 	$(BIN)/python -m pytest -q -m gpu
+
+# The same for a GPU machine that reaches no registry: tests/gpu_bundle/README.md.
+gpu-bundle: $(PACK)/manifest.json
+	$(BIN)/python tests/gpu_bundle/bundle.py $(PACK)
+
+# Its archive, unpacked and run here without a network up to the first call of CUDA. Needs nvcc.
+gpu-rehearsal: $(PACK)/manifest.json
+	$(BIN)/python tests/gpu_bundle/bundle.py $(PACK) --out build/gpu-rehearsal.tar.gz \
+	  --python "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+	tests/gpu_bundle/rehearse.sh $(BIN)/python build/gpu-rehearsal.tar.gz build/gpu-rehearsal
 
 cuda-tools: $(STAMPS)/test
 	$(CONFIGURE) -B build/cuda -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF \
@@ -181,6 +226,11 @@ $(STAMPS)/dev-tools: pyproject.toml $(STAMPS)/build-tools
 	$(PIP) install -q --group dev
 	@touch $@
 
+# Half of a minute to install, for a few slow tests.
+$(STAMPS)/engines: pyproject.toml $(STAMPS)/dev-tools
+	$(PIP) install -q --group engines
+	@touch $@
+
 $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo
 	$(PIP) install -q --group bench
 	@touch $@
@@ -193,7 +243,8 @@ $(STAMPS)/gpu: pyproject.toml $(STAMPS)/build-tools
 # What a user gets, plus the exporter: no torch, no transformers.
 $(STAMPS)/demo: $(PACKAGE_FILES) $(STAMPS)/build-tools
 	rm -f $(STAMPS)/test
-	$(PIP) install -q --no-build-isolation ".[export]" -C build-dir=build/release
+	$(PIP) install -q --no-build-isolation ".[export]" -C build-dir=build/release \
+	  -C cmake.define.ADAPMOE_CUDA=$(CUDA)
 	@cat build/release/parts.txt
 	@touch $@
 
@@ -206,22 +257,21 @@ $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	@cat build/test/parts.txt
 	@touch $(STAMPS)/demo $@
 
-$(STAMPS)/sanitize-$(SANITIZE): $(STAMPS)/test
-	rm -rf build/sanitize-$(SANITIZE)/site
-	$(PIP) install -q --no-build-isolation --no-deps --target build/sanitize-$(SANITIZE)/site . \
-	  -C build-dir=build/sanitize-$(SANITIZE)/cmake -C cmake.build-type=RelWithDebInfo \
-	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$(SANITIZE) \
-	  -C cmake.define.ADAPMOE_CUDA=OFF
+$(STAMPS)/sanitize-%: $(STAMPS)/test
+	rm -rf build/sanitize-$*/site
+	$(PIP) install -q --no-build-isolation --no-deps --target build/sanitize-$*/site . \
+	  -C build-dir=build/sanitize-$*/cmake -C cmake.build-type=RelWithDebInfo \
+	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$* \
+	  -C cmake.define.ADAPMOE_STRESS=ON -C cmake.define.ADAPMOE_CUDA=OFF
 	@touch $@
 
 # CMake without the Python package around it.
 CONFIGURE = tests/support/build/configure.sh $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
   -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DADAPMOE_CUDA=OFF
 
-$(STAMPS)/tidy: .clang-tidy $(CPP_FILES) $(STAMPS)/test
-	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy -p build/test -j 2 \
-	  -quiet -hide-progress '^$(CURDIR)/runtime/.*\.cc$$'
-	@touch $@
+# File by file: what a compiler is told of each, nothing compiled.
+build/tidy/compile_commands.json: $(BUILD_FILES) $(CPP_FILES) $(STAMPS)/dev-tools
+	$(CONFIGURE) -B build/tidy -DADAPMOE_UNITY=OFF -DADAPMOE_TOOLS=ON >/dev/null
 
 $(PACK)/manifest.json: $(STAMPS)/demo $(wildcard $(MODEL)/*)
 	rm -rf $(PACK) $(PACK).partial

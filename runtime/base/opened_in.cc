@@ -9,11 +9,14 @@
 namespace adapmoe {
 namespace {
 
-std::atomic<uint64_t> forks{0};  // between the first process and this one
+// Between the process that first asked and this one.
+std::atomic<uint64_t>& forks() {
+  static std::atomic<uint64_t> count{0};
+  return count;
+}
 
 void count_forks() {
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { forks().fetch_add(1); });
   (void)registered;
 }
 
@@ -21,9 +24,9 @@ void count_forks() {
 
 OpenedIn::OpenedIn() : process_(getpid()) {
   count_forks();
-  forks_ = forks.load(std::memory_order_relaxed);
+  forks_ = forks().load();
 }
 
-bool OpenedIn::here() const { return forks.load(std::memory_order_relaxed) == forks_; }
+bool OpenedIn::here() const { return forks().load() == forks_; }
 
 }  // namespace adapmoe

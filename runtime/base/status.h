@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Expected failures travel as values. Only the bindings turn them into exceptions.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <variant>

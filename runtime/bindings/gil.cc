@@ -15,9 +15,16 @@ namespace {
 // Longer than any layer; only a disk that hangs takes more.
 constexpr auto kPatience = std::chrono::seconds(10);
 
-std::atomic<int> computing{0};  // threads that live in a WithoutGil
-std::atomic<bool> exiting{false};
-std::thread::id exiting_thread;  // written before `exiting`
+struct State {
+  std::atomic<int> computing{0};  // threads that live in a WithoutGil
+  std::atomic<bool> exiting{false};
+  std::thread::id exiting_thread;  // written before `exiting`
+};
+
+State& state() {
+  static State the_state;
+  return the_state;
+}
 
 [[noreturn]] void sleep_for_ever() {
   while (true) std::this_thread::sleep_for(std::chrono::hours(1));
@@ -35,35 +42,37 @@ template <typename Take>
 }
 
 void interrupt_and_wait() {
-  exiting_thread = std::this_thread::get_id();
-  exiting.store(true);
-  PyThreadState* const state = PyEval_SaveThread();
+  state().exiting_thread = std::this_thread::get_id();
+  state().exiting.store(true);
+  PyThreadState* const thread = PyEval_SaveThread();
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (computing.load() > 0 && std::chrono::steady_clock::now() < deadline) {
+  while (state().computing.load() > 0 && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  PyEval_RestoreThread(state);
+  PyEval_RestoreThread(thread);
 }
 
 // A fork has none of the other threads, and is not exiting.
 void forget_other_threads() {
-  computing.store(0);
-  exiting.store(false);
+  state().computing.store(0);
+  state().exiting.store(false);
 }
 
 }  // namespace
 
 WithoutGil::WithoutGil() {
-  computing.fetch_add(1);
+  state().computing.fetch_add(1);
   state_ = PyEval_SaveThread();
 }
 
 WithoutGil::~WithoutGil() {
   take_gil([this] { PyEval_RestoreThread(state_); });
-  computing.fetch_sub(1);
+  state().computing.fetch_sub(1);
 }
 
-bool left_behind() { return exiting.load() && std::this_thread::get_id() != exiting_thread; }
+bool left_behind() {
+  return state().exiting.load() && std::this_thread::get_id() != state().exiting_thread;
+}
 
 void end_if_left_behind() {
   if (!left_behind()) return;
@@ -72,9 +81,9 @@ void end_if_left_behind() {
 }
 
 bool signal_raised() {
-  const PyGILState_STATE state = take_gil([] { return PyGILState_Ensure(); });
+  const PyGILState_STATE before = take_gil([] { return PyGILState_Ensure(); });
   const bool raised = PyErr_CheckSignals() != 0;
-  PyGILState_Release(state);
+  PyGILState_Release(before);
   return raised;
 }
 

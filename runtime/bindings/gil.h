@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computing without the GIL, and what becomes of threads that do so while the interpreter exits.
 //
-// Python stops other threads at its exit where they next ask for the GIL, some versions by unwinding
-// their stacks, which C++ frames turn into std::terminate. So steps of other threads are interrupted
-// before that, and end there as if by sys.exit(); what cannot be interrupted in time never returns.
+// Python stops other threads at its exit where they next ask for the GIL, some versions by
+// unwinding their stacks, which C++ frames turn into std::terminate. So steps of other threads are
+// interrupted before that, and end there as if by sys.exit(); what cannot be interrupted in time
+// never returns.
 #pragma once
 #include <nanobind/nanobind.h>
 

@@ -59,6 +59,11 @@ std::pair<Logits, StepStats> decode_batch(
                 {items.size(), static_cast<size_t>(session->model().vocab_size)});
 }
 
+int64_t length(const PySequence& self) {
+  raise_if_forked(self.shared->opened_in, "LLM");
+  return self.sequence.length;
+}
+
 void close_sequence(PySequence& self) {
   if (!self.shared->opened_in.here()) return;
   const std::shared_ptr<Session> session = self.shared->session;
@@ -103,12 +108,7 @@ void keep_for_ever(std::shared_ptr<Session> session) {
 
 void export_session(nb::module_& m) {
   auto sequence = nb::class_<PySequence>(m, "Sequence", "One token stream with its KV cache.");
-  sequence
-      .def_prop_ro("length",
-                   [](const PySequence& s) {
-                     raise_if_forked(s.shared->opened_in, "LLM");
-                     return s.sequence.length;
-                   })
+  sequence.def_prop_ro("length", &length)
       .def_prop_ro("closed",
                    [](const PySequence& s) {
                      return s.sequence.kv_index < 0 || s.shared->session == nullptr;

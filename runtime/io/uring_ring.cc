@@ -63,7 +63,7 @@ struct Ring::State {
 
 namespace {
 
-Status refused(const char* call, int error) {
+Status ring_refused(const char* call, int error) {
   return unavailable(str_cat("io_uring cannot be used here: ", call, ": ",
                              std::generic_category().message(error)));
 }
@@ -79,13 +79,13 @@ Ring::~Ring() = default;
 Result<std::unique_ptr<Ring>> Ring::open(int depth) {
   auto state = std::make_unique<State>();
   int error = io_uring_queue_init(static_cast<unsigned>(depth) + 1, &state->ring, 0);
-  if (error != 0) return refused("io_uring_setup", -error);
+  if (error != 0) return ring_refused("io_uring_setup", -error);
   state->ready = true;
   if (!state->can_read()) return unavailable("io_uring of this kernel has no read operation");
   error = state->try_once();
-  if (error != 0) return refused("io_uring_enter", error);
+  if (error != 0) return ring_refused("io_uring_enter", error);
   state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (state->wake < 0) return refused("eventfd", errno);
+  if (state->wake < 0) return ring_refused("eventfd", errno);
   return std::unique_ptr<Ring>(new Ring(std::move(state)));
 }
 

@@ -26,8 +26,9 @@ Result<Arena> Arena::reserve(int64_t bytes) {
   }
   // Fewer TLB misses while streaming weights; only advice, so a refusal costs nothing but speed.
   (void)madvise(base, static_cast<size_t>(capacity), MADV_HUGEPAGE);
-  // A fork would share the pages until they are written, and with them reads that are under way: they
-  // would arrive in whichever copy is not this process's. Nor could a fork use what is in them.
+  // A fork would share the pages until they are written, and with them reads that are under way:
+  // they would arrive in whichever copy is not this process's. Nor could a fork use what is in
+  // them.
   (void)madvise(base, static_cast<size_t>(capacity), MADV_DONTFORK);
   return Arena(static_cast<std::byte*>(base), capacity);
 }

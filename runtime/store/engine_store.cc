@@ -28,7 +28,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr char kLibrary[] = "tensorrt";
-constexpr int64_t kMaxBytes = int64_t{1} << 40;
+constexpr int64_t kMaxEngineBytes = int64_t{1} << 40;
 
 std::vector<std::string> read_texts(const Fields& f, const char* key) {
   const nlohmann::json& list = f.at(key);
@@ -151,7 +151,7 @@ Result<EngineStore> EngineStore::open(const std::string& pack_dir, const ModelCo
                     .version = e.text("version"),
                     .targets = read_texts(e, "targets"),
                     .sha256 = read_sha256(e, "sha256"),
-                    .bytes = e.integer("bytes", 1, kMaxBytes),
+                    .bytes = e.integer("bytes", 1, kMaxEngineBytes),
                     .device = read_device(e)};
       if (!records.emplace(std::pair(layer, expert), std::move(record)).second) {
         throw FieldError(str_cat("expert ", expert, " of layer ", layer, " is listed twice"));

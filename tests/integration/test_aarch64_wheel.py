@@ -4,20 +4,18 @@
 import json
 import struct
 import subprocess
-import sys
 import zipfile
 
 import pytest
 
 from adapmoe import __version__
 from support.source.source_tree import ROOT
+from support.wheels import module_name, wheel_tags
 
 pytestmark = pytest.mark.aarch64
 
 PYTHON = ROOT / "build/aarch64/python/bin/python"
-VERSION = f"{sys.version_info.major}{sys.version_info.minor}"
 EM_AARCH64 = 183
-MODULE = f"adapmoe/_core.cpython-{VERSION}-aarch64-linux-gnu.so"
 
 # The package as it is would import NumPy; the module does not need it until there are logits.
 CHECK = """
@@ -52,18 +50,19 @@ def wheel():
 
 
 def test_the_name_says_what_it_is_for(wheel):
-    assert wheel.name == f"adapmoe-{__version__}-cp{VERSION}-cp{VERSION}-linux_aarch64.whl"
+    assert wheel.name == f"adapmoe-{__version__}-{wheel_tags()}-linux_aarch64.whl"
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(f"adapmoe-{__version__}.dist-info/WHEEL").decode()
-    assert f"Tag: cp{VERSION}-cp{VERSION}-linux_aarch64\n" in text
+    assert f"Tag: {wheel_tags()}-linux_aarch64\n" in text
     assert "Root-Is-Purelib: false" in text
 
 
 def test_it_holds_the_package_and_one_module_for_arm(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        module = archive.read(MODULE)
-    assert [name for name in names if name.endswith(".so")] == [MODULE]
+        expected = f"adapmoe/{module_name('_core', 'aarch64')}"
+        module = archive.read(expected)
+    assert [name for name in names if name.endswith(".so")] == [expected]
     assert {"adapmoe/llm.py", "adapmoe/_core.pyi", "adapmoe_export/cli.py"} <= set(names)
     assert module[:5] == b"\x7fELF\x02"
     assert struct.unpack_from("<H", module, 18) == (EM_AARCH64,)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What CMake makes of its options, and which nvcc it takes: the one that others report."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,18 @@ def test_what_is_left_out_is_printed(tmp_path):
     lines = (tmp_path / "parts.txt").read_text().splitlines()
     assert len(lines) == 3
     assert all(f"-- {line}\n" in done.stdout for line in lines)
+
+
+@pytest.mark.parametrize("unity", ["ON", "OFF"])
+def test_the_files_of_a_folder_are_compiled_as_one_unless_told_otherwise(tmp_path, unity):
+    done = configure(tmp_path, f"ADAPMOE_UNITY={unity}", "ADAPMOE_CUDA=OFF")
+    assert done.returncode == 0, done.stderr
+    database = json.loads((tmp_path / "compile_commands.json").read_text())
+    files = {Path(entry["file"]) for entry in database}
+    gate = set((ROOT / "runtime/gate").glob("*.cc"))
+    assert (gate <= files) == (unity == "OFF")
+    kernels = {path.name for path in files if path.name.startswith("kernels_")}
+    assert "kernels_scalar.cc" in kernels  # always alone: its flags are its own
 
 
 def test_a_compiler_that_is_not_there_is_named(tmp_path):

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from support.source.source_tree import CPP, cpp_code, relative, source_files
+from support.tidy import needs
 
 # An arrow is "may include"; arrows are transitive.
 ARROWS = {
@@ -181,3 +182,19 @@ def test_the_vendor_rule_itself():
     assert vendor_problems("runtime/store/a.h", '#include "runtime/store/json_fields.h"\n')
     assert not vendor_problems("runtime/store/a.cc", '#include "runtime/store/json_fields.h"\n')
     assert not vendor_problems("runtime/store/manifest.cc", "#include <nlohmann/json.hpp>\n")
+
+
+FIXED_WIDTH = re.compile(r"\bu?int(?:8|16|32|64)_t\b")
+CSTDINT = re.compile(r"#include <(cstdint|stdint\.h)>")
+
+
+def test_integers_of_fixed_width_come_from_a_header_of_ours():
+    """GCC 12's <string> brings them along, GCC 14's does not."""
+    wrong = [
+        relative(path)
+        for path in source_files(CPP)
+        if relative(path).startswith("runtime/")
+        and FIXED_WIDTH.search(cpp_code(path.read_text()))
+        and not any(CSTDINT.search(part.read_text()) for part in needs(path))
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import adapmoe
 from adapmoe.cli import output as exit_codes
 from adapmoe.cli.main import app
+from adapmoe.settings import Settings
 
 REPORT_KEYS = {
     "text",
@@ -94,7 +95,7 @@ def test_experts_resident_is_a_share(cli, monkeypatch):
     seen = []
     monkeypatch.setattr("adapmoe.cli.options.LLM", lambda *a, **k: seen.append(k) or 1 / 0)
     cli("run", "PACK", "-p", "a", "--experts-resident", "50%", "--kernels", "scalar")
-    assert seen[0]["experts_resident"] == 0.5
+    assert Settings(**seen[0]).for_core()["experts_resident"] == 0.5
     assert seen[0]["memory"] == "auto"
     assert seen[0]["kernels"] == "scalar"
 

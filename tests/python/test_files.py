@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from adapmoe import files
+from adapmoe.machine import files
 from adapmoe.machine.files import (
     cached_path,
     locked_folder,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapmoe import LLM
 from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
 from adapmoe.pack.manifest import PackGeometry
@@ -131,6 +132,6 @@ def test_where_nothing_can_be_written(tmp_path):
     model = SimpleNamespace(record_trace=lambda on: pytest.fail("recorded"))
     with (
         pytest.raises(TraceError, match="no folder"),
-        model.recording(tmp_path / "none" / "t.npz"),
+        LLM.recording(model, tmp_path / "none" / "t.npz"),
     ):
         pytest.fail("ran")
