@@ -48,7 +48,7 @@ def examine_jetpack(machine: Machine) -> list[Finding]:
     if major < 36:
         return [Finding("jetpack", "warning", seen, _WHY_JETPACK, "flash JetPack 6.2 or 7.2")]
     if "does not know" in name:
-        remedy = "go by the findings below; where they are not enough, flash JetPack 6.2 or 7.2"
+        remedy = "go by the findings below; if they are not enough, flash JetPack 6.2 or 7.2"
         return [Finding("jetpack", "note", seen, _WHY_JETPACK, remedy)]
     return [Finding("jetpack", "ok", seen, _WHY_JETPACK)]
 
