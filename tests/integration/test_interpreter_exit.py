@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""However a program ends while the core computes, it ends with its own exit code and in silence."""
+"""However a program ends while the core computes, it keeps its exit code and prints nothing."""
 
 import random
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of `adapmoe bench --profile`: spans in, parts that add up out."""
+"""The arithmetic of `adapmoe bench --profile`: spans become parts that add up."""
 
 import json
 from types import SimpleNamespace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queue depth and size of a read: the choice, the probe's turns, and what is remembered."""
+"""Read depth and read size: how they are probed, chosen and kept."""
 
 import json
 import os

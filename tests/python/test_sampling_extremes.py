@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling at the ends of floating point: the limit, a token that exists, and never a warning.
+"""Sampling with extreme numbers: acts as the limit, gives an existing token, never warns.
 
 NumPy's warnings are errors here, as in all tests.
 """
