@@ -9,7 +9,7 @@ STRESS_SECONDS ?= 20
 FUZZ_SECONDS ?= 20
 CUDA_KERNELS := ON
 # GPU kernels of the demo: where there is a GPU. `make demo CUDA=ON` asks for them.
-CUDA ?= $(shell tests/support/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
+CUDA ?= $(shell tests/support/build/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
 # Files that are imported get compiled then; most of torch and transformers never is.
 export PIP_NO_COMPILE := 1
 export CXX
@@ -38,7 +38,7 @@ BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
 SANITIZED := build/sanitize-address,undefined/cmake
-RUN_PARTS := $(PYTHON) tests/support/run_parts.py
+RUN_PARTS := $(PYTHON) tests/support/build/run_parts.py
 # Other parts, or none, for these.
 LEFT_OUT := not emulated and not aarch64 and not slow
 ARM_PYTHON := build/aarch64/python
@@ -86,7 +86,7 @@ lint: $(STAMPS)/test
 	$(BIN)/python -m pytest -q tests/lint
 	$(MAKE) tidy-changed
 
-TIDY := $(BIN)/python tests/support/tidy.py $(BIN)/clang-tidy build/tidy
+TIDY := $(BIN)/python tests/support/build/tidy.py $(BIN)/clang-tidy build/tidy
 tidy-changed: build/tidy/compile_commands.json
 	$(TIDY) --changed
 

@@ -9,8 +9,8 @@ import zipfile
 import pytest
 
 from adapmoe import __version__
+from support.build.wheels import module_name, wheel_tags
 from support.source.source_tree import ROOT
-from support.wheels import module_name, wheel_tags
 
 pytestmark = pytest.mark.aarch64
 

@@ -20,7 +20,7 @@ import pytest
 from adapmoe import LLM, ForkError
 from adapmoe._core import ReadProbe
 from adapmoe.conversation import Conversation
-from support.other_process import PARAMS, generate_from, generate_with
+from support.machine.other_process import PARAMS, generate_from, generate_with
 
 OPTIONS = {"max_context": 256, "max_sequences": 2, "experts_resident": 0.25}
 MATCH = r"opened in process \d+, and a fork of that process cannot use it: open the pack in"

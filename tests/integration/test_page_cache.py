@@ -11,7 +11,7 @@ import pytest
 from benchmarks.cgroup import CachedPages, CgroupUnavailable, drop_from_page_cache, memory_cgroup
 from support.packs.large_pack import make_large_pack
 
-PROBE = Path(__file__).resolve().parents[1] / "support" / "page_cache_probe.py"
+PROBE = Path(__file__).resolve().parents[1] / "support" / "machine" / "page_cache_probe.py"
 MIB = 1 << 20
 LIMIT = 180 * MIB  # all experts and what is dense do not fit below it
 

@@ -15,7 +15,7 @@ from adapmoe import LLM, SamplingParams
 from adapmoe.cli.main import app
 from adapmoe.opening.warm_restart import WarmRestart
 from adapmoe.pack.manifest import manifest_sha256
-from support.homes import leave_home
+from support.machine.homes import leave_home
 
 PROMPT = "The function returns"
 OPTIONS = {"experts_resident": 0.5, "max_context": 128}

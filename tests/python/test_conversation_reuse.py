@@ -8,7 +8,7 @@ from adapmoe import SamplingParams
 from adapmoe.conversation import Conversation
 from adapmoe.text.tokenizer import Tokenizer
 from support.models.chat_templates import TEMPLATES
-from support.tokenizer_kinds import KINDS, write_tokenizer
+from support.models.tokenizer_kinds import KINDS, write_tokenizer
 
 QUESTIONS = ["Hello", " What is the law?\n", "é€😀 漢"]
 ANSWER = "Hello there, the law 漢😀 is known."

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from adapmoe import SamplingParams
 from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 from support.models.chat_templates import CHATML
-from support.tokenizer_kinds import KINDS, write_tokenizer
+from support.models.tokenizer_kinds import KINDS, write_tokenizer
 
 transformers = pytest.importorskip("transformers")
 

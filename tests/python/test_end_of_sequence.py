@@ -12,8 +12,8 @@ from adapmoe.cli.main import app
 from adapmoe.text.tokenizer import Tokenizer
 from adapmoe_export import export_pack
 from support.models.chat_templates import CHATML
+from support.models.tokenizer_kinds import KINDS, write_tokenizer
 from support.packs.manifest_edit import list_again
-from support.tokenizer_kinds import KINDS, write_tokenizer
 
 IM_END = 4  # <|im_end|>, in every kind of tokenizer
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -8,7 +8,7 @@ import pytest
 from adapmoe import LLM, BackendUnavailableError
 from adapmoe.core_types import ExpertPaths
 from adapmoe.opening.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
-from support.homes import leave_home
+from support.machine.homes import leave_home
 from support.tensorrt.stand_in_engines import change_list, copy_pack, set_all, write_engines
 
 SLOW, FAST = 2e-3, 1e-3

@@ -18,7 +18,7 @@ from adapmoe.machine.files import (
     replace_file,
     write_cached,
 )
-from support.homes import leave_home
+from support.machine.homes import leave_home
 
 
 class Figures(msgspec.Struct):

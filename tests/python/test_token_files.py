@@ -11,7 +11,7 @@ from adapmoe.text.chat_template import ChatTemplates
 from adapmoe.text.token_files import SPECIAL_TOKEN_NAMES, read_end_tokens, special_tokens
 from adapmoe.text.tokenizer import Tokenizer
 from support.models.chat_templates import CHATML
-from support.tokenizer_kinds import KINDS, tokenizer_json, write_tokenizer
+from support.models.tokenizer_kinds import KINDS, tokenizer_json, write_tokenizer
 
 NAMES = {
     "tokenizer_config": "tokenizer_config.json",

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECORDS = ROOT / "build/parts"
 # pytest's closing line, and the one that ends a table here.
 _SUMMARY = re.compile(r"^(?:=+ )?(?=\d+ \w+)(.*\b(?:passed|failed|error|errors|skipped)\b.*)$")
