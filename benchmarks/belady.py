@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the best possible eviction policy would have read for a recorded run."""
 
-from typing import Any
-
 from adapmoe import _core
 from adapmoe.core_types import RoutingVisit
+from adapmoe.pack.manifest import Manifest
 
 
 def next_pass(visits: list[RoutingVisit]) -> int:
@@ -13,7 +12,7 @@ def next_pass(visits: list[RoutingVisit]) -> int:
 
 
 def belady_bytes(
-    visits: list[RoutingVisit], manifest: dict[str, Any], frames: int, count_from: int
+    visits: list[RoutingVisit], manifest: Manifest, frames: int, count_from: int
 ) -> int:
     """Bytes that Belady's optimum misses from pass `count_from` on, in as many frames.
 
@@ -26,19 +25,18 @@ def belady_bytes(
         frames: tiles that fit.
         count_from: passes before it fill the frames and are not counted.
     """
-    config, experts = manifest["config"], manifest["experts"]
-    tiles = experts["tiles"]
+    config, tiles = manifest.config, manifest.experts.tiles
     by_tile = [
         (number, layer, [expert * tiles + tile for expert in chosen for tile in range(tiles)])
         for number, layer, chosen in visits
     ]
     needed, hits = _core.replay_trace(
         by_tile,
-        config["num_hidden_layers"],
-        config["num_local_experts"] * tiles,
+        config.num_hidden_layers,
+        config.num_local_experts * tiles,
         frames,
         "belady",
         count_from=count_from,
     )
-    missed: int = (needed - hits) * experts["tile_bytes"]
+    missed: int = (needed - hits) * manifest.experts.tile_bytes
     return missed

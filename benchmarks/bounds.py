@@ -8,6 +8,7 @@ from typing import Any
 
 from adapmoe.bench.rounds import read_experts
 from adapmoe.machine.bandwidth import measure_memory
+from adapmoe.pack.manifest import Manifest
 
 _SECONDS = 2.0  # of each measurement
 
@@ -21,27 +22,26 @@ class Bounds:
     direct: bool
 
 
-def measure_bounds(pack: Path, manifest: dict[str, Any], threads: int) -> Bounds:
+def measure_bounds(pack: Path, manifest: Manifest, threads: int) -> Bounds:
     """Measure memory with all threads, and the disk with random experts, two at a time."""
     memory = measure_memory(threads=threads, seconds=_SECONDS)
-    disk, direct = read_experts(pack, manifest["experts"], seconds=_SECONDS)
+    disk, direct = read_experts(pack, manifest.experts, seconds=_SECONDS)
     return Bounds(memory, disk, direct)
 
 
-def weight_bytes_per_token(manifest: dict[str, Any]) -> int:
+def weight_bytes_per_token(manifest: Manifest) -> int:
     """Bytes of a decoded token: top_k experts per layer, and dense weights but the embedding."""
-    config = manifest["config"]
-    experts = config["num_hidden_layers"] * config["num_experts_per_tok"]
+    experts = manifest.config.num_hidden_layers * manifest.config.num_experts_per_tok
     return weight_bytes_per_step(manifest, experts)
 
 
-def weight_bytes_per_step(manifest: dict[str, Any], experts: int) -> int:
+def weight_bytes_per_step(manifest: Manifest, experts: int) -> int:
     """Bytes read from memory by a step that uses so many experts in all layers together."""
-    tensors = manifest["dense"]["tensors"]
-    dense = sum(tensor["bytes"] for tensor in tensors.values())
-    if not manifest["config"]["tie_word_embeddings"]:
-        dense -= tensors["model.embed_tokens.weight"]["bytes"]
-    return dense + experts * manifest["experts"]["expert_bytes"]
+    tensors = manifest.dense.tensors
+    dense = sum(tensor.bytes for tensor in tensors.values())
+    if not manifest.config.tie_word_embeddings:
+        dense -= tensors["model.embed_tokens.weight"].bytes
+    return dense + experts * manifest.experts.expert_bytes
 
 
 def fraction_of_bound(report: dict[str, Any], bounds: Bounds, weight_bytes: int) -> float:

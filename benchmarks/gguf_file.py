@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adapmoe.pack.manifest import ModelConfig
 from benchmarks.gguf_tensors import PackTensors
 
 
@@ -43,25 +44,25 @@ def write_gguf(pack: Path, out: Path) -> None:
     partial.rename(out)
 
 
-def add_fields(writer, config: dict) -> None:
+def add_fields(writer, config: ModelConfig) -> None:
     """What llama.cpp must know besides the weights. No vocabulary: it is given token ids."""
     import gguf
 
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(1.0)  # the divisors hold the frequencies
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_expert_count(config["num_local_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_expert_count(config.num_local_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
     writer.add_tokenizer_model("no_vocab")
 
 

@@ -5,13 +5,13 @@ An int4 group of 32 and a Q4_0 block are the same numbers: 32 nibbles `q + 8` an
 only bytes move, and nothing is rounded.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from adapmoe.pack.manifest import DenseMatrix, DenseVector, Manifest, Quantization
 from adapmoe.pack.weights import tile_parts, tile_shapes
 
 GROUP = 32
@@ -67,41 +67,39 @@ class PackTensors:
 
     def __init__(self, pack: Path) -> None:
         """Raises ValueError unless all quantized weights are int4 in groups of 32."""
-        self.manifest = json.loads((pack / "manifest.json").read_text())
-        self.config = self.manifest["config"]
-        int4 = {"dtype": "int4", "group_size": GROUP}
-        if any(self.manifest["quantization"][kind] != int4 for kind in ("experts", "dense")):
+        self.manifest = Manifest.read(pack)
+        self.config = self.manifest.config
+        stored, int4 = self.manifest.quantization, Quantization("int4", GROUP)
+        if stored.experts != int4 or stored.dense != int4:
             raise ValueError(
                 f"{pack}: only int4 in groups of 32 is Q4_0; export with --experts int4 "
                 "--dense int4 --group-size 32"
             )
-        self._dense = self._map(pack, "dense")
-        self._experts = self._map(pack, "experts")
-
-    def _map(self, pack: Path, part: str) -> np.ndarray:
-        place = self.manifest[part]
-        return np.memmap(pack / place["file"], np.uint8, "r", offset=place["data_offset"])
+        self._dense, self._experts = (
+            np.memmap(pack / part.file, np.uint8, "r", offset=part.data_offset)
+            for part in (self.manifest.dense, self.manifest.experts)
+        )
 
     def __iter__(self) -> Iterator[GgufTensor]:
         """All tensors, in the order of the layers."""
         yield self._rope()
         yield self._of_dense("token_embd", "model.embed_tokens")
-        for layer in range(self.config["num_hidden_layers"]):
+        for layer in range(self.config.num_hidden_layers):
             for name, ours in LAYER_TENSORS.items():
                 yield self._of_dense(f"blk.{layer}.{name}", f"model.layers.{layer}.{ours}")
             for part, name in enumerate(("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")):
                 yield self._of_experts(f"blk.{layer}.{name}.weight", layer, part)
         yield self._of_dense("output_norm", "model.norm")
-        if not self.config["tie_word_embeddings"]:
+        if not self.config.tie_word_embeddings:
             yield self._of_dense("output", "lm_head")
 
-    def _place(self, name: str) -> tuple[dict, np.ndarray]:
-        place = self.manifest["dense"]["tensors"][name]
-        return place, self._dense[place["offset"] : place["offset"] + place["bytes"]]
+    def _place(self, name: str) -> tuple[DenseMatrix | DenseVector, np.ndarray]:
+        place = self.manifest.dense.tensors[name]
+        return place, self._dense[place.offset : place.offset + place.bytes]
 
     def _vector(self, name: str) -> np.ndarray:
         place, data = self._place(name)
-        return data.view(np.float32)[: place["length"]]
+        return data.view(np.float32)[: place.length]
 
     def _rope(self) -> GgufTensor:
         """The divisors of RoPE; with a base of 1, each divides a frequency of 1."""
@@ -111,23 +109,21 @@ class PackTensors:
             divisors = np.full(len(frequencies), _STOPPED, np.float32)
             return np.divide(np.float32(1), frequencies, out=divisors, where=frequencies > 0)
 
-        length = self.manifest["dense"]["tensors"]["rope.inv_freq"]["length"]
+        length = self.manifest.dense.tensors["rope.inv_freq"].length
         return GgufTensor("rope_freqs.weight", False, (length,), read)
 
     def _of_dense(self, name: str, ours: str) -> GgufTensor:
         place, data = self._place(f"{ours}.weight")
         name = f"{name}.weight"
-        if place["kind"] == "vector":
-            return GgufTensor(
-                name, False, (place["length"],), lambda: self._vector(f"{ours}.weight")
-            )
-        rows, cols = place["rows"], place["cols"]
-        if place["dtype"] == "f32":
+        if isinstance(place, DenseVector):
+            return GgufTensor(name, False, (place.length,), lambda: self._vector(f"{ours}.weight"))
+        rows, cols = place.rows, place.cols
+        if place.dtype == "f32":
             return GgufTensor(name, False, (rows, cols), lambda: f32_rows(data, rows, cols))
         config = self.config
         heads = {
-            "q_proj": config["num_attention_heads"],
-            "k_proj": config["num_key_value_heads"],
+            "q_proj": config.num_attention_heads,
+            "k_proj": config.num_key_value_heads,
         }.get(ours.rsplit(".", 1)[-1])
 
         def read() -> np.ndarray:
@@ -138,9 +134,9 @@ class PackTensors:
 
     def _of_experts(self, name: str, layer: int, part: int) -> GgufTensor:
         """One projection of all experts of a layer; `part`: gate, up, down."""
-        hidden, inner = self.config["hidden_size"], self.config["intermediate_size"]
+        hidden, inner = self.config.hidden_size, self.config.intermediate_size
         rows, cols = (hidden, inner) if part == 2 else (inner, hidden)
-        experts = self.config["num_local_experts"]
+        experts = self.config.num_local_experts
         shape = (experts, rows, cols // GROUP * Q4_0_BYTES)
 
         def read() -> np.ndarray:
@@ -154,9 +150,9 @@ class PackTensors:
 
     def _projection(self, record: int, part: int) -> np.ndarray:
         """Join a projection from an expert's tiles, padding included."""
-        place, shapes = self.manifest["experts"], tile_shapes(self.manifest)
-        size, shape = place["expert_bytes"], shapes[part]
-        tiles = self._experts[record * size : (record + 1) * size].reshape(place["tiles"], -1)
+        place, shapes = self.manifest.experts, tile_shapes(self.manifest)
+        size, shape = place.expert_bytes, shapes[part]
+        tiles = self._experts[record * size : (record + 1) * size].reshape(place.tiles, -1)
         parts = [q4_0_rows(tile_parts(t, shapes)[part], shape.rows, shape.cols) for t in tiles]
         return np.concatenate(parts, axis=1 if part == 2 else 0)
 

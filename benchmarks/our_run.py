@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adapmoe import LLM
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 from benchmarks import timed_run
 from benchmarks.belady import belady_bytes, next_pass
 
@@ -58,7 +58,7 @@ class OurEngine:
             "stall_share": (after.stall_s - before.stall_s) / (after.wall_s - before.wall_s),
         }
         if split.frames < split.frames_total:
-            manifest = read_manifest(self._llm.path)
+            manifest = Manifest.read(self._llm.path)
             trace = self._llm.trace().visits
             facts["belady_bytes"] = belady_bytes(trace, manifest, split.frames, self._first_pass)
         return facts

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from adapmoe.pack.manifest import Manifest
 from adapmoe.text.tokenizer import Tokenizer
 from benchmarks.agreement import measure_agreement
 from benchmarks.bounds import measure_bounds, weight_bytes_per_token
@@ -45,7 +46,7 @@ class Pairing:
 
     def __init__(self, arguments: argparse.Namespace, runner: Runner) -> None:
         self._arguments, self._runner = arguments, runner
-        self.manifest = json.loads((runner.pack / "manifest.json").read_text())
+        self.manifest = Manifest.read(runner.pack)
         self._ids = Tokenizer.from_pack(runner.pack).encode(arguments.text.read_text())
         self._model_bytes = runner.gguf.stat().st_size
 

@@ -8,7 +8,6 @@ Usage: read_speed.py PACK [--read-depth 1,2,4,8] [--verify always] [--experts 24
 """
 
 import argparse
-import json
 import random
 import resource
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from adapmoe import _testing
+from adapmoe.pack.manifest import Manifest
 
 REGISTERED = " registered"  # buffers and file
 READERS = ("pread", "io_uring", "io_uring" + REGISTERED)
@@ -54,7 +54,7 @@ def measure(args, experts, ids, reader, read_depth):
     """(bytes per second, CPU seconds per GB)"""
     rig = _testing.CacheRig(
         str(args.pack),
-        frames=2 * experts["tiles"],
+        frames=2 * experts.tiles,
         reader=reader.removesuffix(REGISTERED),
         readers=read_depth,
         registered=reader.endswith(REGISTERED),
@@ -63,22 +63,20 @@ def measure(args, experts, ids, reader, read_depth):
     )
     if rig.reader_name != reader.removesuffix(REGISTERED):
         raise SystemExit(f"{reader} cannot be used here")
-    read(rig, ids[:2], experts["tiles"] - 1)  # touches the frames
+    read(rig, ids[:2], experts.tiles - 1)  # touches the frames
     before, begin = cpu_s(), time.perf_counter()
-    read(rig, ids[2:], experts["tiles"] - 1)
+    read(rig, ids[2:], experts.tiles - 1)
     wall = time.perf_counter() - begin
     if rig.registration.problem:
         raise SystemExit(rig.registration.problem)
-    total = experts["expert_bytes"] * (len(ids) - 2)
+    total = experts.expert_bytes * (len(ids) - 2)
     return total / wall, (cpu_s() - before) / total * 1e9
 
 
 def main():
     args = arguments()
-    manifest = json.loads((args.pack / "manifest.json").read_text())
-    experts, config = manifest["experts"], manifest["config"]
-    sizes = config["num_hidden_layers"], config["num_local_experts"]
-    everything = list(product(*map(range, sizes)))
+    manifest = Manifest.read(args.pack)
+    experts, everything = manifest.experts, manifest.expert_ids
     settings = list(product(READERS, map(int, args.read_depth.split(","))))
     results = {setting: [] for setting in settings}
     rng = random.Random(1)

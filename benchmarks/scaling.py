@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import adapmoe
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 from benchmarks.bounds import weight_bytes_per_step
 
 _TEXT = Path(__file__).resolve().parents[1] / "tests" / "text" / "evaluation.txt"
@@ -64,7 +64,7 @@ def measure(
     size: str,
 ) -> Row:
     """Decode the texts of all sequences, one token of each per step."""
-    rows, manifest = len(sequences), read_manifest(llm.path)
+    rows, manifest = len(sequences), Manifest.read(llm.path)
     steps: list[tuple[float, Any]] = []
     for ids in zip(*texts, strict=True):
         began = time.perf_counter()

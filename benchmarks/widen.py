@@ -12,9 +12,10 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from adapmoe.pack.calibration import (
@@ -22,7 +23,7 @@ from adapmoe.pack.calibration import (
     read_first_layer_gate,
     write_calibration,
 )
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 from adapmoe_export import ExportError
 from adapmoe_export.architecture import DenseSource, TensorSpec
 from adapmoe_export.hf_checkpoint import HfCheckpoint
@@ -73,7 +74,7 @@ class WidenedCheckpoint(HfCheckpoint):
         if plan.fused:
             raise ExportError(f"{path}: fused experts cannot be widened; export them unfused first")
         self.dtypes = narrow.dtypes
-        self.config_bytes = json.dumps(asdict(config), sort_keys=True).encode()
+        self.config_bytes = json.dumps(msgspec.structs.asdict(config), sort_keys=True).encode()
         self._names = {spec.name: spec.name for spec in plan.sources()} | {ROPE_INV_FREQ: ""}
         self._narrow = {
             spec.name: narrow.read(spec, 0, math.prod(spec.shape[:-1])).to_float32()
@@ -166,7 +167,7 @@ def widen(source, out, shape=None, progress=None, **options):
     """
     options = ExportOptions(**options)
     _, narrow_plan = open_checkpoint(source, options=ExportOptions())
-    config = replace(narrow_plan.config, **(MIXTRAL_8X7B | (shape or {})))
+    config = msgspec.structs.replace(narrow_plan.config, **(MIXTRAL_8X7B | (shape or {})))
     check_shape(narrow_plan.config, config)
     plan = make_plan(narrow_plan.architecture, config, options)
     # The frequencies of a wide head are the narrow ones spread out, not those of its head_dim.
@@ -176,21 +177,29 @@ def widen(source, out, shape=None, progress=None, **options):
     return write_pack(WidenedCheckpoint(source, config), plan, out, progress=progress)
 
 
+BYTES_PER_TOKEN = ("bytes_per_token", "bytes_per_token_without")
+
+
 def carry_calibration(narrow_pack, wide_pack):
     """Give a wide pack the calibration of the narrow one: they route and err alike.
 
     The first-layer gate reads features, so it is widened; bytes are scaled by those of an expert.
     Raises PackError and CalibrationError.
     """
-    narrow, wide = (read_manifest(pack) for pack in (narrow_pack, wide_pack))
+    narrow, wide = (Manifest.read(pack) for pack in (narrow_pack, wide_pack))
     calibration = read_calibration(narrow_pack)
     gate = read_first_layer_gate(narrow_pack, calibration)
-    features = tiled(narrow["config"]["hidden_size"], wide["config"]["hidden_size"])
-    larger = wide["experts"]["expert_bytes"] / narrow["experts"]["expert_bytes"]
+    features = tiled(narrow.config.hidden_size, wide.config.hidden_size)
+    larger = wide.experts.expert_bytes / narrow.experts.expert_bytes
+    scaled = {}
     for mode in ("sensitivity", "residency"):
-        for name in ("bytes_per_token", "bytes_per_token_without"):
-            if name in calibration["gating"].get(mode, {}):
-                calibration["gating"][mode][name] *= larger
+        threshold = calibration.gating.threshold(mode)
+        if threshold is not None:
+            read = {name: getattr(threshold, name) for name in BYTES_PER_TOKEN}
+            read = {name: nbytes * larger for name, nbytes in read.items() if nbytes is not None}
+            scaled[mode] = msgspec.structs.replace(threshold, **read)
+    gating = msgspec.structs.replace(calibration.gating, **scaled)
+    calibration = msgspec.structs.replace(calibration, gating=gating)
     write_calibration(wide_pack, calibration, gate[:, features.source] / features.copies)
 
 

@@ -8,35 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adapmoe.errors import CheckpointError
+from adapmoe.pack.manifest import ModelConfig
 
 Json = dict[str, Any]
 
 # The two matrices that `tie_word_embeddings` is about, by their published names.
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The Hugging Face config in the pack's words. Field names are Hugging Face's."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    num_local_experts: int
-    num_experts_per_tok: int
-    rms_norm_eps: float
-    rope_theta: float
-    sliding_window: int | None
-    tie_word_embeddings: bool
-    max_position_embeddings: int
-    hidden_act: str
-    bos_token_id: int | None
-    eos_token_id: list[int]
 
 
 class ConfigFields:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapmoe.errors import CheckpointError
+from adapmoe.machine.files import sync_folder
 from adapmoe_export.errors import ExportError
 from adapmoe_export.journal import has_entries
 
@@ -60,7 +61,7 @@ def staged_directory(
             _remove_small_files(staging.pack)
             _check_room(root, needed_bytes)
             yield staging
-            sync_directory(staging.pack)
+            sync_folder(staging.pack)
             _publish(staging.pack, out, overwrite)
         except BaseException as error:
             kept = not isinstance(error, CheckpointError) and has_entries(staging.journal)
@@ -80,15 +81,6 @@ def _write_failure(root: Path, error: OSError, needed_bytes: int, kept: bool) ->
             "or with --fresh to start over"
         )
     return ExportError(f"{error.filename or root}: cannot write: {error.strerror}; {remedy}")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -186,6 +178,6 @@ def _publish(pack: Path, out: Path, overwrite: bool) -> None:
         if had_old:
             replaced.rename(out)
         raise
-    sync_directory(out.parent)
+    sync_folder(out.parent)
     if had_old:
         shutil.rmtree(replaced)

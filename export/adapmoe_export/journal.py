@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from adapmoe import _core
+from adapmoe.machine.files import replace_file
 from adapmoe_export.hf_checkpoint import HfCheckpoint
 from adapmoe_export.manifest import FORMAT_VERSION
 from adapmoe_export.plan import PackPlan
@@ -59,10 +60,8 @@ class Journal:
 
     def _rewrite(self) -> None:
         """Leave exactly the fingerprint and `entries` in the file, then append to it."""
-        fresh = self._path.with_name(self._path.name + ".new")
         text = _line({"fingerprint": self._fingerprint})
-        fresh.write_bytes(text + b"".join(_line(asdict(entry)) for entry in self.entries))
-        fresh.replace(self._path)
+        replace_file(self._path, text + b"".join(_line(asdict(entry)) for entry in self.entries))
         self._file = self._path.open("ab", buffering=0)
 
     def __enter__(self) -> "Journal":

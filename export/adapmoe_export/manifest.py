@@ -5,8 +5,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from adapmoe import _core
@@ -52,7 +53,7 @@ def make_manifest(
         "format_version": FORMAT_VERSION,
         "requires": [],
         "architecture": plan.architecture.name,
-        "config": asdict(plan.config),
+        "config": msgspec.structs.asdict(plan.config),
         "router": plan.architecture.router(plan.config),
         "expert_ffn": plan.architecture.expert_ffn,
         "quantization": {

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import CheckpointError
-from adapmoe_export.architecture import ExpertSpec, MatrixSource, ModelConfig, whole
+from adapmoe.pack.manifest import ModelConfig
+from adapmoe_export.architecture import ExpertSpec, MatrixSource, whole
 from adapmoe_export.hf_checkpoint import HfCheckpoint, LazyMatrix
 from adapmoe_export.plan import VECTOR_MULTIPLE, DenseTensor, PackPlan
 from adapmoe_export.safetensors_file import Weights, align_up

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from adapmoe.pack.manifest import ModelConfig
 from adapmoe_export.architecture import (
     EMBEDDING,
     HEAD,
@@ -16,7 +17,6 @@ from adapmoe_export.architecture import (
     ExpertSpec,
     Json,
     MatrixSource,
-    ModelConfig,
     TensorSpec,
     shown,
     whole,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from adapmoe import _core
 from adapmoe.errors import EngineError, ReadError
 from adapmoe.machine.files import file_sha256, locked_folder, replace_file
-from adapmoe.pack.manifest import manifest_sha256
 from adapmoe.pack.onnx_models import (
     FOLDER,
     INPUT,
@@ -65,7 +64,7 @@ def export_onnx(pack: Path, *, progress: Progress | None = None) -> OnnxSummary:
     hidden_size, another run is writing, or the folder cannot be written to.
     """
     reader = ExpertReader(pack)
-    metadata = {"manifest_sha256": manifest_sha256(pack)}
+    metadata = {"manifest_sha256": reader.manifest.sha256}
     graph = OnnxGraph(reader.hidden_size, reader.dtype, reader.group_size, metadata)
     folder = pack / FOLDER
     try:
@@ -90,8 +89,9 @@ def _write_all(
         before = read_onnx_models(pack, folder)
     models: list[OnnxModel] = []
     kept = 0
-    for layer, expert in reader.ids:
-        progress(len(models), len(reader.ids))
+    ids = reader.manifest.expert_ids
+    for layer, expert in ids:
+        progress(len(models), len(ids))
         model = before.get((layer, expert))
         if model is not None and _is_intact(folder, model):
             kept += 1

@@ -3,7 +3,6 @@
 
 import hashlib
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from adapmoe.machine.files import replace_file
 from adapmoe_export.architecture import Json
 from adapmoe_export.destination import Staging, staged_directory
 from adapmoe_export.hf_checkpoint import HfCheckpoint
@@ -211,10 +211,7 @@ class _PackWriter:
 
     def write_file(self, name: str, data: bytes) -> None:
         """A small file, synced."""
-        with (self._directory / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        replace_file(self._directory / name, data)
         self.files[name] = WrittenFile(len(data), hashlib.sha256(data).hexdigest())
 
     def _tell_resumed(self, file: SafetensorsWriter, tensors: int) -> None:

@@ -6,12 +6,12 @@ from itertools import takewhile
 
 from adapmoe import _core
 from adapmoe.errors import CheckpointError
+from adapmoe.pack.manifest import ModelConfig
 from adapmoe_export.architecture import (
     Architecture,
     DenseSource,
     ExpertSpec,
     Json,
-    ModelConfig,
     TensorSpec,
 )
 from adapmoe_export.errors import ExportError

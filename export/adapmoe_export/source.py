@@ -4,11 +4,13 @@
 A new architecture is a file like mixtral.py and a row in ARCHITECTURES.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from adapmoe.errors import CheckpointError
-from adapmoe_export.architecture import EMBEDDING, HEAD, Architecture, Json, ModelConfig, shown
+from adapmoe.pack.manifest import ModelConfig
+from adapmoe_export.architecture import EMBEDDING, HEAD, Architecture, Json, shown
 from adapmoe_export.hf_checkpoint import HfCheckpoint
 from adapmoe_export.mixtral import MIXTRAL
 from adapmoe_export.plan import ExportOptions, PackPlan, make_plan

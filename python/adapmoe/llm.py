@@ -29,7 +29,7 @@ from adapmoe.opening.expert_path import choose_expert_path, device_probe
 from adapmoe.opening.gating import choose_first_layer, choose_gating
 from adapmoe.opening.read_settings import read_settings
 from adapmoe.opening.warm_restart import WarmRestart
-from adapmoe.pack.manifest import PackGeometry, check_small_files
+from adapmoe.pack.manifest import Manifest, PackGeometry, check_small_files
 from adapmoe.settings import PathLike, Settings, describe, takes_settings
 from adapmoe.text.chat_template import ChatTemplates, Message
 from adapmoe.text.tokenizer import Tokenizer
@@ -46,9 +46,9 @@ Opened = TypeVar("Opened", bound="LLM")
 
 
 def _open_session(path: str, **options: Any) -> "_core.Session":
-    from adapmoe._core import Session, inspect_pack
+    from adapmoe._core import Session
 
-    check_small_files(Path(path), inspect_pack(path))
+    check_small_files(Path(path), Manifest.read(Path(path)))
     if options["arithmetic"] == "tensorrt":
         load_packaged_tensorrt()
     return Session(path, **options)
@@ -407,7 +407,7 @@ class LLM(NotCopied):
     @property
     def geometry(self) -> PackGeometry:
         """The numbers of the pack and of the memory split that routing and planning work with."""
-        return PackGeometry.of(self._path, self.memory_split)
+        return PackGeometry.of(Manifest.read(self._path), self.memory_split)
 
     # --- observation ----------------------------------------------------------------------------
 

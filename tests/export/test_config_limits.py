@@ -4,12 +4,12 @@
 import json
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from adapmoe import _core
 from adapmoe.errors import AdapmoeError, CheckpointError

@@ -66,8 +66,8 @@ def sign_files(pack):
 def test_intact_pack_passes(pack):
     calls = []
     manifest = verify_pack(pack, lambda done, total: calls.append((done, total)))
-    assert manifest == read_manifest(pack)
-    total = sum(file["bytes"] for file in manifest["files"].values())
+    assert manifest.as_json() == read_manifest(pack)
+    total = sum(file.bytes for file in manifest.files.values())
     assert calls == sorted(calls)
     assert calls[-1] == (total, total)
 

@@ -2,6 +2,7 @@
 """The disk probe on a real file, and that a pack opened later reads as it found best."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from adapmoe.cli.main import app
 from adapmoe.doctor.disk import try_depths
 from adapmoe.machine.bandwidth import measure_disk, settings_for
 from adapmoe.opening.read_settings import ReadSettings, remember
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 
 
 @pytest.fixture
@@ -36,9 +37,9 @@ def run_json(pack, *words):
 
 @pytest.mark.parametrize("reader", ["pread", "io_uring"])
 def test_every_setting_is_measured_and_nothing_is_written(cache, pack, reader):
-    experts = read_manifest(pack)["experts"]
+    tiles = Manifest.read(pack).experts.all_tiles(pack)
     begin = time.perf_counter()
-    found = measure_disk(pack, experts, reader=reader, seconds=0.3)
+    found = measure_disk(tiles, reader=reader, seconds=0.3)
     assert time.perf_counter() - begin < 5  # 0.3 s and the load of the machine
     assert [(s.read_depth, s.request_bytes) for s in found.speeds] == settings_for(found.tile_bytes)
     assert all(speed.bytes_per_s > 1e6 for speed in found.speeds)
@@ -47,7 +48,7 @@ def test_every_setting_is_measured_and_nothing_is_written(cache, pack, reader):
 
 
 def test_what_is_remembered_is_what_a_session_uses(cache, pack):
-    probe = measure_disk(pack, read_manifest(pack)["experts"], seconds=0.1)
+    probe = measure_disk(Manifest.read(pack).experts.all_tiles(pack), seconds=0.1)
     if not probe.best.direct:
         pytest.skip("O_DIRECT is refused here")
     (chosen,) = (s for s in probe.speeds if s.read_depth == 16 and s.request_bytes == 0)
@@ -101,9 +102,7 @@ def test_a_burst_outside_the_probe_is_refused(pack):
 
 
 def test_a_pack_that_cannot_be_read_is_told(tmp_path, pack):
-    broken = tmp_path / "broken.adapmoe"
-    broken.mkdir()
-    (broken / "manifest.json").write_bytes((pack / "manifest.json").read_bytes())
+    broken = shutil.copytree(pack, tmp_path / "broken.adapmoe")
     (broken / "experts.safetensors").write_bytes(b"")
     found = try_depths(broken)
     assert isinstance(found, str)

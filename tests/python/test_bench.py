@@ -5,11 +5,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from adapmoe.bench.bench import Spread, summarize, summarize_bound
 from adapmoe.bench.rounds import Bound, Measurement, Round, read_experts
 from adapmoe.bench.workload import BASE, ablation_of, fit_sizes, make_workload
 from adapmoe.errors import ReadError
+from adapmoe.pack.manifest import Experts
 
 SETTINGS = {
     "prefetch": 0,
@@ -118,14 +120,9 @@ def test_rounds_are_paired_and_become_medians():
 
 
 def test_reading_experts_gives_a_speed(tmp_path):
-    experts = {
-        "file": "experts.safetensors",
-        "data_offset": 4096,
-        "expert_bytes": 8192,
-        "crc32c": ["", ""],
-    }
-    (tmp_path / experts["file"]).write_bytes(bytes(4096 + 2 * 8192))
+    experts = Experts("experts.safetensors", 4096, 2, 16, 4096, 8192, ["", ""])
+    (tmp_path / experts.file).write_bytes(bytes(4096 + 2 * 8192))
     speed, _ = read_experts(tmp_path, experts, seconds=0.01)
     assert speed > 0
     with pytest.raises(ReadError, match="missing"):
-        read_experts(tmp_path, experts | {"file": "missing"}, seconds=0.01)
+        read_experts(tmp_path, replace(experts, file="missing"), seconds=0.01)

@@ -17,6 +17,7 @@ from adapmoe.machine.files import (
     read_cached,
     replace_file,
     write_cached,
+    write_output,
 )
 from support.machine.homes import leave_home
 
@@ -90,6 +91,25 @@ def test_the_name_is_synced_after_the_bytes(tmp_path, monkeypatch):
     replace_file(tmp_path / "a", b"x")
     assert done[0].name.startswith(".a.")
     assert done[1:] == ["rename", tmp_path]
+
+
+def test_an_output_may_be_a_device_or_behind_a_link(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "a")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_output(pipe, b"x")
+        assert os.read(reader, 2) == b"x"
+    finally:
+        os.close(reader)
+    write_output(link, b"y")
+    write_output(link, b"z")
+    assert link.is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"z"
+    assert pipe.is_fifo()
+    with pytest.raises(IsADirectoryError):
+        write_output(tmp_path, b"")
 
 
 def test_threads_that_replace_a_file_at_once_leave_a_whole_one(tmp_path):

@@ -10,7 +10,14 @@ from adapmoe import _core
 from adapmoe.doctor.disk import examine_depths
 from adapmoe.errors import ReadError
 from adapmoe.machine import bandwidth
-from adapmoe.machine.bandwidth import DiskProbe, DiskSpeed, choose_speed, measure_disk, settings_for
+from adapmoe.machine.bandwidth import (
+    DiskProbe,
+    DiskSpeed,
+    Tiles,
+    choose_speed,
+    measure_disk,
+    settings_for,
+)
 from adapmoe.opening.read_settings import ReadSettings, read_settings, remember
 
 TILE = 8 << 20
@@ -66,9 +73,7 @@ def probe_of(monkeypatch, tmp_path):
         monkeypatch.setattr(bandwidth.time, "perf_counter", lambda: clock[0])
         disk = FakeDisk(clock, bytes_per_s)
         monkeypatch.setattr(_core, "ReadProbe", lambda path, reader, size: disk)
-        experts = {"file": "x", "data_offset": 4096, "tile_bytes": TILE, "tiles": 8}
-        found = measure_disk(tmp_path, experts | {"crc32c": [""] * 8}, **options)
-        return found, disk
+        return measure_disk(Tiles(tmp_path / "x", 4096, TILE, 64), **options), disk
 
     return probe
 

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a whole benchmark and summarises it as medians and bounds."""
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from adapmoe import _core
 from adapmoe.bench.profile import PhaseProfile, profile
 from adapmoe.bench.rounds import Measurement, Round, open_variant, run_rounds
 from adapmoe.bench.workload import BASE, Settings, Workload, ablation_of, fit_sizes, make_workload
 from adapmoe.machine.bandwidth import measure_memory
 from adapmoe.opening.read_settings import ReadSettings, settle
 from adapmoe.pack.calibration import FILE, read_calibration
+from adapmoe.pack.manifest import Manifest
 from adapmoe.text.sample_text import SAMPLE_TEXT
 from adapmoe.text.tokenizer import Tokenizer
 from adapmoe.tracing.timeline import write_chrome_trace
@@ -152,9 +151,9 @@ class Bench:
             ReadError: the experts cannot be read.
             ValueError: the sizes do not fit the model.
         """
-        manifest = json.loads(_core.inspect_pack(str(pack)))
+        manifest = Manifest.read(pack)
         self._pack = pack
-        self._experts = manifest["experts"]
+        self._experts = manifest.experts
         self._reading = settle(
             pack,
             self._experts,
@@ -165,12 +164,11 @@ class Bench:
         self._settings = settings | self._reading.options()
         self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
         ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
-        config = manifest["config"]
         prompt, warm, decode = fit_sizes(
-            config["max_position_embeddings"], prompt_tokens, warm_up, tokens
+            manifest.config.max_position_embeddings, prompt_tokens, warm_up, tokens
         )
         self._workload = make_workload(
-            ids, config["vocab_size"], prompt_tokens=prompt, warm_up=warm, tokens=decode
+            ids, manifest.config.vocab_size, prompt_tokens=prompt, warm_up=warm, tokens=decode
         )
 
     def run(

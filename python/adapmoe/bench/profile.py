@@ -11,7 +11,7 @@ from adapmoe.bench.workload import Workload
 from adapmoe.core_types import Span
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.sampling import Sampler
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 from adapmoe.pack.weights import tile_shapes
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class MemoryTraffic:
     Activations do not count: they stay in the processor's caches.
     """
 
-    def __init__(self, manifest: dict[str, Any]) -> None:
-        """`manifest`: a validated pack's."""
-        self._tensors = manifest["dense"]["tensors"]
-        self._config = manifest["config"]
+    def __init__(self, manifest: Manifest) -> None:
+        """`manifest`: the pack's."""
+        self._tensors = manifest.dense.tensors
+        self._config = manifest.config
         gate, up, down = (shape.nbytes for shape in tile_shapes(manifest))
-        tiles = manifest["experts"]["tiles"]
+        tiles = manifest.experts.tiles
         self.gate_up_bytes = tiles * (gate + up)  # of an expert
         self.down_bytes = tiles * down
 
@@ -50,7 +50,7 @@ class MemoryTraffic:
             layer: -1 if it belongs to no layer.
         """
         if name == "head":
-            tied = self._config["tie_word_embeddings"]
+            tied = self._config.tie_word_embeddings
             return self._bytes("model.embed_tokens" if tied else "lm_head")
         if name not in _LAYER_TENSORS:
             return None
@@ -61,13 +61,13 @@ class MemoryTraffic:
     def kv_bytes(self, positions: Iterable[int]) -> int:
         """Bytes of keys and values that decoding one token at each of `positions` reads."""
         config = self._config
-        window = config["sliding_window"] or config["max_position_embeddings"]
+        window = config.sliding_window or config.max_position_embeddings
         attended = sum(min(position + 1, window) for position in positions)
-        row = config["num_key_value_heads"] * -(-config["head_dim"] // 16) * 16 * _KV_BYTES
-        return int(attended * config["num_hidden_layers"] * 2 * row)
+        row = config.num_key_value_heads * -(-config.head_dim // 16) * 16 * _KV_BYTES
+        return attended * config.num_hidden_layers * 2 * row
 
     def _bytes(self, name: str) -> int:
-        return int(self._tensors[f"{name}.weight"]["bytes"])
+        return self._tensors[f"{name}.weight"].bytes
 
 
 WAITING, PYTHON, OTHER = "waiting for reads", "sampling and Python", "other"
@@ -222,7 +222,7 @@ def profile(llm: "LLM", workload: Workload) -> dict[str, PhaseProfile]:
             f"a profile needs the backend cpu: calls to {llm.backend} return before the work "
             "is done"
         )
-    traffic = MemoryTraffic(read_manifest(llm.path))
+    traffic = MemoryTraffic(Manifest.read(llm.path))
     sampler = Sampler(workload.prompt, SamplingParams())
     with llm.new_sequence() as sequence:
         sequence.prefill(workload.prompt)

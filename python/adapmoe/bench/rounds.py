@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from adapmoe.bench.workload import BASE, Settings, Workload
 from adapmoe.errors import BudgetError, ReadError
 from adapmoe.llm import LLM
 from adapmoe.machine.bandwidth import open_direct, read_buffer
 from adapmoe.machine.procfs import peak_rss_bytes
+from adapmoe.pack.manifest import Experts
 
 _OUTSTANDING = 2  # experts: as many as one token of a top-2 model can wait for
 
@@ -42,7 +42,7 @@ class Bound:
         return max(self.compute_s_per_token, bytes_per_token / self.disk_bytes_per_s)
 
 
-def read_experts(pack: Path, experts: dict[str, Any], *, seconds: float) -> tuple[float, bool]:
+def read_experts(pack: Path, experts: Experts, *, seconds: float) -> tuple[float, bool]:
     """Read experts in random order, two at a time.
 
     Args:
@@ -56,7 +56,7 @@ def read_experts(pack: Path, experts: dict[str, Any], *, seconds: float) -> tupl
     Raises:
         ReadError: the file cannot be read.
     """
-    path = pack / experts["file"]
+    path = pack / experts.file
     try:
         descriptor, direct = open_direct(path)
         try:
@@ -74,12 +74,12 @@ def read_experts(pack: Path, experts: dict[str, Any], *, seconds: float) -> tupl
         raise ReadError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _read_until(deadline: float, descriptor: int, experts: dict[str, Any], seed: int) -> int:
-    size, total, numbers = experts["expert_bytes"], 0, random.Random(seed)
+def _read_until(deadline: float, descriptor: int, experts: Experts, seed: int) -> int:
+    size, total, numbers = experts.expert_bytes, 0, random.Random(seed)
     with read_buffer(size) as buffer:
         while True:
-            number = numbers.randrange(len(experts["crc32c"]))
-            total += os.preadv(descriptor, [buffer], experts["data_offset"] + number * size)
+            number = numbers.randrange(len(experts.crc32c))
+            total += os.preadv(descriptor, [buffer], experts.offset(number))
             if time.perf_counter() >= deadline:
                 return total
 
@@ -188,7 +188,7 @@ class Round:
 
 def run_rounds(
     pack: Path,
-    experts: dict[str, Any],
+    experts: Experts,
     variants: Mapping[str, Settings],
     workload: Workload,
     *,

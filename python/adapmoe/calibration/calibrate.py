@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from adapmoe import _core
@@ -41,7 +41,15 @@ from adapmoe.calibration.threshold import (
     sensitivity_reads,
 )
 from adapmoe.errors import CalibrationError
-from adapmoe.pack.calibration import read_calibration, write_calibration
+from adapmoe.pack.calibration import (
+    Calibration,
+    Gating,
+    Provenance,
+    Sensitivities,
+    Trained,
+    read_calibration,
+    write_calibration,
+)
 from adapmoe.pack.weights import DenseTensors
 from adapmoe.text.tokenizer import Tokenizer
 
@@ -88,7 +96,7 @@ class Settings:
 
 def calibrate(
     pack: Path, text: Path, settings: Settings, progress: Progress = lambda *_: None
-) -> dict[str, Any]:
+) -> Calibration:
     """Measure, write calibration.json and first_layer_gate.npy, and return the former.
 
     Raises:
@@ -108,31 +116,34 @@ def calibrate(
         all_windows = cut_windows(ids, probe.window_tokens)
         count = settings.windows or _affordable(probe, all_windows)
         windows = split_windows(all_windows, count)
-        provenance = {
-            "text": text.name,
-            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
-            "windows": count,
-            "window_tokens": probe.window_tokens,
-            "adapmoe": _core.__version__,
-        }
+        provenance = Provenance(
+            text=text.name,
+            text_sha256=hashlib.sha256(content.encode()).hexdigest(),
+            windows=count,
+            window_tokens=probe.window_tokens,
+            adapmoe=_core.__version__,
+        )
         dense = DenseTensors(pack)
         score = LookaheadScore(dense, probe.config, probe.top_k)
         fit = record(probe, windows.fit, lambda *at: progress("routing, fit", *at))
         held_out = record(
             probe, windows.held_out, lambda *at: progress("routing, held out", *at), score
         )
-        gate = train_first_layer_gate(
-            fit, held_out, dense, probe.top_k, probe.config["rms_norm_eps"]
-        )
-        found: dict[str, Any] = {
-            "predictor": score.accuracy(),
-            "first_layer_gate": _accuracies(gate),
-        }
-        found |= _sensitivity(probe, pack, windows, settings, provenance, progress)
-        found["gating"] = _gating(pack, probe, held_out, found, settings, progress)
-        found["single_ratio"] = _single_ratio(probe, windows.held_out, found)
-    found["routing"] = routing_statistics(held_out, probe.router)
-    found["provenance"] = provenance
+        gate = train_first_layer_gate(fit, held_out, dense, probe.top_k, probe.config.rms_norm_eps)
+        methods = _sensitivity(probe, pack, windows, settings, provenance, progress)
+        values = methods[settings.method].values
+        gating = _gating(pack, probe, held_out, values, settings, progress)
+        single = _single_ratio(probe, windows.held_out, values, gating.sensitivity.threshold)
+    found = Calibration(
+        predictor=score.accuracy(),
+        first_layer_gate=_accuracies(gate),
+        sensitivity=methods,
+        rank_correlation=_rank_correlation(methods),
+        gating=gating,
+        single_ratio=single,
+        routing=routing_statistics(held_out, probe.router),
+        provenance=provenance,
+    )
     return write_calibration(pack, found, gate.weights)
 
 
@@ -148,13 +159,13 @@ def _affordable(probe: Probe, windows: list[Ids]) -> int:
     return min(max(affordable, minimum), len(windows), _MAX_WINDOWS)
 
 
-def _accuracies(gate: FirstLayerGate) -> dict[str, Any]:
-    return {
-        "accuracy": gate.accuracy,
-        "accuracy_with_embedding": gate.refined_accuracy,
-        "accuracy_of_router_on_embedding": gate.router_accuracy,
-        "accuracy_of_most_frequent": gate.frequency_accuracy,
-    }
+def _accuracies(gate: FirstLayerGate) -> Trained:
+    return Trained(
+        accuracy=gate.accuracy,
+        accuracy_with_embedding=gate.refined_accuracy,
+        accuracy_of_router_on_embedding=gate.router_accuracy,
+        accuracy_of_most_frequent=gate.frequency_accuracy,
+    )
 
 
 def _sensitivity(
@@ -162,10 +173,10 @@ def _sensitivity(
     pack: Path,
     windows: Windows,
     settings: Settings,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     progress: Progress,
-) -> dict[str, Any]:
-    """s_i by this method and, if measured before, by the other; and how well they agree."""
+) -> dict[str, Sensitivities]:
+    """s_i by this method and, if measured before, by the other."""
 
     def on_window(done: int, total: int) -> None:
         progress(f"sensitivity, {settings.method}", done, total)
@@ -174,64 +185,69 @@ def _sensitivity(
         values = fisher_sensitivities(settings.checkpoint, windows.fit, on_window)
     else:
         values = direct_sensitivities(probe, windows.fit, on_window)
-    methods = _previous_methods(pack)
-    methods[settings.method] = {"values": values, **provenance}
-    correlation = None
-    if len(methods) == len(METHODS):
-        measured = spearman(methods["direct"]["values"], methods["fisher"]["values"])
-        correlation = None if math.isnan(measured) else measured
-    return {"sensitivity": methods, "rank_correlation": correlation}
+    measured = Sensitivities(values=values, **msgspec.structs.asdict(provenance))
+    return _previous_methods(pack) | {settings.method: measured}
 
 
-def _previous_methods(pack: Path) -> dict[str, Any]:
+def _previous_methods(pack: Path) -> dict[str, Sensitivities]:
     try:
-        return dict(read_calibration(pack)["sensitivity"])
+        return read_calibration(pack).sensitivity
     except CalibrationError:
         return {}
+
+
+def _rank_correlation(methods: dict[str, Sensitivities]) -> float | None:
+    """None if only one method was measured, or one of them says nothing."""
+    if not methods.keys() >= set(METHODS):
+        return None
+    measured = spearman(*(methods[name].values for name in METHODS))
+    return None if math.isnan(measured) else measured
 
 
 def _gating(
     pack: Path,
     probe: Probe,
     recorded: list[Recorded],
-    found: dict[str, Any],
+    values: list[float],
     settings: Settings,
     progress: Progress,
-) -> dict[str, Any]:
-    values = found["sensitivity"][settings.method]["values"]
+) -> Gating:
     held_out, limit = [r.ids for r in recorded], settings.max_perplexity_increase
     candidates = candidates_from(recorded, values, probe)
     search = (held_out, values, candidates, limit)
     sensitivity = search_sensitivity(
         probe, *search, lambda done, total: progress("gating, sensitivity", done, total)
     )
-    result = {
-        "method": settings.method,
-        "max_perplexity_increase": limit,
-        "sensitivity": sensitivity,
-    }
     if settings.memory_fraction is None:
-        return result
+        return Gating(
+            method=settings.method, max_perplexity_increase=limit, sensitivity=sensitivity
+        )
     fraction = settings.memory_fraction
     with Probe(pack, experts_resident=fraction, threads=settings.threads) as small:
         residency = search_residency(
             small,
             *search,
-            sensitivity["threshold"],
+            sensitivity.threshold,
             lambda done, total: progress("gating, residency", done, total),
         )
-        sensitivity["bytes_per_token"] = sensitivity_reads(
-            small, held_out, values, sensitivity["threshold"]
-        )
-    sensitivity["bytes_per_token_without"] = residency["bytes_per_token_without"]
-    return result | {"residency": residency, "memory_fraction": fraction}
+        reads = sensitivity_reads(small, held_out, values, sensitivity.threshold)
+    return Gating(
+        method=settings.method,
+        max_perplexity_increase=limit,
+        sensitivity=msgspec.structs.replace(
+            sensitivity,
+            bytes_per_token=reads,
+            bytes_per_token_without=residency.bytes_per_token_without,
+        ),
+        residency=residency,
+        memory_fraction=fraction,
+    )
 
 
-def _single_ratio(probe: Probe, windows: list[Ids], found: dict[str, Any]) -> list[float]:
+def _single_ratio(
+    probe: Probe, windows: list[Ids], sensitivity: list[float], threshold: float
+) -> list[float]:
     """Share of tokens that keep a single expert, per layer, while this gate is in force."""
-    gating = found["gating"]
-    threshold = gating["sensitivity"]["threshold"]
-    sensitivity = found["sensitivity"][gating["method"]]["values"]
     probe.set_gating("sensitivity", threshold, sensitivity)
     logits = np.concatenate([probe.capture(window).router_logits for window in windows], axis=1)
     probe.set_gating("off")

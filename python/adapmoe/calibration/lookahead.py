@@ -3,18 +3,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.calibration.gate_rule import select_experts
 from adapmoe.calibration.probe import Captured, Ids, Probe
+from adapmoe.pack.calibration import Predictor
+from adapmoe.pack.manifest import ModelConfig
 from adapmoe.pack.weights import DenseTensors
 
 F32 = NDArray[np.float32]
 DEPTHS = (1, 2, 3)
-KINDS = ("as_is", "renormalized")
 
 
 def recall(predicted: NDArray[np.int64], needed: NDArray[np.int64]) -> float:
@@ -26,14 +26,14 @@ def recall(predicted: NDArray[np.int64], needed: NDArray[np.int64]) -> float:
 class LookaheadScore:
     """Counts how often looking 1 to 3 layers ahead is right."""
 
-    def __init__(self, dense: DenseTensors, config: dict[str, Any], top_k: int) -> None:
+    def __init__(self, dense: DenseTensors, config: ModelConfig, top_k: int) -> None:
         """Read the routers and the norms before them."""
-        self._layers, self._top_k = config["num_hidden_layers"], top_k
-        self._eps = config["rms_norm_eps"]
+        self._layers, self._top_k = config.num_hidden_layers, top_k
+        self._eps = config.rms_norm_eps
         names = [f"model.layers.{layer}." for layer in range(self._layers)]
         self._routers = [dense.rows(name + "block_sparse_moe.gate.weight") for name in names]
         self._norms = [dense.vector(name + "post_attention_layernorm.weight") for name in names]
-        self._right = np.zeros((len(KINDS), len(DEPTHS), self._layers))
+        self._right = np.zeros((2, len(DEPTHS), self._layers))  # the fields of Predictor
         self._windows = 0
 
     def add(self, captured: Captured) -> None:
@@ -51,25 +51,19 @@ class LookaheadScore:
                     predicted = select_experts(x @ self._routers[target].T, self._top_k)
                     self._right[kind, d, target] += recall(predicted, needed)
 
-    def accuracy(self) -> dict[str, dict[str, list[float | None]]]:
-        """Share of the needed experts that were predicted.
-
-        Returns:
-            "as_is": from the source layer's MoE input; "renormalized": from its hidden state, put
-            through the target layer's norm. Each maps a depth to one value per target layer, None
-            if there is no layer to look ahead from.
-        """
-        mean = self._right / max(self._windows, 1)
-        return {
-            kind: {
-                str(depth): [
+    def accuracy(self) -> Predictor:
+        """Share of the needed experts that was predicted so far."""
+        as_is, renormalized = (
+            {
+                depth: [
                     float(share) if target >= depth else None
-                    for target, share in enumerate(mean[k, d])
+                    for target, share in enumerate(rows[d])
                 ]
                 for d, depth in enumerate(DEPTHS)
             }
-            for k, kind in enumerate(KINDS)
-        }
+            for rows in self._right / max(self._windows, 1)
+        )
+        return Predictor(as_is, renormalized)
 
 
 def rms_norm(x: F32, weight: F32, eps: float) -> F32:

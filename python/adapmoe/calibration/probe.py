@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a model on windows of text, to measure what it computes in them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import CalibrationError
+from adapmoe.pack.manifest import Manifest
 from adapmoe.units import parse_memory
 
 WINDOW_TOKENS = 256  # fewer for a model that was trained for less
@@ -110,10 +109,9 @@ class Probe:
         threads: int | None = None,
     ) -> None:
         """Open `pack`. Raises what `LLM` raises; CalibrationError for a model of one position."""
-        manifest = json.loads(_core.inspect_pack(str(pack)))
-        self.config: dict[str, Any] = manifest["config"]
-        self.router: dict[str, Any] = manifest["router"]
-        self.window_tokens = window_tokens(self.config["max_position_embeddings"])
+        manifest = Manifest.read(pack)
+        self.config, self.router = manifest.config, manifest.router
+        self.window_tokens = window_tokens(self.config.max_position_embeddings)
         self._session = _core.Session(
             str(pack),
             memory=parse_memory(memory),
@@ -128,17 +126,17 @@ class Probe:
     @property
     def layers(self) -> int:
         """Number of layers."""
-        return int(self.config["num_hidden_layers"])
+        return self.config.num_hidden_layers
 
     @property
     def experts(self) -> int:
         """Experts per layer."""
-        return int(self.config["num_local_experts"])
+        return self.config.num_local_experts
 
     @property
     def top_k(self) -> int:
         """Experts per token, without gating."""
-        return int(self.router["top_k"])
+        return self.router.top_k
 
     def set_gating(
         self, mode: str, threshold: float = 0.0, sensitivity: list[float] | None = None

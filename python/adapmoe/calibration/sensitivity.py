@@ -2,7 +2,6 @@
 """The sensitivity of each layer: by dropping experts (direct) or from gradients (Fisher)."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from adapmoe import _core
 from adapmoe.calibration.probe import Ids, Probe
 from adapmoe.calibration.statistics import divergence
 from adapmoe.errors import CalibrationError, CheckpointError
 from adapmoe.generation.sampling import log_softmax
+from adapmoe.pack.manifest import Manifest
 
 
 def direct_sensitivities(
@@ -47,7 +46,7 @@ def direct_sensitivities(
 
 def check_checkpoint(pack: Path, checkpoint: Path) -> None:
     """Raise CheckpointError if config.json shows that the pack is from another checkpoint."""
-    expected = json.loads(_core.inspect_pack(str(pack)))["provenance"].get("source_config_sha256")
+    expected = Manifest.read(pack).source_config_sha256
     config = checkpoint / "config.json"
     try:
         found = hashlib.sha256(config.read_bytes()).hexdigest()

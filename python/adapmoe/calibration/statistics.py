@@ -4,7 +4,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from adapmoe.calibration.lookahead import Recorded
 from adapmoe.errors import NonFiniteError
 from adapmoe.generation.sampling import log_softmax
 from adapmoe.generation.sequence import as_token_ids
+from adapmoe.pack.calibration import Routing
+from adapmoe.pack.manifest import Router
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
@@ -99,29 +101,22 @@ def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
 _TOP1_SHARES = (0.6, 0.7, 0.8, 0.9)
 
 
-def routing_statistics(recorded: list[Recorded], router: dict[str, Any]) -> dict[str, Any]:
-    """How the tokens of all windows were routed, per layer.
-
-    Returns:
-        expert_frequency: `[layers][experts]`, share of tokens that use the expert; a row sums to
-            top_k.
-        top1_share_above: share of tokens whose strongest expert weighs more than 0.6 to 0.9.
-        consecutive_overlap: share of a token's experts that the next token uses too.
-    """
-    top_k = router["top_k"]
+def routing_statistics(recorded: list[Recorded], router: Router) -> Routing:
+    """How the tokens of all windows were routed, per layer."""
+    top_k = router.top_k
     logits = np.stack([r.router_logits for r in recorded], axis=1)  # [layers, windows, n, experts]
     chosen = select_experts(logits, top_k)
     experts = np.arange(logits.shape[-1])
     used = (chosen[..., None] == experts).any(axis=-2)  # [layers, windows, n, experts]
     strongest = expert_shares(logits, router)[..., 0]
     overlap = (used[:, :, 1:] & used[:, :, :-1]).sum(axis=-1) / top_k
-    return {
-        "expert_frequency": used.mean(axis=(1, 2)).tolist(),
-        "top1_share_above": {
+    return Routing(
+        expert_frequency=used.mean(axis=(1, 2)).tolist(),
+        top1_share_above={
             str(share): (strongest > share).mean(axis=(1, 2)).tolist() for share in _TOP1_SHARES
         },
-        "consecutive_overlap": overlap.mean(axis=(1, 2)).tolist(),
-    }
+        consecutive_overlap=overlap.mean(axis=(1, 2)).tolist(),
+    )
 
 
 _WINDOW_TOKENS = 256

@@ -4,9 +4,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from adapmoe._core import StepStats
@@ -14,6 +14,7 @@ from adapmoe.calibration.gate_rule import drop_costs, expert_shares
 from adapmoe.calibration.lookahead import Recorded
 from adapmoe.calibration.probe import Ids, Probe
 from adapmoe.calibration.statistics import next_token_nll, upper_bound
+from adapmoe.pack.calibration import Threshold
 
 F64 = NDArray[np.float64]
 
@@ -162,8 +163,8 @@ def search_sensitivity(
     candidates: list[float],
     limit: float,
     on_trial: OnTrial,
-) -> dict[str, Any]:
-    """The threshold of gating="sensitivity"; see `_entry` for the result."""
+) -> Threshold:
+    """The threshold of gating="sensitivity", without bytes."""
     probe.set_gating("off")
     exact, _ = prefill_nll(probe, windows)
 
@@ -174,7 +175,7 @@ def search_sensitivity(
 
     best = largest_threshold(candidates, run, limit, on_trial)
     probe.set_gating("off")
-    return _entry(best)
+    return _found(best)
 
 
 def search_residency(
@@ -185,7 +186,7 @@ def search_residency(
     limit: float,
     kept_by: float,
     on_trial: OnTrial,
-) -> dict[str, Any]:
+) -> Threshold:
     """The threshold of gating="residency" for the memory that `probe` was opened with.
 
     This gate drops only experts that are not resident, so it allows a larger threshold. `kept_by`
@@ -208,11 +209,11 @@ def search_residency(
     if best is None and kept_by > 0:
         best = run(kept_by)
     probe.set_gating("off")
-    return {
-        **_entry(best),
-        "bytes_per_token": reads[best.threshold] if best else without.bytes_per_token,
-        "bytes_per_token_without": without.bytes_per_token,
-    }
+    return replace(
+        _found(best),
+        bytes_per_token=reads[best.threshold] if best else without.bytes_per_token,
+        bytes_per_token_without=without.bytes_per_token,
+    )
 
 
 def sensitivity_reads(
@@ -231,15 +232,15 @@ def _trial(probe: Probe, threshold: float, increase: F64, counts: Counts) -> Tri
     return Trial(threshold, increase, saved, counts.gated / steps)
 
 
-def _entry(best: Trial | None) -> dict[str, Any]:
+def _found(best: Trial | None) -> Threshold:
     """What calibration.json says. `pays` is false and the threshold 0 if too little is saved."""
     if best is None or best.saved < MIN_SAVED:
-        return {"pays": False, "threshold": 0.0, "activations_saved": best.saved if best else 0.0}
-    return {
-        "pays": True,
-        "threshold": best.threshold,
-        "perplexity_increase": best.perplexity_increase,
-        "perplexity_increase_bound": best.perplexity_increase_bound,
-        "activations_saved": best.saved,
-        "gated_steps": best.gated,
-    }
+        return Threshold(pays=False, threshold=0.0, activations_saved=best.saved if best else 0.0)
+    return Threshold(
+        pays=True,
+        threshold=best.threshold,
+        perplexity_increase=best.perplexity_increase,
+        perplexity_increase_bound=best.perplexity_increase_bound,
+        activations_saved=best.saved,
+        gated_steps=best.gated,
+    )

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from adapmoe import _core
+from adapmoe.pack.manifest import Experts, Manifest
 
 if TYPE_CHECKING:
     from adapmoe.text.token_files import EndToken
@@ -28,18 +29,20 @@ def inspect(
     """
     from adapmoe.text.token_files import read_end_tokens  # not for other verbs' help
 
-    manifest = json.loads(_core.inspect_pack(str(pack)))
+    manifest = Manifest.read(pack)
     ends = read_end_tokens(pack)
     if as_json:
-        print(json.dumps(manifest | {"end_of_sequence": [end._asdict() for end in ends]}))
+        content = manifest.as_json() | {"end_of_sequence": [end._asdict() for end in ends]}
+        print(json.dumps(content, allow_nan=False))
         return
+    errors = {kind: f"{rmse:.5f}" for kind, rmse in manifest.weight_errors.items()}
     console = Console()
     console.print(
         _table(str(pack), _overview(manifest) | _end_row(manifest, ends)),
-        _table("config", manifest["config"]),
-        _table("experts", _expert_rows(manifest["experts"])),
-        _table("files", {name: f"{f['bytes']:,} bytes" for name, f in manifest["files"].items()}),
-        _table("relative RMSE of the weights", _error_rows(manifest)),
+        _table("config", msgspec.structs.asdict(manifest.config)),
+        _table("experts", _expert_rows(manifest.experts)),
+        _table("files", {name: f"{f.bytes:,} bytes" for name, f in manifest.files.items()}),
+        _table("relative RMSE of the weights", errors),
     )
 
 
@@ -50,23 +53,22 @@ def _table(title: str, rows: dict[str, Any]) -> Table:
     return table
 
 
-def _overview(manifest: dict[str, Any]) -> dict[str, Any]:
-    router = manifest["router"]
+def _overview(manifest: Manifest) -> dict[str, Any]:
+    router, stored = manifest.router, manifest.quantization
     rows = {
-        "format": f"{manifest['format']} {manifest['format_version']}",
-        "architecture": manifest["architecture"],
-        "router": f"{router['score']}, top {router['top_k']} of "
-        f"{manifest['config']['num_local_experts']}",
-        "expert FFN": manifest["expert_ffn"],
+        "format": f"{manifest.format} {manifest.format_version}",
+        "architecture": manifest.architecture,
+        "router": f"{router.score}, top {router.top_k} of {manifest.config.num_local_experts}",
+        "expert FFN": manifest.expert_ffn,
     }
-    for role, quantization in manifest["quantization"].items():
-        rows[f"{role} dtype"] = f"{quantization['dtype']}, group size {quantization['group_size']}"
+    for role, matrix in (("experts", stored.experts), ("dense", stored.dense)):
+        rows[f"{role} dtype"] = f"{matrix.dtype}, group size {matrix.group_size}"
     return rows
 
 
-def _end_row(manifest: dict[str, Any], ends: "list[EndToken]") -> dict[str, str]:
+def _end_row(manifest: Manifest, ends: "list[EndToken]") -> dict[str, str]:
     """All tokens that end an answer, and who says so."""
-    rows = manifest["config"]["vocab_size"]
+    rows = manifest.config.vocab_size
     shown = []
     for end in ends:
         text = f" {end.text}" if end.text is not None else ""
@@ -75,19 +77,9 @@ def _end_row(manifest: dict[str, Any], ends: "list[EndToken]") -> dict[str, str]
     return {"end of sequence": ", ".join(shown) or "none: answers end at --max-tokens or --stop"}
 
 
-def _expert_rows(experts: dict[str, Any]) -> dict[str, Any]:
+def _expert_rows(experts: Experts) -> dict[str, Any]:
     return {
-        "experts": f"{len(experts['crc32c'])} of {experts['expert_bytes']:,} bytes",
-        "tiles per expert": experts["tiles"],
-        "tile": f"{experts['tile_width']} columns, {experts['tile_bytes']:,} bytes",
-    }
-
-
-def _error_rows(manifest: dict[str, Any]) -> dict[str, Any]:
-    # Free-form by the format: shown where it has the exporter's shape.
-    errors = manifest.get("quantization_error", {})
-    return {
-        kind: f"{error['relative_rmse']:.5f}"
-        for kind, error in errors.items()
-        if isinstance(error, dict) and isinstance(error.get("relative_rmse"), float)
+        "experts": f"{len(experts.crc32c)} of {experts.expert_bytes:,} bytes",
+        "tiles per expert": experts.tiles,
+        "tile": f"{experts.tile_width} columns, {experts.tile_bytes:,} bytes",
     }

@@ -18,7 +18,7 @@ from adapmoe.generation.sequence import as_token_ids
 from adapmoe.llm import LLM
 from adapmoe.opening.allocation import CalibrationFacts
 from adapmoe.opening.read_settings import remember
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 from adapmoe.planning.measure import Measurements, measure
 from adapmoe.planning.plan import Check, Plan, Prediction, check_plan, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics, sample_from_text
@@ -158,7 +158,7 @@ def plan(
 
 def _context(pack: Path) -> int:
     """Tokens of one sequence: as many as help, and as the model was trained for."""
-    positions = int(read_manifest(pack)["config"]["max_position_embeddings"])
+    positions = Manifest.read(pack).config.max_position_embeddings
     if positions < 2:
         raise PackError(
             f"{pack}: the model has {positions} position (max_position_embeddings); planning "

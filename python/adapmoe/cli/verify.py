@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from adapmoe.cli.output import USAGE_ERROR
 from adapmoe.errors import AdapmoeError
+from adapmoe.pack.manifest import Manifest
 from adapmoe.pack.verify import verify_pack
 
 
@@ -48,9 +50,10 @@ def verify(
         _print_tables(report)
 
 
-def _files(manifest: dict[str, Any]) -> dict[str, Any]:
-    experts = manifest["experts"]
-    return {"files": manifest["files"], "tiles": len(experts["crc32c"]) * experts["tiles"]}
+def _files(manifest: Manifest) -> dict[str, Any]:
+    experts = manifest.experts
+    files = msgspec.to_builtins(manifest.files)
+    return {"files": files, "tiles": len(experts.crc32c) * experts.tiles}
 
 
 def _compare(pack: Path, checkpoint: Path, progress: "_Task") -> dict[str, Any]:

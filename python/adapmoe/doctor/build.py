@@ -90,9 +90,9 @@ def memory_limits(root: str) -> list[tuple[str, int, int]] | None:
 def pack_problem(pack: Path) -> str:
     """Why `pack` cannot be opened; "" if its manifest and file sizes are right."""
     try:
-        from adapmoe import _core
+        from adapmoe.pack.manifest import Manifest
 
-        _core.inspect_pack(str(pack))
+        Manifest.read(pack)
     except (AdapmoeError, ImportError) as error:
         return str(error)
     return ""

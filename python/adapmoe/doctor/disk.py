@@ -15,7 +15,7 @@ from adapmoe.errors import AdapmoeError, PackError
 from adapmoe.machine.bandwidth import DiskProbe, measure_disk, open_direct, read_buffer
 from adapmoe.machine.procfs import KernelTree, mount_of
 from adapmoe.opening.read_settings import remember
-from adapmoe.pack.manifest import read_manifest
+from adapmoe.pack.manifest import Manifest
 from adapmoe.units import format_bytes
 
 _WHY_LINK = "experts that are not resident come from the drive, and its link bounds how fast"
@@ -247,7 +247,7 @@ _WHY_DEPTH = "too few reads leave a disk idle; of too many the one that is waite
 def try_depths(pack: Path) -> DiskProbe | str:
     """Read bursts from a valid pack; if that fails, return why."""
     try:
-        return measure_disk(pack, read_manifest(pack)["experts"])
+        return measure_disk(Manifest.read(pack).experts.all_tiles(pack))
     except AdapmoeError as error:
         return str(error)
 

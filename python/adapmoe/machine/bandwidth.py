@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -60,6 +59,16 @@ def read_buffer(size: int) -> Iterator[memoryview]:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """`count` tiles of `tile_bytes` each, one after another in a file from `offset` on."""
+
+    file: Path
+    offset: int
+    tile_bytes: int
+    count: int
+
+
+@dataclass(frozen=True)
 class DiskSpeed:
     """How fast one setting reads bursts of tiles, from an idle disk to the last tile's arrival.
 
@@ -98,14 +107,11 @@ class DiskProbe:
         return choose_speed(self.speeds, self.tile_bytes) if self.speeds else None
 
 
-def measure_disk(
-    pack: Path, experts: dict[str, Any], *, reader: str = "auto", seconds: float = 0.6
-) -> DiskProbe:
+def measure_disk(tiles: Tiles, *, reader: str = "auto", seconds: float = 0.6) -> DiskProbe:
     """Measure all settings in turns.
 
     Args:
-        pack: its directory.
-        experts: `experts` of its manifest, which the core has validated.
+        tiles: what to read.
         reader: as for LLM.
         seconds: about how long to measure. The limit is twice this and one short burst.
 
@@ -113,18 +119,17 @@ def measure_disk(
         PackError: the file cannot be opened.
         ReadError: it cannot be read.
     """
-    tile_bytes = experts["tile_bytes"]
-    total = len(experts["crc32c"]) * experts["tiles"]
-    max_tiles = min(max(_BURST_BYTES // tile_bytes, _MIN_BURST_TILES), total)
-    probe = _core.ReadProbe(str(pack / experts["file"]), reader, max_tiles * tile_bytes)
-    bursts = _Bursts(probe, experts["data_offset"], tile_bytes, total)
+    tile_bytes = tiles.tile_bytes
+    max_tiles = min(max(_BURST_BYTES // tile_bytes, _MIN_BURST_TILES), tiles.count)
+    probe = _core.ReadProbe(str(tiles.file), reader, max_tiles * tile_bytes)
+    bursts = _Bursts(probe, tiles)
     settings = settings_for(tile_bytes)
     end = time.perf_counter() + seconds
     min_tiles = min(_MIN_BURST_TILES, max_tiles)
     speed = bursts.speed(*settings[0], min_tiles)  # wakes the disk, and tells how fast it is
     affordable = int(speed * seconds / (len(settings) * _MIN_ROUNDS)) // tile_bytes
-    tiles = min(max(affordable, min_tiles), max_tiles)
-    rounds = _rounds(bursts, settings, tiles, end, seconds)
+    count = min(max(affordable, min_tiles), max_tiles)
+    rounds = _rounds(bursts, settings, count, end, seconds)
     speeds = [
         DiskSpeed(read_depth, median(column), probe.direct, request_bytes, _gain(column, rounds))
         for (read_depth, request_bytes), column in zip(
@@ -180,22 +185,17 @@ def _rounds(
 class _Bursts:
     """Bursts of neighbouring tiles, each from another random offset."""
 
-    def __init__(self, probe: "_core.ReadProbe", offset: int, tile_bytes: int, total: int) -> None:
-        self._probe, self._offset = probe, offset
-        self._tile_bytes, self._total = tile_bytes, total
+    def __init__(self, probe: "_core.ReadProbe", tiles: Tiles) -> None:
+        self._probe, self._tiles = probe, tiles
         self._random = random.Random(_SEED)
 
-    def speed(self, read_depth: int, request_bytes: int, tiles: int) -> float:
-        """Bytes per second of one burst."""
-        first = self._random.randrange(self._total - tiles + 1)
-        seconds = self._probe.seconds(
-            read_depth,
-            request_bytes,
-            self._offset + first * self._tile_bytes,
-            self._tile_bytes,
-            tiles,
-        )
-        return tiles * self._tile_bytes / max(seconds, 1e-9)
+    def speed(self, read_depth: int, request_bytes: int, count: int) -> float:
+        """Bytes per second of one of `count` tiles."""
+        tile_bytes = self._tiles.tile_bytes
+        first = self._random.randrange(self._tiles.count - count + 1)
+        offset = self._tiles.offset + first * tile_bytes
+        seconds = self._probe.seconds(read_depth, request_bytes, offset, tile_bytes, count)
+        return count * tile_bytes / max(seconds, 1e-9)
 
 
 def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float:

@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 _log = logging.getLogger("adapmoe")
 
@@ -93,12 +95,11 @@ def _call(library: Any, name: str, *arguments: Any) -> None:
         raise DriverError(f"{name} returned {result}")
 
 
-@dataclass(frozen=True)
-class DeviceModel:
+class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True):
     """Tells apart devices of the same compute capability, such as an AGX Orin and an Orin Nano."""
 
     name: str  # as the driver calls it, such as "Orin"
-    multiprocessors: int
+    multiprocessors: Annotated[int, Meta(ge=1)]
 
     def __str__(self) -> str:
         """For messages."""

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,32 +46,26 @@ class CalibrationFacts:
         """From a pack's calibration.json; None if it has none.
 
         Raises:
-            CalibrationError: it belongs to another pack or version, or lacks something.
+            CalibrationError: it is damaged, or of another pack or version.
         """
         if not (pack / FILE).exists():
             return None
         found = read_calibration(pack)
+        routing, ahead = found.routing, found.predictor.as_is
+        first = found.first_layer_gate.accuracy
         try:
-            return _facts(found)
-        except (KeyError, TypeError, ValueError) as error:
+            frequency = np.array(routing.expert_frequency, np.float64)
+        except ValueError as error:  # rows of different lengths
             raise CalibrationError(
-                f"{pack / FILE}: lacks what planning needs ({error!r}); calibrate the pack again"
+                f"{pack / FILE}: `routing.expert_frequency`: {error}; calibrate the pack again"
             ) from error
-
-
-def _facts(found: dict[str, Any]) -> CalibrationFacts:
-    routing, ahead = found["routing"], found["predictor"]["as_is"]
-    first = float(found["first_layer_gate"]["accuracy"])
-    single = found["single_ratio"]
-    return CalibrationFacts(
-        np.array(routing["expert_frequency"], np.float64),
-        np.array(routing["consecutive_overlap"], np.float64),
-        {int(depth): list(rows) for depth, rows in ahead.items()},
-        first,
-        LayerFacts(
-            [first if a is None else float(a) for a in ahead["1"]], [float(r) for r in single]
-        ),
-    )
+        return cls(
+            frequency,
+            np.array(routing.consecutive_overlap, np.float64),
+            ahead,
+            first,
+            LayerFacts([first if a is None else a for a in ahead[1]], found.single_ratio),
+        )
 
 
 def check_allocation(pack: Path, allocation: str) -> None:

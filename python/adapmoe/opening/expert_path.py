@@ -20,6 +20,7 @@ from msgspec import Meta
 from adapmoe.core_types import ExpertPaths
 from adapmoe.machine.cuda import DriverError, ask_driver, load_packaged_tensorrt
 from adapmoe.machine.files import cached_path, file_sha256, read_cached, write_cached
+from adapmoe.pack.manifest import Manifest
 
 EXACT = "w4a8"  # the path that gives the bits of the CPU
 ENGINES = "tensorrt"
@@ -101,13 +102,13 @@ def device_probe(pack: Path, backend: str) -> Probe:
     return Probe(
         paths=find_paths,
         seconds=lambda path: _core.time_expert(str(pack), backend, path),
-        key=lambda: _key(pack, json.loads(_core.inspect_pack(str(pack))), _core.__version__),
+        key=lambda: _key(pack, Manifest.read(pack), _core.__version__),
     )
 
 
-def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
+def _key(pack: Path, manifest: Manifest, version: str) -> dict[str, Any]:
     """Shape of an expert, the device, and all versions, the engines' included."""
-    config, experts = manifest["config"], manifest["experts"]
+    experts = manifest.experts
     try:
         driver = ask_driver(ctypes.CDLL("libcuda.so.1"))
         device = driver.devices[0]
@@ -117,8 +118,8 @@ def _key(pack: Path, manifest: dict[str, Any], version: str) -> dict[str, Any]:
     return {
         "adapmoe": version,
         "device": facts,
-        "quantization": manifest["quantization"]["experts"],
-        "sizes": [config["hidden_size"], experts["tile_width"], experts["tiles"]],
+        "quantization": msgspec.structs.asdict(manifest.quantization.experts),
+        "sizes": [manifest.config.hidden_size, experts.tile_width, experts.tiles],
         "engines": {path.parent.name: file_sha256(path) for path in sorted(pack.glob(_LISTS))},
     }
 

@@ -50,24 +50,23 @@ def choose_gating(
             )
         return Gating(mode, threshold, list(sensitivity))
     found = read_calibration(pack)
-    calibrated = found["gating"]
-    values = found["sensitivity"][calibrated["method"]]["values"]
     if threshold is not None:
-        return Gating(mode, threshold, values)
-    if mode not in calibrated:
+        return Gating(mode, threshold, found.chosen)
+    calibrated = found.gating.threshold(mode)
+    if calibrated is None:
         raise CalibrationError(
             f"{pack / FILE}: has no threshold for gating={mode!r}, which calibration skipped; "
             "calibrate the pack again, or give gating_threshold="
         )
-    if not calibrated[mode]["pays"]:
+    if not calibrated.pays:
         _log.warning(
             "%s: gating=%r does not pay for this model within +%g %% perplexity; no expert is "
             "skipped",
             pack,
             mode,
-            100 * calibrated["max_perplexity_increase"],
+            100 * found.gating.max_perplexity_increase,
         )
-    return Gating(mode, calibrated[mode]["threshold"], values)
+    return Gating(mode, calibrated.threshold, found.chosen)
 
 
 @dataclass(frozen=True)

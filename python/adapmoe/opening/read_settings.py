@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from adapmoe.errors import PackError
 from adapmoe.machine.bandwidth import DEFAULT_READ_DEPTH, DiskProbe, DiskSpeed, measure_disk
 from adapmoe.machine.files import read_cached, write_cached
-from adapmoe.pack.manifest import manifest_sha256
+from adapmoe.pack.manifest import Experts, manifest_sha256
 
 _log = logging.getLogger("adapmoe")
 
@@ -86,7 +86,7 @@ def read_settings(
 
 def settle(
     pack: Path,
-    experts: dict[str, Any],
+    experts: Experts,
     reader: str = "auto",
     read_depth: int | None = None,
     request_bytes: int | None = None,
@@ -102,7 +102,7 @@ def settle(
     found = read_settings(pack, reader, read_depth, request_bytes)
     if found.source != "default":
         return found
-    remember(pack, measure_disk(pack, experts, reader=reader))
+    remember(pack, measure_disk(experts.all_tiles(pack), reader=reader))
     return read_settings(pack, reader)
 
 

@@ -1,16 +1,205 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a pack, and what follows from it."""
+"""The manifest of a pack, typed, and what follows from it. FORMAT.md describes every field."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapmoe.errors import AdapmoeError, PackError
+import msgspec
+from msgspec import UNSET, Struct
+
+from adapmoe.errors import PackError
+from adapmoe.machine.bandwidth import Tiles
 
 if TYPE_CHECKING:
     from adapmoe._core import MemorySplit
+
+FILE = "manifest.json"
+
+
+class ModelConfig(Struct, frozen=True):
+    """The Hugging Face config in the pack's words. Field names are Hugging Face's."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    num_local_experts: int
+    num_experts_per_tok: int
+    rms_norm_eps: float
+    rope_theta: float
+    sliding_window: int | None
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    hidden_act: str
+    bos_token_id: int | None
+    eos_token_id: list[int]
+
+
+class Router(Struct, frozen=True):
+    """How experts are chosen and weighed."""
+
+    score: str
+    top_k: int
+    renormalize: bool
+    select_bias: bool
+    scale: float
+    shared_experts: int
+
+
+class Quantization(Struct, frozen=True):
+    """How weights are stored."""
+
+    dtype: str
+    group_size: int
+
+
+class Quantizations(Struct, frozen=True):
+    """Of the experts, and of every other matrix but the router."""
+
+    experts: Quantization
+    dense: Quantization
+
+
+class Experts(Struct, frozen=True):
+    """Where the experts lie; `crc32c` has 8 digits per tile and one string per expert."""
+
+    file: str
+    data_offset: int
+    tiles: int
+    tile_width: int
+    tile_bytes: int
+    expert_bytes: int
+    crc32c: list[str]
+
+    def tile_crc32c(self, index: int, tile: int) -> str:
+        """The checksum of a tile of the expert at `index`, layer-major."""
+        return self.crc32c[index][8 * tile : 8 * tile + 8]
+
+    def offset(self, index: int, tile: int = 0) -> int:
+        """Where that tile begins in the file."""
+        return self.data_offset + index * self.expert_bytes + tile * self.tile_bytes
+
+    def all_tiles(self, pack: Path) -> Tiles:
+        """Every tile of every expert, for measuring how fast they are read."""
+        count = len(self.crc32c) * self.tiles
+        return Tiles(pack / self.file, self.data_offset, self.tile_bytes, count)
+
+
+class DenseMatrix(Struct, frozen=True, tag_field="kind", tag="matrix"):
+    """A packed matrix; `offset` counts from the first byte of data."""
+
+    dtype: str
+    group_size: int
+    rows: int
+    cols: int
+    offset: int
+    bytes: int
+    crc32c: str
+
+
+class DenseVector(Struct, frozen=True, tag_field="kind", tag="vector"):
+    """Float32 values, padded; `offset` counts from the first byte of data."""
+
+    dtype: str
+    length: int
+    offset: int
+    bytes: int
+    crc32c: str
+
+
+class Dense(Struct, frozen=True):
+    """Where everything lies that is not an expert."""
+
+    file: str
+    data_offset: int
+    tensors: dict[str, DenseMatrix | DenseVector]
+
+
+class PackFile(Struct, frozen=True):
+    """A file of the pack."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a pack is.
+
+    Attributes:
+        sha256: of manifest.json, which names the pack. Not in the file.
+        checksum: the CRC-32C of the text before it.
+        quantization_error, provenance: free-form; read `weight_errors` and `source_config_sha256`.
+    """
+
+    format: str
+    format_version: int
+    requires: list[str]
+    architecture: str
+    config: ModelConfig
+    router: Router
+    expert_ffn: str
+    quantization: Quantizations
+    experts: Experts
+    dense: Dense
+    files: dict[str, PackFile]
+    quantization_error: Any = UNSET
+    provenance: Any = UNSET
+    checksum: str = msgspec.field(name="~crc32c")
+    sha256: str = ""
+
+    @classmethod
+    def read(cls, pack: Path) -> "Manifest":
+        """The manifest of a pack, after the core has checked it and the sizes of all files.
+
+        Raises:
+            PackError: the pack is missing, damaged or of another version.
+        """
+        from adapmoe import _core
+
+        text = _core.inspect_pack(str(pack)).encode()
+        try:
+            found = msgspec.json.decode(text, type=cls)
+        except (ValueError, RecursionError) as error:  # a free-form field that Python cannot hold
+            raise PackError(f"{pack / FILE}: {error}; export the pack again") from error
+        return msgspec.structs.replace(found, sha256=hashlib.sha256(text).hexdigest())
+
+    @property
+    def expert_ids(self) -> list[tuple[int, int]]:
+        """(layer, expert) of all experts, in the order of the file."""
+        layers, experts = self.config.num_hidden_layers, self.config.num_local_experts
+        return [(layer, expert) for layer in range(layers) for expert in range(experts)]
+
+    def expert_index(self, layer: int, expert: int) -> int:
+        """The place of an expert in the file."""
+        return layer * self.config.num_local_experts + expert
+
+    @property
+    def weight_errors(self) -> dict[str, float]:
+        """Relative RMSE by kind of tensor, where the manifest has the exporter's shape."""
+        errors = self.quantization_error
+        found = {
+            kind: error.get("relative_rmse") if isinstance(error, dict) else None
+            for kind, error in (errors.items() if isinstance(errors, dict) else ())
+        }
+        return {kind: rmse for kind, rmse in found.items() if isinstance(rmse, float)}
+
+    @property
+    def source_config_sha256(self) -> str | None:
+        """SHA-256 of the checkpoint's config.json; None where the manifest does not say."""
+        origin = self.provenance
+        found = origin.get("source_config_sha256") if isinstance(origin, dict) else None
+        return found if isinstance(found, str) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The file's content, ready for JSON."""
+        content: dict[str, Any] = msgspec.to_builtins(self, order="sorted")
+        del content["sha256"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -30,15 +219,14 @@ class PackGeometry:
     fixed_bytes: int
 
     @classmethod
-    def of(cls, pack: Path, split: "MemorySplit") -> "PackGeometry":
+    def of(cls, manifest: Manifest, split: "MemorySplit") -> "PackGeometry":
         """Of a pack that is open with this memory split."""
-        manifest = read_manifest(pack)
         return cls(
-            manifest_sha256(pack),
-            manifest["config"]["num_hidden_layers"],
-            manifest["config"]["num_local_experts"],
-            manifest["router"]["top_k"],
-            manifest["experts"]["expert_bytes"],
+            manifest.sha256,
+            manifest.config.num_hidden_layers,
+            manifest.config.num_local_experts,
+            manifest.router.top_k,
+            manifest.experts.expert_bytes,
             split.dense_bytes + split.kv_bytes + split.scratch_bytes,
         )
 
@@ -63,24 +251,14 @@ class PackGeometry:
 
 
 def manifest_sha256(pack: Path) -> str:
-    """SHA-256 of `manifest.json`, which names a pack: 64 hex digits.
+    """SHA-256 of `manifest.json`, which names a pack: 64 hex digits. Nothing is checked.
 
     Raises:
         PackError: it cannot be read.
     """
-    return hashlib.sha256(_manifest(pack)).hexdigest()
-
-
-def read_manifest(pack: Path) -> dict[str, Any]:
-    """The manifest of a pack that a session has validated. Raises PackError as above."""
-    found: dict[str, Any] = json.loads(_manifest(pack))
-    return found
-
-
-def _manifest(pack: Path) -> bytes:
-    path = pack / "manifest.json"
+    path = pack / FILE
     try:
-        return path.read_bytes()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise PackError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -96,52 +274,26 @@ SMALL_FILES = (
 _REMEDY = "copy or export the pack again"
 
 
-def check_small_files(directory: Path, manifest_text: str) -> None:
-    """Compare size and SHA-256 of every small file with the manifest.
+def check_small_files(pack: Path, manifest: Manifest) -> None:
+    """Compare the SHA-256 of every small file with the manifest.
 
     Args:
-        directory: the pack.
-        manifest_text: its manifest as `_core.inspect_pack` returns it, which has checked already
-            that every file it lists is a regular file of the right size.
+        pack: its directory.
+        manifest: as `Manifest.read` returns it, so that every file it lists is a regular file of
+            the right size.
 
     Raises:
         PackError: a file is damaged, or there though the manifest does not list it.
     """
-    listed = json.loads(manifest_text)["files"]
     for name in SMALL_FILES:
-        path = directory / name
-        if name not in listed:
+        path, listed = pack / name, manifest.files.get(name)
+        if listed is None:
             if path.exists() or path.is_symlink():
                 raise PackError(f"{path}: not listed in the manifest's files; {_REMEDY}")
             continue
         found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != listed[name]["sha256"]:
+        if found != listed.sha256:
             raise PackError(
-                f"{path}: SHA-256 is {found}, expected {listed[name]['sha256']}; the file was "
+                f"{path}: SHA-256 is {found}, expected {listed.sha256}; the file was "
                 f"changed or damaged, {_REMEDY}"
             )
-
-
-def check_header(
-    found: Any,
-    path: Path,
-    pack: Path,
-    kind: tuple[str, int],
-    *,
-    subject: str,
-    remedy: str,
-    error: type[AdapmoeError],
-) -> None:
-    """Raise `error` unless `found`, the JSON of `path`, is of this format, version and pack.
-
-    For its message: `subject` comes before "of another pack"; `remedy` is what to do.
-    """
-    header = (found.get("format"), found.get("format_version")) if isinstance(found, dict) else ()
-    if header != kind:
-        raise error(f"{path}: is not {kind[0]} version {kind[1]}; {remedy}")
-    expected = manifest_sha256(pack)
-    if found.get("manifest_sha256") != expected:
-        raise error(
-            f"{path}: {subject} of another pack, with manifest.json of SHA-256 "
-            f"{found.get('manifest_sha256')}, here it is {expected}; {remedy}"
-        )

@@ -1,33 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """`onnx/` beside the pack it was made from: one model per expert, listed in onnx.json."""
 
-import json
-import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from msgspec import Struct
 
 from adapmoe.errors import EngineError
-from adapmoe.machine.files import replace_file
-from adapmoe.pack.manifest import check_header, manifest_sha256
+from adapmoe.pack.manifest import manifest_sha256
+from adapmoe.pack.sidecar import Count, Sha256, Sidecar, read_sidecar, write_sidecar
 
 FOLDER = "onnx"
 FILE = "onnx.json"
 INPUT, OUTPUT = "x", "y"  # fp16 [rows, hidden_size] each
 MAX_ROWS = 16
 _FORMAT, _VERSION = "adapmoe-onnx", 1
-_HEX = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class OnnxModel:
+class OnnxModel(Struct, frozen=True, forbid_unknown_fields=True):
     """The model of one expert, as onnx.json lists it."""
 
-    layer: int
-    expert: int
+    layer: Count
+    expert: Count
     file: str  # in the same folder
-    bytes: int
-    sha256: str
+    bytes: Count
+    sha256: Sha256
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a file name that leads out of the folder, or to another expert."""
+        if self.file != model_file(self.layer, self.expert):
+            raise ValueError(f"`file` is not {model_file(self.layer, self.expert)}")
+
+
+class _Models(Sidecar, kw_only=True, forbid_unknown_fields=True):
+    models: list[OnnxModel]
 
 
 def model_file(layer: int, expert: int) -> str:
@@ -43,41 +48,23 @@ def read_onnx_models(pack: Path, folder: Path) -> dict[tuple[int, int], OnnxMode
     """
     path = folder / FILE
     again = f"make it: adapmoe export {pack} --onnx"
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise EngineError(f"{path}: missing; {again}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"{path}: cannot be read as JSON: {error}; {again}") from error
-    kind = (_FORMAT, _VERSION)
-    check_header(found, path, pack, kind, subject="is", remedy=again, error=EngineError)
-    try:
-        models = [_model(entry) for entry in found["models"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(f"{path}: a model is not listed as it should be; {again}") from error
-    return {(model.layer, model.expert): model for model in models}
+    if not path.exists():
+        raise EngineError(f"{path}: missing; {again}")
+    found = read_sidecar(
+        path, pack, _Models, (_FORMAT, _VERSION), subject="is", remedy=again, error=EngineError
+    )
+    by_key = {(model.layer, model.expert): model for model in found.models}
+    if len(by_key) < len(found.models):
+        raise EngineError(f"{path}: an expert is listed twice; {again}")
+    return by_key
 
 
 def write_onnx_models(pack: Path, folder: Path, models: list[OnnxModel]) -> None:
     """Replace onnx.json. Raises OSError."""
-    found = {
-        "format": _FORMAT,
-        "format_version": _VERSION,
-        "manifest_sha256": manifest_sha256(pack),
-        "models": [asdict(model) for model in models],
-    }
-    replace_file(
-        folder / FILE,
-        (json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(),
+    found = _Models(
+        format=_FORMAT,
+        format_version=_VERSION,
+        manifest_sha256=manifest_sha256(pack),
+        models=models,
     )
-
-
-def _model(entry: dict[str, Any]) -> OnnxModel:
-    model = OnnxModel(**entry)
-    counts = (model.layer, model.expert, model.bytes)
-    if any(type(count) is not int or count < 0 for count in counts):
-        raise ValueError(entry)
-    # A list may not lead out of its folder.
-    if model.file != model_file(model.layer, model.expert) or not _HEX.fullmatch(model.sha256):
-        raise ValueError(entry)
-    return model
+    write_sidecar(folder / FILE, found)

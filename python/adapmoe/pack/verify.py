@@ -2,19 +2,18 @@
 """Reads every byte of a pack and compares it with the checksums of the manifest."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import PackError, ReadError
+from adapmoe.pack.manifest import Manifest
 
 _CHUNK_BYTES = 8 << 20
 
@@ -30,19 +29,19 @@ class _Part:
     crc32c: str  # 8 hex digits
 
 
-def verify_pack(path: str | os.PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
+def verify_pack(path: str | os.PathLike[str], progress: Progress | None = None) -> Manifest:
     """Check the layout of a pack, the SHA-256 of every file and the CRC-32C of tiles and tensors.
 
     Returns the manifest. Raises PackError, which names the first bad file and, where it can, the
     tile or tensor and its offset in bytes; ReadError if the disk fails.
     """
     pack = Path(path)
-    manifest: dict[str, Any] = json.loads(_core.inspect_pack(str(pack)))
-    files = manifest["files"]
-    total = sum(file["bytes"] for file in files.values())
+    manifest = Manifest.read(pack)
+    files = manifest.files
+    total = sum(file.bytes for file in files.values())
     parts = {
-        manifest["dense"]["file"]: _dense_parts(manifest),
-        manifest["experts"]["file"]: _expert_parts(manifest),
+        manifest.dense.file: _dense_parts(manifest),
+        manifest.experts.file: _expert_parts(manifest),
     }
     done = 0
     for name, file in sorted(files.items()):
@@ -52,28 +51,30 @@ def verify_pack(path: str | os.PathLike[str], progress: Progress | None = None) 
             done += chunk.size
             if progress is not None:
                 progress(done, total)
-        if digest.hexdigest() != file["sha256"]:
+        if digest.hexdigest() != file.sha256:
             raise PackError(
                 f"{pack / name}: SHA-256 is {digest.hexdigest()}, the manifest says "
-                f"{file['sha256']}; the file is damaged: copy or export it again"
+                f"{file.sha256}; the file is damaged: copy or export it again"
             )
     return manifest
 
 
-def _dense_parts(manifest: dict[str, Any]) -> list[_Part]:
-    tensors = sorted(manifest["dense"]["tensors"].items(), key=lambda item: item[1]["offset"])
-    return [_Part(f"tensor {name}", place["bytes"], place["crc32c"]) for name, place in tensors]
+def _dense_parts(manifest: Manifest) -> list[_Part]:
+    tensors = sorted(manifest.dense.tensors.items(), key=lambda item: item[1].offset)
+    return [_Part(f"tensor {name}", place.bytes, place.crc32c) for name, place in tensors]
 
 
-def _expert_parts(manifest: dict[str, Any]) -> list[_Part]:
-    experts = manifest["experts"]
-    parts = []
-    for index, digits in enumerate(experts["crc32c"]):
-        layer, expert = divmod(index, manifest["config"]["num_local_experts"])
-        for tile in range(experts["tiles"]):
-            name = f"tile {tile} of expert {expert} in layer {layer}"
-            parts.append(_Part(name, experts["tile_bytes"], digits[8 * tile : 8 * tile + 8]))
-    return parts
+def _expert_parts(manifest: Manifest) -> list[_Part]:
+    experts = manifest.experts
+    return [
+        _Part(
+            f"tile {tile} of expert {expert} in layer {layer}",
+            experts.tile_bytes,
+            experts.tile_crc32c(index, tile),
+        )
+        for index, (layer, expert) in enumerate(manifest.expert_ids)
+        for tile in range(experts.tiles)
+    ]
 
 
 def _checked_chunks(path: Path, parts: list[_Part]) -> Iterator[NDArray[np.uint8]]:

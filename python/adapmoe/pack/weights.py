@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of a pack as NumPy arrays: packed matrices, experts, dense tensors."""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import PackError, ReadError
+from adapmoe.pack.manifest import DenseMatrix, DenseVector, Manifest
 
 LANES = 16  # rows of a block
 
@@ -117,22 +117,13 @@ class ExpertReader:
 
     def __init__(self, pack: Path) -> None:
         """Look at the manifest. Raises PackError."""
-        self.manifest: dict[str, Any] = json.loads(_core.inspect_pack(str(pack)))
-        self.hidden_size: int = self.manifest["config"]["hidden_size"]
-        self.intermediate_size: int = self.manifest["config"]["intermediate_size"]
-        quantization = self.manifest["quantization"]["experts"]
-        self.dtype: str = quantization["dtype"]
-        self.group_size: int = quantization["group_size"]
-        self._place = self.manifest["experts"]
-        self._path = pack / self._place["file"]
+        self.manifest = Manifest.read(pack)
+        self.hidden_size = self.manifest.config.hidden_size
+        self.intermediate_size = self.manifest.config.intermediate_size
+        self.dtype = self.manifest.quantization.experts.dtype
+        self.group_size = self.manifest.quantization.experts.group_size
+        self._path = pack / self.manifest.experts.file
         self._shapes = tile_shapes(self.manifest)
-
-    @property
-    def ids(self) -> list[tuple[int, int]]:
-        """(layer, expert) of all experts, in the order of the file."""
-        config = self.manifest["config"]
-        layers, experts = config["num_hidden_layers"], config["num_local_experts"]
-        return [(layer, expert) for layer in range(layers) for expert in range(experts)]
 
     def read(self, layer: int, expert: int) -> ExpertWeights:
         """One expert. Raises PackError for a damaged tile, ReadError if the disk fails."""
@@ -151,15 +142,13 @@ class ExpertReader:
         return -(-size // self.group_size) * self.group_size if quantized else size
 
     def _tiles(self, layer: int, expert: int) -> Iterator[NDArray[np.uint8]]:
-        index = layer * self.manifest["config"]["num_local_experts"] + expert
-        checksums, nbytes = self._place["crc32c"][index], self._place["tile_bytes"]
-        offset = self._place["data_offset"] + index * self._place["expert_bytes"]
+        experts, index = self.manifest.experts, self.manifest.expert_index(layer, expert)
         try:
             with self._path.open("rb", buffering=0) as file:
-                for tile in range(self._place["tiles"]):
-                    data = np.zeros(nbytes, np.uint8)
-                    _read(file.fileno(), data, offset + tile * nbytes)
-                    found, wanted = _core.crc32c(data), checksums[8 * tile : 8 * tile + 8]
+                for tile in range(experts.tiles):
+                    data = np.zeros(experts.tile_bytes, np.uint8)
+                    _read(file.fileno(), data, experts.offset(index, tile))
+                    found, wanted = _core.crc32c(data), experts.tile_crc32c(index, tile)
                     if f"{found:08x}" != wanted:
                         raise PackError(
                             f"{self._path}: tile {tile} of expert {expert} in layer {layer}: "
@@ -171,13 +160,12 @@ class ExpertReader:
             raise ReadError(f"{self._path}: cannot be read: {error.strerror}") from error
 
 
-def tile_shapes(manifest: dict[str, Any]) -> tuple[PackedShape, PackedShape, PackedShape]:
+def tile_shapes(manifest: Manifest) -> tuple[PackedShape, PackedShape, PackedShape]:
     """gate_proj, up_proj and down_proj of a tile."""
-    hidden, width = manifest["config"]["hidden_size"], manifest["experts"]["tile_width"]
-    quantization = manifest["quantization"]["experts"]
-    dtype, group_size = quantization["dtype"], quantization["group_size"]
-    rows = PackedShape(width, hidden, dtype, group_size)
-    return rows, rows, PackedShape(hidden, width, dtype, group_size)
+    hidden, width = manifest.config.hidden_size, manifest.experts.tile_width
+    stored = manifest.quantization.experts
+    rows = PackedShape(width, hidden, stored.dtype, stored.group_size)
+    return rows, rows, PackedShape(hidden, width, stored.dtype, stored.group_size)
 
 
 def tile_parts(tile: NDArray[np.uint8], shapes: tuple[PackedShape, ...]) -> list[NDArray[np.uint8]]:
@@ -220,36 +208,38 @@ class DenseTensors:
 
     def __init__(self, pack: Path) -> None:
         """Look at the manifest. Raises PackError."""
-        dense = json.loads(_core.inspect_pack(str(pack)))["dense"]
-        self._tensors: dict[str, dict[str, Any]] = dense["tensors"]
-        self._file = np.memmap(pack / dense["file"], np.uint8, "r", offset=dense["data_offset"])
+        dense = Manifest.read(pack).dense
+        self._tensors = dense.tensors
+        self._file = np.memmap(pack / dense.file, np.uint8, "r", offset=dense.data_offset)
 
     def vector(self, name: str) -> F32:
         """A vector, float32 `[length]`."""
         place = self._tensors[name]
-        values: F32 = self._bytes(place).view(np.float32)[: place["length"]]
+        assert isinstance(place, DenseVector), name
+        values: F32 = self._bytes(place).view(np.float32)[: place.length]
         return values
 
     def rows(self, name: str, rows: NDArray[np.integer] | None = None) -> F32:
         """Rows of a matrix, float32 `[n, cols]`: the given ones, or all."""
         place = self._tensors[name]
-        wanted = np.arange(place["rows"]) if rows is None else rows
+        assert isinstance(place, DenseMatrix), name
+        wanted = np.arange(place.rows) if rows is None else rows
         blocks, at = np.unique(wanted // LANES, return_inverse=True)
-        data = self._bytes(place).reshape(-(-place["rows"] // LANES), -1)[blocks]
+        data = self._bytes(place).reshape(-(-place.rows // LANES), -1)[blocks]
         unpacked = _unpack_dense(np.ascontiguousarray(data), place)
-        values: F32 = unpacked[at.reshape(-1), wanted % LANES, : place["cols"]]
+        values: F32 = unpacked[at.reshape(-1), wanted % LANES, : place.cols]
         return values
 
-    def _bytes(self, place: dict[str, Any]) -> NDArray[np.uint8]:
-        return self._file[place["offset"] : place["offset"] + place["bytes"]]
+    def _bytes(self, place: DenseMatrix | DenseVector) -> NDArray[np.uint8]:
+        return self._file[place.offset : place.offset + place.bytes]
 
 
-def _unpack_dense(blocks: NDArray[np.uint8], place: dict[str, Any]) -> F32:
+def _unpack_dense(blocks: NDArray[np.uint8], place: DenseMatrix) -> F32:
     """Packed blocks `[n, block_bytes]` to float32 `[n, 16 rows, cols_padded]`."""
-    dtype, n = place["dtype"], len(blocks)
+    dtype, n = place.dtype, len(blocks)
     if dtype in ("f16", "f32"):
         return np.asarray(unpack_floats(blocks, dtype).reshape(n, LANES, -1), np.float32)
-    quants, scales = unpack_quants(blocks, place["cols"], dtype, place["group_size"])
+    quants, scales = unpack_quants(blocks, place.cols, dtype, place.group_size)
     groups = quants.reshape(*scales.shape, -1)
     values = np.multiply(groups, scales[..., None], dtype=np.float32)
     return values.reshape(n, LANES, -1)

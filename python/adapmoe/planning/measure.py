@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adapmoe.errors import ReadError
 from adapmoe.generation.sequence import Sequence
 from adapmoe.machine.bandwidth import DiskProbe, DiskSpeed, measure_disk, measure_memory
-from adapmoe.pack.manifest import PackGeometry, read_manifest
+from adapmoe.pack.manifest import Manifest, PackGeometry
 from adapmoe.planning.step_time import LayerTime, Measured, split_compute
 
 if TYPE_CHECKING:
@@ -142,10 +142,10 @@ def measure(
     Raises:
         ReadError: the disk cannot be read, or is too slow to be measured in that time.
     """
-    manifest, split = read_manifest(llm.path), llm.memory_split
-    geometry, tiles = llm.geometry, manifest["experts"]["tiles"]
+    manifest, split = Manifest.read(llm.path), llm.memory_split
+    geometry, experts = PackGeometry.of(manifest, split), manifest.experts
     on_phase("disk")
-    probe = measure_disk(llm.path, manifest["experts"], reader=llm.reader, seconds=0.3 * seconds)
+    probe = measure_disk(experts.all_tiles(llm.path), reader=llm.reader, seconds=0.3 * seconds)
     if probe.best is None:
         raise ReadError(
             f"{llm.path}: the disk is too slow to be measured in {0.6 * seconds:.1f} s; "
@@ -156,13 +156,13 @@ def measure(
     decodes = _decodes(llm, ids, 0.2 * seconds, on_phase)
     dense = _dense_bytes(manifest)
     times = [
-        _fit(decodes, statistic, dense, geometry, tiles)
+        _fit(decodes, statistic, dense, geometry, experts.tiles)
         for statistic in (np.mean, slowest_quarter, fastest_quarter)
     ]
     return Measurements(
         geometry,
         split,
-        tiles,
+        experts.tiles,
         probe,
         memory_speed,
         dense + geometry.cycle * geometry.expert_bytes,
@@ -227,8 +227,8 @@ def fastest_quarter(seconds: NDArray[np.float64]) -> float:
     return min(float(part.mean()) for part in np.array_split(seconds, _QUARTERS) if len(part))
 
 
-def _dense_bytes(manifest: dict[str, Any]) -> int:
+def _dense_bytes(manifest: Manifest) -> int:
     """Bytes of dense weights that one token reads: of an untied embedding, only one row."""
-    tensors = manifest["dense"]["tensors"]
+    tensors = manifest.dense.tensors
     skipped = {"model.embed_tokens.weight"} if "lm_head.weight" in tensors else set()
-    return sum(place["bytes"] for name, place in tensors.items() if name not in skipped)
+    return sum(place.bytes for name, place in tensors.items() if name not in skipped)

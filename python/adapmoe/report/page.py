@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 
 from adapmoe.errors import TraceError
+from adapmoe.machine.files import replace_file
 from adapmoe.opening.allocation import CalibrationFacts
-from adapmoe.pack.manifest import manifest_sha256, read_manifest
+from adapmoe.pack.manifest import Manifest, manifest_sha256
 from adapmoe.report.figures import draw_accuracy, draw_heat_map, draw_hit_rates
 from adapmoe.report.quality import draw_quality, measure_quality
 from adapmoe.tracing.trace import Trace
@@ -52,7 +53,7 @@ def draw_report(
         drawn += _draw_trace(out, path.stem, trace)
     if not recorded:
         drawn.append(Drawn("", "Hit rates: give a recorded --trace FILE"))
-    top_k = read_manifest(pack)["router"]["top_k"]
+    top_k = Manifest.read(pack).router.top_k
     drawn += _draw_calibration(out, name, top_k, facts)
     if facts is not None and text is not None:
         points, chosen = measure_quality(pack, text, on_progress=on_progress)
@@ -60,7 +61,7 @@ def draw_report(
         drawn.append(Drawn("quality.png", "Quality against speed, measured now"))
     else:
         drawn.append(Drawn("", "Quality against speed: needs calibration and --text FILE"))
-    (out / "index.html").write_text(_page(name, drawn), encoding="utf-8")
+    replace_file(out / "index.html", _page(name, drawn).encode())
     return drawn
 
 

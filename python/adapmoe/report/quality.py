@@ -92,9 +92,8 @@ def measure_quality(
         ReadError: an expert could not be read.
     """
     found = read_calibration(pack)
-    gating = found["gating"]
-    chosen = gating["sensitivity"]["threshold"] if gating["sensitivity"]["pays"] else None
-    values = found["sensitivity"][gating["method"]]["values"]
+    gate, values = found.gating.sensitivity, found.chosen
+    chosen = gate.threshold if gate.pays else None
     middle = chosen or 0.01 * float(np.median(values))
     thresholds = [middle * factor for factor in _FACTORS]
     ids = np.array(Tokenizer.from_pack(pack).encode(text), np.int32)

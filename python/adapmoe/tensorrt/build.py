@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the engine of every expert, several at a time, and continues an interrupted build."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -9,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from adapmoe import _core
 from adapmoe.errors import EngineError, ReadError
 from adapmoe.machine.files import locked_folder, publish, temporary_path
+from adapmoe.pack.manifest import Manifest
 from adapmoe.pack.onnx_models import FOLDER as ONNX_FOLDER
 from adapmoe.pack.onnx_models import OnnxModel, read_onnx_models
 from adapmoe.tensorrt.builders import FLAGS, EngineBuilder, open_builder
@@ -50,7 +52,7 @@ class TagBuild:
         self._builder = builder
         self._targets = targets
         self._models = models
-        self._device = builder.device
+        self._device = UNSET if builder.device is None else builder.device
         self._workspace_bytes = limit // _WORKSPACE_SHARE
         self.tag = make_tag(builder.name, targets)
         self.records: dict[Key, EngineRecord] = {}
@@ -88,6 +90,7 @@ class TagBuild:
         """Publish a plan that a worker built, and record it."""
         plan = self._folder / plan_file(model.layer, model.expert)
         publish(temporary_path(plan), plan)
+        workspace = (f"{_WORKSPACE}{self._workspace_bytes}",) if self._builder.device else ()
         record = EngineRecord(
             layer=model.layer,
             expert=model.expert,
@@ -95,7 +98,7 @@ class TagBuild:
             library=self._builder.name,
             version=self._builder.version,
             targets=self._targets,
-            flags=FLAGS + ((f"{_WORKSPACE}{self._workspace_bytes}",) if self._device else ()),
+            flags=FLAGS + workspace,
             onnx_sha256=model.sha256,
             device=self._device,
             **result,
@@ -161,9 +164,9 @@ def build_engines(
             them.
         BackendUnavailableError: there is no such builder here.
     """
-    manifest = json.loads(_core.inspect_pack(str(pack)))
+    quantization = Manifest.read(pack).quantization
     chosen = open_builder(builder)
-    _check_request(pack, chosen, manifest["quantization"]["experts"]["dtype"], jobs)
+    _check_request(pack, chosen, quantization.experts.dtype, jobs)
     folder = onnx_folder or pack / ONNX_FOLDER
     models = sorted(read_onnx_models(pack, folder).values(), key=lambda m: (m.layer, m.expert))
     if not models:

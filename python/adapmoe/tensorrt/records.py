@@ -2,30 +2,31 @@
 """The record of engines beside their plans: written, read, checked."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from adapmoe.errors import EngineError
 from adapmoe.machine.cuda import CudaDevice, DeviceModel
-from adapmoe.machine.files import file_sha256, replace_file
-from adapmoe.pack.manifest import check_header, manifest_sha256, read_manifest
+from adapmoe.machine.files import file_sha256
+from adapmoe.pack.manifest import Manifest, manifest_sha256
+from adapmoe.pack.sidecar import Count, Sha256, Sidecar, read_sidecar, write_sidecar
 
 FOLDER = "engines"
 FILE = "engines.json"
 _FORMAT, _VERSION = "adapmoe-engines", 1
-_HEX = re.compile(r"[0-9a-f]{64}")
-_TARGET = re.compile(r"sm_([0-9]{2,3})(\+?)")
+_TARGET = re.compile(r"\Asm_([0-9]{2,3})(\+?)\Z")
 
 Key = tuple[int, int]  # (layer, expert)
+Target = Annotated[str, Meta(pattern=_TARGET.pattern)]
 
 
-@dataclass(frozen=True)
-class EngineRecord:
+class EngineRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One plan.
 
     Attributes:
@@ -35,22 +36,27 @@ class EngineRecord:
         flags: what else the builder was told.
         seconds: that building took, in its own process.
         peak_rss_bytes: of that process.
-        device: that it was built on and for; None if ahead of time, or if nobody recorded it.
+        device: that it was built on and for; UNSET if ahead of time, or if nobody recorded it.
     """
 
-    layer: int
-    expert: int
+    layer: Count
+    expert: Count
     file: str
     library: str
     version: str
-    targets: tuple[str, ...]
+    targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
     flags: tuple[str, ...]
-    onnx_sha256: str
-    sha256: str
-    bytes: int
+    onnx_sha256: Sha256
+    sha256: Sha256
+    bytes: Count
     seconds: float
-    peak_rss_bytes: int
-    device: DeviceModel | None = None
+    peak_rss_bytes: Count
+    device: DeviceModel | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a file name that leads out of the folder, or to another expert."""
+        if self.file != plan_file(self.layer, self.expert):
+            raise ValueError(f"`file` is not {plan_file(self.layer, self.expert)}")
 
     @property
     def key(self) -> Key:
@@ -71,6 +77,10 @@ class EngineRecord:
             if device == int(match[1]) or (match[2] and device > int(match[1])):
                 return True
         return False
+
+
+class _Engines(Sidecar, kw_only=True, forbid_unknown_fields=True):
+    engines: list[EngineRecord]
 
 
 def plan_file(layer: int, expert: int) -> str:
@@ -98,77 +108,34 @@ def load_records(pack: Path, tag: str) -> dict[Key, EngineRecord]:
     """
     path = pack / FOLDER / tag / FILE
     rebuild = f"build the engines: {rebuild_command(pack, tag)}"
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         there = sorted(other.parent.name for other in path.parent.parent.glob(f"*/{FILE}"))
         have = f"there are engines for {', '.join(there)}" if there else "there are no engines"
-        raise EngineError(f"{path}: missing; {have}; {rebuild}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"{path}: cannot be read as JSON: {error}; {rebuild}") from error
-    kind = (_FORMAT, _VERSION)
-    subject = "the engines are"
-    check_header(found, path, pack, kind, subject=subject, remedy=rebuild, error=EngineError)
-    try:
-        records = [_record(entry) for entry in found["engines"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(
-            f"{path}: an engine is not listed as it should be: {error}; {rebuild}"
-        ) from error
-    by_key = {record.key: record for record in records}
-    if len(by_key) < len(records):
+        raise EngineError(f"{path}: missing; {have}; {rebuild}")
+    found = read_sidecar(
+        path,
+        pack,
+        _Engines,
+        (_FORMAT, _VERSION),
+        subject="the engines are",
+        remedy=rebuild,
+        error=EngineError,
+    )
+    by_key = {record.key: record for record in found.engines}
+    if len(by_key) < len(found.engines):
         raise EngineError(f"{path}: an expert is listed twice; {rebuild}")
     return by_key
 
 
 def write_records(pack: Path, tag: str, records: Iterable[EngineRecord]) -> None:
     """Replace engines.json. Raises OSError."""
-    found = {
-        "format": _FORMAT,
-        "format_version": _VERSION,
-        "manifest_sha256": manifest_sha256(pack),
-        "engines": [_entry(record) for record in sorted(records, key=lambda record: record.key)],
-    }
-    data = (json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    replace_file(pack / FOLDER / tag / FILE, data)
-
-
-def _entry(record: EngineRecord) -> dict[str, Any]:
-    entry = asdict(record)
-    if record.device is None:
-        del entry["device"]
-    return entry
-
-
-def _device(entry: dict[str, Any]) -> DeviceModel:
-    device = DeviceModel(**entry)
-    if not isinstance(device.name, str):
-        raise TypeError(f"device {device.name!r}")
-    if type(device.multiprocessors) is not int or device.multiprocessors < 1:
-        raise ValueError(f"{device.multiprocessors!r} multiprocessors")
-    return device
-
-
-def _record(entry: dict[str, Any]) -> EngineRecord:
-    lists = {name: tuple(entry[name]) for name in ("targets", "flags")}
-    device = {"device": _device(entry["device"])} if "device" in entry else {}
-    record = EngineRecord(**(entry | lists | device))
-    for count in (record.layer, record.expert, record.bytes, record.peak_rss_bytes):
-        if type(count) is not int or count < 0:
-            raise ValueError(f"{count!r} is no count")
-    if type(record.seconds) not in (int, float):
-        raise TypeError(f"seconds {record.seconds!r}")
-    # A list may not lead out of its folder.
-    if record.file != plan_file(record.layer, record.expert):
-        raise ValueError(f"file {record.file!r}")
-    if not all(_HEX.fullmatch(digest) for digest in (record.sha256, record.onnx_sha256)):
-        raise ValueError(f"a SHA-256 of {record.file}")
-    texts = (record.library, record.version, *record.targets, *record.flags)
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"the builder of {record.file}")
-    if not record.targets or not all(_TARGET.fullmatch(target) for target in record.targets):
-        raise ValueError(f"targets {record.targets}")
-    return record
+    found = _Engines(
+        format=_FORMAT,
+        format_version=_VERSION,
+        manifest_sha256=manifest_sha256(pack),
+        engines=sorted(records, key=lambda record: record.key),
+    )
+    write_sidecar(pack / FOLDER / tag / FILE, found)
 
 
 @dataclass(frozen=True)
@@ -239,7 +206,7 @@ def read_engine_records(
                 f"{where}, but this device is {device.target}; "
                 f"build for it: adapmoe build-engines {pack}"
             )
-        if record.device not in (None, device.model):
+        if record.device not in (UNSET, device.model):
             raise EngineError(
                 f"{where} on {record.device}, but this device is {device.model}; "
                 f"build for it: {rebuild_command(pack, tag)}"
@@ -288,10 +255,8 @@ def _check_complete(pack: Path, tag: str, records: dict[Key, EngineRecord]) -> N
             f"{unlisted[0]}: is not listed in {FILE}, so nobody knows what it is; "
             f"remove it, or finish an interrupted build: {rebuild_command(pack, tag)}"
         )
-    config = read_manifest(pack)["config"]
-    layers, experts = config["num_hidden_layers"], config["num_local_experts"]
-    known = {(layer, expert) for layer in range(layers) for expert in range(experts)}
-    if records.keys() != known:
+    known = Manifest.read(pack).expert_ids
+    if records.keys() != set(known):
         raise EngineError(
             f"{folder / FILE}: lists {len(records)} engines, the model has {len(known)} experts; "
             f"finish the build: {rebuild_command(pack, tag)}"

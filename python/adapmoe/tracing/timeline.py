@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adapmoe.core_types import Span
+from adapmoe.machine.files import write_output
 
 LANES = ("compute", "stall", "demand", "prefetch")  # top to bottom
 _LANE_THREADS = 1000  # more than a lane has threads
@@ -41,7 +42,7 @@ def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
 
 def write_chrome_trace(path: Path, spans: Sequence[Span]) -> None:
     """Write `chrome_trace(spans)` to `path`. Raises OSError."""
-    path.write_text(json.dumps(chrome_trace(spans), allow_nan=False), encoding="utf-8")
+    write_output(path, json.dumps(chrome_trace(spans), allow_nan=False).encode())
 
 
 def _lane(name: str) -> int:

@@ -4,24 +4,45 @@
 A trace is a NumPy .npz archive (zip) of four arrays and a header; README.md lists them.
 """
 
+import io
 import json
 import os
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
+from adapmoe.machine.files import write_output
 from adapmoe.pack.manifest import PackGeometry
 
 _FORMAT, _VERSION = "adapmoe-trace", 1
 _ARRAYS = ("passes", "layers", "counts", "experts")
-_GEOMETRY = ("num_layers", "num_experts", "top_k", "expert_bytes", "fixed_bytes")
+_Size = Annotated[int, Meta(gt=0, lt=1 << 62)]
+
+
+class _Kind(Struct):
+    format: Any = None
+    version: Any = None
+
+
+class _Sizes(Struct):
+    num_layers: _Size
+    num_experts: _Size
+    top_k: _Size
+    expert_bytes: _Size
+    fixed_bytes: _Size
+
+
+class _Header(_Sizes):
+    pack: str
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Trace:
         target = Path(path)
         header: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
         header["pack"] = self.geometry.manifest_sha256
-        header |= {name: getattr(self.geometry, name) for name in _GEOMETRY}
+        header |= {name: getattr(self.geometry, name) for name in _Sizes.__struct_fields__}
         arrays: dict[str, Any] = {
             "passes": np.array([v.pass_index for v in self.visits], np.int32),
             "layers": np.array([v.layer for v in self.visits], np.int16),
@@ -65,15 +86,12 @@ class Trace:
             "experts": np.array([e for v in self.visits for e in v.experts], np.int16),
             "header": np.array(json.dumps(header, allow_nan=False)),
         }
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        archive = io.BytesIO()
+        np.savez_compressed(archive, **arrays)
         try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-            partial.replace(target)
+            write_output(target, archive.getvalue())
         except OSError as error:
             raise TraceError(f"{target}: the trace cannot be written: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
@@ -85,7 +103,7 @@ class Trace:
         try:
             # Given a path to something else than an archive, np.load would leave the file open.
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                header = json.loads(str(file["header"][()]))
+                header = str(file["header"][()])
                 arrays = {name: file[name].astype(np.int64) for name in _ARRAYS}
         except FileNotFoundError:
             raise TraceError(f"{path}: no such file; record one with --trace") from None
@@ -110,18 +128,21 @@ def _damaged(path: str | os.PathLike[str], why: str) -> TraceError:
     return TraceError(f"{path}: not a trace, or damaged: {why}; record it again with --trace")
 
 
-def _read_header(path: str | os.PathLike[str], header: Any) -> PackGeometry:
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+def _read_header(path: str | os.PathLike[str], text: str) -> PackGeometry:
+    try:
+        kind = msgspec.json.decode(text, type=_Kind)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header: {error}") from error
+    if kind.format != _FORMAT:
         raise _damaged(path, f"the header does not say {_FORMAT!r}")
-    if header.get("version") != _VERSION:
-        raise TraceError(
-            f"{path}: trace version {header.get('version')!r}, this program reads {_VERSION}"
-        )
-    numbers: dict[str, Any] = {name: header.get(name) for name in _GEOMETRY}
-    wrong = [name for name, n in numbers.items() if type(n) is not int or not 0 < n < 2**62]
-    if wrong or not isinstance(header.get("pack"), str):
-        raise _damaged(path, f"bad {' and '.join(wrong) or 'pack'} in the header")
-    return PackGeometry(manifest_sha256=header["pack"], **numbers)
+    if kind.version != _VERSION:
+        raise TraceError(f"{path}: trace version {kind.version!r}, this program reads {_VERSION}")
+    try:
+        found = msgspec.json.decode(text, type=_Header)
+    except ValueError as error:
+        raise _damaged(path, f"its header: {error}") from error
+    numbers = msgspec.structs.asdict(found)
+    return PackGeometry(manifest_sha256=numbers.pop("pack"), **numbers)
 
 
 def _check(

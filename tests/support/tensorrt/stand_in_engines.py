@@ -77,7 +77,7 @@ def write_engines(pack, major=10, target=TARGET):
     folder.mkdir(parents=True)
     reader = ExpertReader(pack)
     records = []
-    for layer, expert in reader.ids:
+    for layer, expert in reader.manifest.expert_ids:
         # Sizes differ, and are no multiples of a page.
         data = plan_bytes(reader, layer, expert, major, padding=layer + 3 * expert)
         (folder / plan_file(layer, expert)).write_bytes(data)
