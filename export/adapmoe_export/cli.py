@@ -118,11 +118,16 @@ def _export_onnx_only(pack: Path, onnx: bool, as_json: bool) -> None:
         _print_models(models)
 
 
+def _console(*, stderr: bool = False) -> Console:
+    """Shows names as they are: rich would obey [words in brackets]."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
 def _parse_width(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal():
-        raise ExportError(f"tile width {text!r}: give 'auto' or a number of columns")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ExportError(f"tile width {text[:40]!r}: give 'auto' or a number of columns")
     return int(text)
 
 
@@ -148,7 +153,7 @@ def _progress_bar() -> Progress:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_console(stderr=True),
         transient=True,
     )
 
@@ -160,7 +165,7 @@ def _summary(out: Path, manifest: Json) -> Json:
 
 
 def _print_tables(out: Path, manifest: Json) -> None:
-    console = Console()
+    console = _console()
     files = Table("file", title=str(out), title_justify="left")
     files.add_column("bytes", justify="right")
     for name, file in sorted(manifest["files"].items()):
@@ -176,7 +181,7 @@ def _write_models(pack: Path) -> OnnxSummary:
     """Export with a progress bar on stderr."""
     columns = (TextColumn("ONNX models"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
             task = bar.add_task("onnx", total=None)
             return export_onnx(
                 pack, progress=lambda done, total: bar.update(task, completed=done, total=total)
@@ -198,7 +203,7 @@ def _onnx_json(models: OnnxSummary | None) -> Json:
 def _print_models(models: OnnxSummary | None) -> None:
     """One line."""
     if models is not None:
-        Console().print(
+        _console().print(
             f"{models.folder}: {models.models} ONNX models, {models.bytes:,} bytes"
             + (f"; {models.kept} were there already" if models.kept else ""),
             soft_wrap=True,

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
-MEMORY, SPEED, ADVANCED = "Memory", "Speed and exactness", "Advanced"  # groups, as help shows them
+MEMORY, OUTPUT, ADVANCED = "Memory", "Output", "Advanced"  # groups, as help shows them
 
 
 def option(
@@ -36,8 +36,8 @@ def option(
     """A field of `Settings`.
 
     Args:
-        default: used where nothing is given.
-        help: one line, with the unit.
+        default: used where nothing is given; of several words, help lists it first.
+        help: one short line, with the unit.
         check: `check(name, value)` returns the value as the core takes it, or raises TypeError or
             ValueError with the name.
         group: heading under which help lists it.
@@ -77,7 +77,7 @@ def _pages(name: str, value: Any) -> int:
 
 
 ALLOCATIONS = ("global", "uniform", "dp")
-FIRST_LAYER = ("both", "embedding", "hidden", "none")
+FIRST_LAYER = ("embedding", "hidden", "both", "none")
 GATING = ("off", "sensitivity", "residency")
 POLICIES = ("next-use", "farthest-layer", "lru", "lfru", "least-stale")
 
@@ -92,8 +92,8 @@ class Settings:
 
     memory: int | str = option(
         "auto",
-        "Hard ceiling for weights, KV cache, scratch and experts: bytes, 12GiB, 2.5GB, or auto "
-        "(80 % of what this process may still take; of a GPU's own memory, if it has some).",
+        "Ceiling for weights, KV cache, scratch and experts: auto (80 % of what this process may "
+        "still take), 12GiB, 2.5GB or bytes.",
         check=lambda name, value: parse_memory(value, name),
         group=MEMORY,
         metavar="SIZE",
@@ -102,20 +102,17 @@ class Settings:
         None,
         "Compute threads; default: one per core that this process may use.",
         check=_whole(1, 1024),
-        group=SPEED,
         unset=0,
     )
     gating: str = option(
         "off",
-        "off is exact; sensitivity leaves out experts that hardly matter, within the quality that "
-        "`adapmoe calibrate` was given; residency only those that would have to be read.",
+        "off is exact; sensitivity, residency: skip experts as calibrated.",
         check=_one_of(*GATING),
-        group=SPEED,
     )
     _: KW_ONLY
     experts_resident: float | str | None = option(
         None,
-        "Instead of memory: enough to keep this share of all experts resident, 50% or 0.5.",
+        "Instead of memory: room for this share of all experts, 50% or 0.5.",
         check=lambda name, value: parse_share(value, name),
         group=MEMORY,
         metavar="SHARE",
@@ -123,13 +120,13 @@ class Settings:
     )
     max_context: int = option(
         0,
-        "Most tokens per sequence; 0: what the model was trained for, at most 4096.",
+        "Most tokens per sequence; 0: as trained, at most 4096.",
         check=_whole(0),
         group=MEMORY,
     )
     max_sequences: int = option(
         1,
-        "Sequences open at the same time; each reserves a KV cache of max_context tokens.",
+        "Sequences at a time, each with a KV cache of its own.",
         check=_whole(1, 4096),
         group=MEMORY,
     )
@@ -138,20 +135,17 @@ class Settings:
     )
     backend: str = option(
         "auto",
-        "auto, cpu or cuda; auto: the GPU where it shares the CPU's memory.",
+        "auto (the GPU where it shares the CPU's memory), cpu or cuda.",
         check=_one_of("auto", "cpu", "cuda"),
-        group=SPEED,
     )
     exact: bool = option(
         True,
         "Permit only what gives the bits of the CPU.",
         check=checks.flag,
-        group=SPEED,
     )
     arithmetic: str = option(
         "auto",
-        "How int4 and int8 experts meet activations: w4a8 (exact); w4a16 or tensorrt (on a GPU, "
-        "with exact off); auto: w4a8, with exact off whichever is fastest here.",
+        "auto, w4a8 (exact); with exact off also w4a16, tensorrt (on a GPU).",
         check=_one_of("auto", "w4a8", "w4a16", "tensorrt"),
     )
     kernels: str = option(
@@ -161,7 +155,7 @@ class Settings:
     )
     policy: str = option(
         "next-use",
-        "Which expert to evict: next-use, farthest-layer, lru, lfru or least-stale.",
+        "Evict first: next-use, farthest-layer, lru, lfru or least-stale.",
         check=_one_of(*POLICIES),
     )
     evict: str = option(
@@ -169,65 +163,64 @@ class Settings:
     )
     allocation: str = option(
         "global",
-        "How layers share memory: global, uniform, or dp (needs `adapmoe calibrate`).",
+        "Room of layers: global, uniform, or dp (in a calibrated pack).",
         check=_one_of(*ALLOCATIONS),
         core=False,
     )
     prefetch: int = option(
         1,
-        "Most layers to look ahead and read for, 0 (off) to 3; never changes a result.",
+        "Most layers to read ahead for, 0 (off) to 3.",
         check=_whole(0, 3),
     )
     prefetch_trials: bool = option(
         True,
-        "Try now and then whether fewer layers make steps shorter, and use what does.",
+        "Read ahead for fewer layers where that is faster.",
         check=checks.flag,
     )
     first_layer: str = option(
         "embedding",
-        "What predicts layer 0's experts: embedding, hidden (calibrated packs), both or none.",
+        "Layer 0 foreseen by: embedding, hidden (calibrated), both or none.",
         check=_one_of(*FIRST_LAYER),
         core=False,
     )
     verify: str = option(
         "always",
-        "Check the CRC of tiles: always, the first time they are read, or never.",
+        "Check the CRC of tiles: always, first (when first read) or never.",
         check=_one_of("always", "first", "never"),
     )
     gating_threshold: float | None = option(
         None,
-        "T of the gating rule; 0 leaves nothing out; default: calibration's.",
+        "T of the gating rule, 0 leaves nothing out; default: calibrated.",
         check=_not_negative,
         core=False,
     )
     sensitivity: Sequence[float] = option(
         (),
-        "s_i of the gating rule, one per layer; default: calibration's.",
+        "s_i of the gating rule, one per layer; default: calibrated.",
         check=_numbers,
         core=False,
     )
     prefill_chunk: int = option(128, "Most prompt tokens per step.", check=_whole(1, 4096))
     reader: str = option(
         "auto",
-        "io_uring, pread (threads), or auto: io_uring where it works; all give the same bits.",
+        "auto, io_uring or pread (threads); all give the same bits.",
         check=_one_of("auto", "io_uring", "pread"),
     )
     read_depth: int | None = option(
         None,
-        "Reads at the same time; default: what plan, bench or doctor found best on this disk, "
-        "else 4.",
+        "Reads at a time; default: as measured on this disk, else 4.",
         check=_whole(1, 256),
         core=False,
     )
     request_bytes: int | None = option(
         None,
-        "Most bytes of one read, a multiple of 4096; 0: a whole tile; default: as for read_depth.",
+        "Most bytes of a read, in 4096s; 0: a tile; default: as measured.",
         check=_pages,
         core=False,
     )
     register_buffers: bool = option(
         False,
-        "With io_uring, pin and register memory, as far as RLIMIT_MEMLOCK allows.",
+        "Pin and register memory for io_uring.",
         check=checks.flag,
     )
     direct_io: bool = option(
@@ -235,15 +228,19 @@ class Settings:
     )
     warm_restart: bool = option(
         True,
-        "Remember the resident experts at close, and read them in the background at the next open.",
+        "Remember resident experts at close, read them at the next open.",
         check=checks.flag,
         core=False,
     )
     timeline: bool = option(
-        False, "Record who was busy when, for `LLM.timeline`.", check=checks.flag
+        False, "Record who was busy when, for `LLM.timeline`.", check=checks.flag, group=OUTPUT
     )
     verbose: bool = option(
-        False, "Print backend and memory split to stderr.", check=checks.flag, core=False
+        False,
+        "Print backend and memory split to stderr.",
+        check=checks.flag,
+        core=False,
+        group=OUTPUT,
     )
 
     def __post_init__(self) -> None:
@@ -256,7 +253,7 @@ class Settings:
             if not isinstance(value, str):  # a size stays as it was written
                 object.__setattr__(self, each.name, plain)
         if self.experts_resident is not None and self.memory != "auto":
-            raise ValueError("give either memory or experts_resident, not both")
+            raise ValueError("memory and experts_resident exclude each other: give one of them")
 
     def for_core(self) -> dict[str, Any]:
         """What the compiled core is given as it is, by name; sizes in bytes."""

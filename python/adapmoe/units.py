@@ -20,6 +20,7 @@ _UNITS = {
 }
 # More digits than anybody writes; Python refuses thousands of them, with a message of its own.
 _SIZE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SHARE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*(%?)\s*", re.ASCII)
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*", re.ASCII)
 
 
@@ -39,7 +40,7 @@ def parse_memory(value: object, name: str = "memory") -> int:
     if isinstance(value, str):
         if value.strip().lower() == "auto":
             return 0
-        size = _parse_size(value)
+        size = _parse_size(name, value)
     else:
         expected = "a whole number of bytes, a size such as '12GiB', or 'auto'"
         size = checks.integer(name, value, expected=expected)
@@ -50,12 +51,12 @@ def parse_memory(value: object, name: str = "memory") -> int:
     return size
 
 
-def _parse_size(text: str) -> int:
+def _parse_size(name: str, text: str) -> int:
     match = _SIZE.fullmatch(text)
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ValueError(
-            f"{text!r} is not a size: write for example '12GiB', '512MiB', '2.5GB', "
+            f"{name}: {text!r} is not a size: write for example '12GiB', '512MiB', '2.5GB', "
             "a plain number of bytes, or 'auto'"
         )
     return int(Fraction(match[1]) * unit)
@@ -75,13 +76,19 @@ def parse_percent(text: str) -> float:
 
 
 def parse_share(value: object, name: str = "share") -> float:
-    """Turn "50%" or 0.5 into 0.5.
+    """Turn "50%", "0.5" or 0.5 into 0.5.
 
     Raises:
         TypeError: neither a number nor a string.
-        ValueError: not from 0 to 1, or a string that is not a percentage.
+        ValueError: not from 0 to 1, or a string that is no share above 0.
     """
-    return parse_percent(value) if isinstance(value, str) else checks.within(name, value, 0, 1)
+    if not isinstance(value, str):
+        return checks.within(name, value, 0, 1)
+    match = _SHARE.fullmatch(value)
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{name}: {value!r} is not a share: write for example '50%' or 0.5")
+    return share
 
 
 def format_bytes(count: int) -> str:

@@ -19,7 +19,7 @@ Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
   auto gpu = make_cuda_backend(shape, /*integrated_only=*/true);
   if (gpu.ok() || !exact) return gpu;
   auto cpu = make_cpu_backend(kernels, threads, shape);
-  if (cpu.ok() && built_with_cuda()) {
+  if (cpu.ok() && !without_gpu()) {  // nobody asked for CUDA: no word where there is no GPU
     *note = str_cat(gpu.status().message(), "; running on ", cpu.value()->name());
   }
   return cpu;

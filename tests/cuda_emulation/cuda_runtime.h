@@ -48,6 +48,7 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
   cudaErrorHostMemoryAlreadyRegistered = 712,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
@@ -122,6 +123,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 // cudaDevAttrIntegrated of the GPU that the environment asks for.
+bool emulated_is_absent();
 int emulated_is_integrated();
 
 // Queues a grid whose every thread calls `thread`. Thread-safe.

@@ -173,6 +173,15 @@ def test_auto_does_not_take_it(pack_factory):
 
 
 @emulated
+def test_without_a_gpu_auto_says_nothing(pack_factory, monkeypatch):
+    monkeypatch.setenv("ADAPMOE_EMULATED_GPU", "none")
+    done = run(tool("tokens", build="emulated"), pack_factory(), 1, "-n", 1)
+    assert done.stdout.startswith("backend cpu/")
+    assert done.stderr == ""
+    assert "no usable GPU" in refusal(pack_factory())
+
+
+@emulated
 def test_auto_falls_back_where_pages_cannot_be_pinned(pack_factory, monkeypatch):
     monkeypatch.setenv("ADAPMOE_EMULATED_GPU", "integrated")
     monkeypatch.setenv("ADAPMOE_EMULATED_GPU_REFUSES", "register")

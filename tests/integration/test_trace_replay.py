@@ -34,7 +34,7 @@ def test_run_and_eval_record_what_replay_reads(pack_factory, tmp_path):
     text.write_text("A function that returns the number of items in the list. " * 4)
     verbs = {
         "run": ("-p", PROMPT, "-n", "8", "--ignore-eos"),
-        "eval": ("--text", str(text), "--chunk", "1"),
+        "eval": ("--text", str(text), "--prefill-chunk", "1"),
     }
     for verb, words in verbs.items():
         path = str(tmp_path / f"{verb}.npz")
@@ -51,7 +51,8 @@ def test_chunks_do_not_change_perplexity(pack_factory, tmp_path):
     text.write_text("A function that returns the number of items in the list. " * 4)
     found = [
         CliRunner().invoke(
-            app, ["eval", str(pack_factory()), "--text", str(text), "--chunk", chunk, "--json"]
+            app,
+            ["eval", str(pack_factory()), "--text", str(text), "--prefill-chunk", chunk, "--json"],
         )
         for chunk in ("1", "128")
     ]

@@ -202,8 +202,7 @@ def test_every_switch_and_number_of_llm_refuses_other_types():
         for kind, values in WRONG_TYPES.items():
             if str(argument.annotation).split(" | ")[0] not in (str(kind), kind.__name__):
                 continue
-            text = "str" in str(argument.annotation)  # a size or a percentage
-            for value in [value for value in values if not (text and isinstance(value, str))]:
+            for value in values[:-1] if name in ("memory", "experts_resident") else values:
                 seen.count += 1
                 with pytest.raises(TypeError, match=f"{name} must be"):
                     Settings(**{name: value})

@@ -12,18 +12,9 @@ from adapmoe.bench.rounds import Bound, Measurement, Round, read_experts
 from adapmoe.bench.workload import BASE, ablation_of, fit_sizes, make_workload
 from adapmoe.errors import ReadError
 from adapmoe.pack.manifest import Experts
+from adapmoe.settings import Settings
 
-SETTINGS = {
-    "prefetch": 0,
-    "prefetch_trials": True,
-    "first_layer": "embedding",
-    "policy": "lru",
-    "evict": "tile",
-    "allocation": "global",
-    "verify": "always",
-    "register_buffers": False,
-    "gating": "off",
-}
+SETTINGS = Settings(prefetch=0, policy="lru")
 
 
 def measurement(**changes):
@@ -73,7 +64,9 @@ def test_an_ablation_changes_one_setting_at_a_time():
     variants = ablation_of(SETTINGS, calibrated=False)
     assert next(iter(variants)) == BASE
     for name, settings in variants.items():
-        changed = {key for key in SETTINGS if settings[key] != variants[BASE][key]}
+        changed = {
+            name for name, value in vars(variants[BASE]).items() if vars(settings)[name] != value
+        }
         assert changed == (set() if name == BASE else {name.split("=")[0]})
     assert "policy=farthest-layer" in variants
     assert "policy=lru" not in variants
@@ -82,8 +75,8 @@ def test_an_ablation_changes_one_setting_at_a_time():
 
 
 def test_prefetch_is_as_given_while_settings_are_compared():
-    variants = ablation_of(SETTINGS | {"prefetch": 1}, calibrated=True)
-    tried = {name for name, settings in variants.items() if settings["prefetch_trials"]}
+    variants = ablation_of(dataclasses.replace(SETTINGS, prefetch=1), calibrated=True)
+    tried = {name for name, settings in variants.items() if settings.prefetch_trials}
     assert tried == {"prefetch_trials=True"}
     layers = {"first_layer=both", "first_layer=hidden", "first_layer=none"}
     assert layers == {name for name in variants if name.startswith("first_layer")}

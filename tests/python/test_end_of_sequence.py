@@ -145,7 +145,7 @@ def test_chat_goes_on_after_a_token_that_the_model_lacks(fake_core, narrow):
 def test_an_empty_prompt_without_a_first_token_is_wrong_usage(fake_core, narrow):
     done = invoke("run", narrow, "-p", "")
     assert done.exit_code == 2
-    assert "at least one token id" in done.stderr
+    assert "prompt must be at least one token id" in done.stderr
 
 
 def test_chat_goes_on_after_a_template_without_text(fake_core, tiny_checkpoint, tmp_path):

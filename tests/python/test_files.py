@@ -13,6 +13,7 @@ import pytest
 from adapmoe.machine import files
 from adapmoe.machine.files import (
     cached_path,
+    check_writable,
     locked_folder,
     read_cached,
     replace_file,
@@ -110,6 +111,15 @@ def test_an_output_may_be_a_device_or_behind_a_link(tmp_path):
     assert pipe.is_fifo()
     with pytest.raises(IsADirectoryError):
         write_output(tmp_path, b"")
+
+
+def test_a_file_whose_folder_takes_no_new_one_is_told_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"old")
+    check_writable(tmp_path / "a")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do all
+    with pytest.raises(ValueError, match="a: cannot be written: Permission denied; name another"):
+        check_writable(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old"
 
 
 def test_threads_that_replace_a_file_at_once_leave_a_whole_one(tmp_path):

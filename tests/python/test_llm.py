@@ -121,7 +121,7 @@ def test_settings_reach_the_session(open_llm):
 
 def test_memory_and_experts_resident_exclude_each_other(open_llm):
     assert open_llm(experts_resident=0.5)._session.options["experts_resident"] == 0.5
-    with pytest.raises(ValueError, match="either memory or experts_resident"):
+    with pytest.raises(ValueError, match="memory and experts_resident exclude each other"):
         open_llm(memory="1GiB", experts_resident=0.5)
     with pytest.raises(ValueError, match="experts_resident must be from 0 to 1"):
         open_llm(experts_resident=1.5)

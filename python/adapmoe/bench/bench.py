@@ -3,17 +3,19 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from adapmoe import _core
 from adapmoe.bench.profile import PhaseProfile, profile
 from adapmoe.bench.rounds import Measurement, Round, open_variant, run_rounds
-from adapmoe.bench.workload import BASE, Settings, Workload, ablation_of, fit_sizes, make_workload
+from adapmoe.bench.workload import BASE, Workload, ablation_of, fit_sizes, make_workload
 from adapmoe.machine.bandwidth import measure_memory
 from adapmoe.opening.read_settings import ReadSettings, settle
 from adapmoe.pack.calibration import FILE, read_calibration
 from adapmoe.pack.manifest import Manifest
+from adapmoe.settings import Settings
 from adapmoe.text.sample_text import SAMPLE_TEXT
 from adapmoe.text.tokenizer import Tokenizer
 from adapmoe.tracing.timeline import write_chrome_trace
@@ -91,7 +93,7 @@ class BenchResult:
     """What `adapmoe bench` prints.
 
     Attributes:
-        settings: the base's, as arguments of LLM; reading: where those for reading come from.
+        settings: the base's; reading: where those for reading come from.
         memory_bytes_per_s: read from memory by all cores together.
         all_resident, direct: see Bound.
         bound: seconds of computing per token, bytes per second of the disk.
@@ -111,7 +113,7 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        plain = {name: getattr(self, name) for name in ("pack", "settings", "repeat")}
+        plain = {"pack": self.pack, "settings": vars(self.settings), "repeat": self.repeat}
         bound: dict[str, Any] = {name: vars(spread) for name, spread in self.bound.items()}
         bound |= {
             "all_resident": self.all_resident,
@@ -154,14 +156,16 @@ class Bench:
         manifest = Manifest.read(pack)
         self._pack = pack
         self._experts = manifest.experts
-        self._reading = settle(
-            pack,
-            self._experts,
-            settings["reader"],
-            settings["read_depth"],
-            settings["request_bytes"],
+        found = settle(
+            pack, self._experts, settings.reader, settings.read_depth, settings.request_bytes
         )
-        self._settings = settings | self._reading.options()
+        self._reading = replace(found, register_buffers=settings.register_buffers)
+        self._settings = replace(
+            settings,
+            threads=settings.threads or _core.usable_cpus(),
+            read_depth=found.read_depth,
+            request_bytes=found.request_bytes,
+        )
         self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
         ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
         prompt, warm, decode = fit_sizes(
@@ -193,7 +197,7 @@ class Bench:
             number += 1
             on_run(name, number, total)
 
-        memory = measure_memory(threads=self._settings["threads"])
+        memory = measure_memory(threads=self._settings.threads or 1)
         rounds = run_rounds(
             self._pack, self._experts, variants, self._workload, repeat=repeat, on_run=count
         )

@@ -7,15 +7,16 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapmoe.bench.workload import BASE, Settings, Workload
+from adapmoe.bench.workload import BASE, Workload
 from adapmoe.errors import BudgetError, ReadError
 from adapmoe.llm import LLM
 from adapmoe.machine.bandwidth import open_direct, read_buffer
 from adapmoe.machine.procfs import peak_rss_bytes
 from adapmoe.pack.manifest import Experts
+from adapmoe.settings import Settings
 
 _OUTSTANDING = 2  # experts: as many as one token of a top-2 model can wait for
 
@@ -200,7 +201,7 @@ def run_rounds(
     Args:
         pack: its directory.
         experts: the manifest's `experts`.
-        variants: {name: arguments of LLM}; one is BASE.
+        variants: {name: settings}; one is BASE.
         workload: what every run computes.
         repeat: rounds.
         on_run: called with the name of each run before it begins.
@@ -226,9 +227,9 @@ def run_rounds(
 
 def _all_resident(pack: Path, base: Settings, workload: Workload) -> Measurement | None:
     """None if not all experts fit into memory."""
-    everything = {"memory": "auto", "experts_resident": 1.0, "gating": "off"}
+    everything = replace(base, memory="auto", experts_resident=1.0, gating="off")
     try:
-        return _run(pack, base | everything, workload)
+        return _run(pack, everything, workload)
     except BudgetError:
         return None
 
@@ -238,7 +239,8 @@ def open_variant(
 ) -> LLM:
     """A model for one run. Raises what LLM raises."""
     # What an earlier run left resident must not help this one.
-    return LLM(pack, **settings, max_context=workload.length, warm_restart=False, timeline=timeline)
+    chosen = replace(settings, max_context=workload.length, warm_restart=False, timeline=timeline)
+    return LLM(pack, **vars(chosen))
 
 
 def _run(pack: Path, settings: Settings, workload: Workload) -> Measurement:

@@ -2,13 +2,14 @@
 """What a benchmark runs: token ids, and the settings to compare."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.generation.sequence import TokenIds, as_token_ids
+from adapmoe.settings import Settings
 
 # Tokens of the prompt, the warm-up and the measurement.
 _DEFAULTS = (128, 16, 48)
@@ -83,8 +84,6 @@ def make_workload(
     return Workload(prompt, warm, decode)
 
 
-Settings = dict[str, Any]  # arguments of LLM
-
 BASE = "base"
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "prefetch": (0, 1, 2, 3),
@@ -109,13 +108,13 @@ def ablation_of(base: Settings, *, calibrated: bool) -> dict[str, Settings]:
     All variants prefetch as given, without trials, so that each shows what its setting does; one
     shows what trials cost.
     """
-    base = base | {"prefetch_trials": False}
+    base = replace(base, prefetch_trials=False)
     variants = {BASE: base}
     for name, value in _changes(calibrated):
-        if base["prefetch"] == 0 and name in ("first_layer", "prefetch_trials"):
+        if base.prefetch == 0 and name in ("first_layer", "prefetch_trials"):
             continue  # nothing is predicted
-        if base[name] != value:
-            variants[f"{name}={value}"] = base | {name: value}
+        if getattr(base, name) != value:
+            variants[f"{name}={value}"] = replace(base, **{name: value})
     return variants
 
 

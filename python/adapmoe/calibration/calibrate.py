@@ -41,6 +41,7 @@ from adapmoe.calibration.threshold import (
     sensitivity_reads,
 )
 from adapmoe.errors import CalibrationError
+from adapmoe.machine.files import read_text
 from adapmoe.pack.calibration import (
     Calibration,
     Gating,
@@ -106,7 +107,7 @@ def calibrate(
     """
     if settings.checkpoint is not None:
         check_checkpoint(pack, settings.checkpoint)
-    content = text.read_text(encoding="utf-8")
+    content = read_text(text)
     ids = np.array(Tokenizer.from_pack(pack).encode(content), dtype=np.int32)
     with Probe(pack, memory=settings.memory, threads=settings.threads) as probe:
         if probe.top_k < 2:

@@ -8,52 +8,30 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from adapmoe import _core
 from adapmoe.bench.bench import Bench, BenchResult, VariantSummary
 from adapmoe.bench.profile import Part, PhaseProfile
-from adapmoe.bench.workload import BASE, Settings
-from adapmoe.cli.options import (
-    AllocationOption,
-    BackendOption,
-    EvictOption,
-    ExactOption,
-    ExpertPathOption,
-    ExpertsResidentOption,
-    GatingOption,
-    JsonOption,
-    MemoryOption,
-    PackArgument,
-    PolicyOption,
-    PrefetchOption,
-    ReadDepthOption,
-    ReaderOption,
-    ThreadsOption,
-    TimelineOption,
-)
-from adapmoe.cli.output import usage_errors
-from adapmoe.units import format_bytes, parse_percent
+from adapmoe.bench.workload import BASE
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, TimelineOption, with_options
+from adapmoe.cli.output import console
+from adapmoe.machine.files import read_text
+from adapmoe.settings import Settings
+from adapmoe.units import format_bytes
 
 _FILE_WIDTH = 132  # where there is no terminal
 
 
-def table_console() -> Console:
-    """Of stdout, wide enough for the tables where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_FILE_WIDTH)
-
-
 def print_tables(result: BenchResult) -> None:
     """Print to stdout."""
-    console = table_console()
+    out = console(file_width=_FILE_WIDTH)
     base = result.variants[BASE]
-    console.print(_base_table(result, base))
+    out.print(_base_table(result, base))
     if len(result.variants) > 1:
-        console.print(_ablation_table(result))
+        out.print(_ablation_table(result))
     if not result.direct:
-        console.print("the file system refuses O_DIRECT: the disk's speed may be memory's")
+        out.print("the file system refuses O_DIRECT: the disk's speed may be memory's")
 
 
 def _base_table(result: BenchResult, base: VariantSummary) -> Table:
@@ -137,10 +115,10 @@ def print_profile(name: str, phase: PhaseProfile, memory: float, disk: float) ->
         table.add_row(part_name, *_cells(part, memory))
     table.add_section()
     table.add_row("all", *_cells(total, memory))
-    console = table_console()
-    console.print(table)
+    out = console(file_width=_FILE_WIDTH)
+    out.print(table)
     shares = phase.bandwidth_shares(memory, disk)
-    console.print(
+    out.print(
         f"{name} is bound by {phase.bound_by(memory, disk)}: reading alone would take "
         f"{shares['memory']:.0%} of the time from memory at {memory / 1e9:.1f} GB/s, and "
         f"{shares['disk']:.0%} from the disk ({phase.disk_bytes_per_token / 1e6:.1f} MB) at "
@@ -158,34 +136,31 @@ def _cells(part: Part, memory: float) -> tuple[str, ...]:
     )
 
 
+_DEFAULT = "default, where the model's context has room:"
 TextOption = Annotated[
     Path | None,
     typer.Option(
         exists=True,
         dir_okay=False,
-        help="The tokens to feed, UTF-8. Default: a text of the package.",
-        show_default=False,
+        metavar="FILE",
+        help="The tokens to feed, UTF-8; default: a text of the package.",
     ),
 ]
-RequestBytesOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --read-depth.",
-        show_default=False,
-    ),
-]
-_DEFAULT = "Default, where the model's context has room:"
 PromptTokensOption = Annotated[
-    int | None, typer.Option(min=1, help=f"To prefill. {_DEFAULT} 128.", show_default=False)
+    int | None, typer.Option(min=1, metavar="N", help=f"To prefill; {_DEFAULT} 128.")
 ]
 WarmupOption = Annotated[
-    int | None,
-    typer.Option(min=0, help=f"Steps before measuring. {_DEFAULT} 16.", show_default=False),
+    int | None, typer.Option(min=0, metavar="N", help=f"Steps before measuring; {_DEFAULT} 16.")
 ]
 TokensOption = Annotated[
     int | None,
-    typer.Option(min=1, help=f"Decode steps to measure. {_DEFAULT} 48.", show_default=False),
+    typer.Option(min=1, metavar="N", help=f"Decode steps to measure; {_DEFAULT} 48."),
+]
+RepeatOption = Annotated[
+    int, typer.Option(min=1, max=10_000, metavar="N", help="Rounds; medians are reported.")
+]
+AblationOption = Annotated[
+    bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
 ]
 ProfileOption = Annotated[
     bool,
@@ -193,34 +168,18 @@ ProfileOption = Annotated[
 ]
 
 
+@with_options(without=("max_context", "max_sequences", "warm_restart", "verbose"))
 def bench(
     pack: PackArgument,
-    memory: MemoryOption = "auto",
-    experts_resident: ExpertsResidentOption = None,
+    *,
     text: TextOption = None,
     prompt_tokens: PromptTokensOption = None,
     warmup: WarmupOption = None,
     tokens: TokensOption = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
-    ablation: Annotated[
-        bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
-    ] = False,
-    threads: ThreadsOption = None,
-    policy: PolicyOption = "next-use",
-    evict: EvictOption = "tile",
-    allocation: AllocationOption = "global",
-    prefetch: PrefetchOption = 1,
-    gating: GatingOption = "off",
-    backend: BackendOption = "auto",
-    experts: ExpertPathOption = "auto",
-    exact: ExactOption = True,
-    reader: ReaderOption = "auto",
-    read_depth: ReadDepthOption = None,
-    request_bytes: RequestBytesOption = None,
-    verify: Annotated[
-        str, typer.Option(help="Check the CRC of tiles: always, first or never.")
-    ] = "always",
+    repeat: RepeatOption = 3,
+    ablation: AblationOption = False,
     profile: ProfileOption = False,
+    settings: Settings,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -229,36 +188,12 @@ def bench(
     All runs are fed the same tokens, take turns, and are reported as medians.
 
     Examples:
-
       adapmoe bench mixtral.adapmoe --memory 12GiB
-
       adapmoe bench mixtral.adapmoe --experts-resident 100% --profile --repeat 1
-
       adapmoe bench mixtral.adapmoe --experts-resident 25% --ablation --json
     """
     with usage_errors():
-        settings: Settings = {
-            "memory": memory,
-            "experts_resident": 0.0
-            if experts_resident is None
-            else parse_percent(experts_resident),
-            "threads": threads or _core.usable_cpus(),
-            "policy": policy,
-            "evict": evict,
-            "allocation": allocation,
-            "prefetch": prefetch,
-            "prefetch_trials": True,
-            "first_layer": "embedding",
-            "gating": gating,
-            "backend": backend,
-            "experts": experts,
-            "exact": exact,
-            "reader": reader,
-            "read_depth": read_depth,
-            "request_bytes": request_bytes,
-            "verify": verify,
-        }
-        content = None if text is None else text.read_text(encoding="utf-8")
+        content = None if text is None else read_text(text)
         run = Bench(pack, settings, content, prompt_tokens, warmup, tokens)
         result = _run(run, repeat, ablation=ablation)
         phases = run.profile() if profile else {}
@@ -289,12 +224,12 @@ def _profile_report(result: BenchResult, phases: dict[str, PhaseProfile]) -> dic
 
 
 def _run(run: Bench, repeat: int, *, ablation: bool) -> BenchResult:
-    console = Console(stderr=True)
-    status: Any = console.status("opening") if console.is_terminal else nullcontext()
+    errors = console(stderr=True)
+    status: Any = errors.status("opening") if errors.is_terminal else nullcontext()
     with status:
 
         def on_run(name: str, number: int, total: int) -> None:
-            if console.is_terminal:
+            if errors.is_terminal:
                 status.update(f"run {number} of {total}: {name}")
 
         return run.run(repeat, ablation=ablation, on_run=on_run)

@@ -7,19 +7,24 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.calibration.calibrate import Settings, calibrate
-from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument, ThreadsOption
-from adapmoe.cli.output import usage_errors
-from adapmoe.pack.calibration import Calibration, Gating, Threshold
+from adapmoe.calibration.calibrate import Settings as HowToCalibrate
+from adapmoe.calibration.calibrate import calibrate
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, with_options
+from adapmoe.cli.output import console
+from adapmoe.machine.files import check_writable
+from adapmoe.pack.calibration import FILE, Calibration, Gating, Threshold
+from adapmoe.settings import Settings
 from adapmoe.units import format_bytes, parse_percent
 
 
+@with_options(only=("memory", "threads"))
 def calibrate_pack(
     pack: PackArgument,
+    *,
     text: Annotated[
         Path,
         typer.Option(
@@ -54,30 +59,29 @@ def calibrate_pack(
             help="Share of experts resident while gating by residency is measured; off skips it.",
         ),
     ] = "50%",
-    memory: MemoryOption = "auto",
-    threads: ThreadsOption = None,
+    settings: Settings,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what a model can do without, and write calibration.json into the pack.
 
     Examples:
-
       adapmoe calibrate mixtral.adapmoe --text notes.txt --max-perplexity-increase 0.5%
-
       adapmoe calibrate mixtral.adapmoe --text notes.txt --method fisher --checkpoint Mixtral-8x7B
     """
     with usage_errors():
-        settings = Settings(
+        if pack.is_dir():
+            check_writable(pack / FILE)  # not after hours
+        how = HowToCalibrate(
             method=method,
             max_perplexity_increase=parse_percent(max_perplexity_increase),
             windows=windows,
-            memory=memory,
-            threads=threads,
+            memory=settings.memory,
+            threads=settings.threads,
             memory_fraction=None if residency_at == "off" else parse_percent(residency_at),
             checkpoint=checkpoint,
         )
         with _Bars() as bars:
-            found = calibrate(pack, text, settings, bars)
+            found = calibrate(pack, text, how, bars)
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(found, str_keys=True), allow_nan=False))
     else:
@@ -89,7 +93,7 @@ class _Bars(Progress):
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        super().__init__(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        super().__init__(*columns, TimeRemainingColumn(), console=console(stderr=True))
         self._bars: dict[str, Any] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
@@ -100,7 +104,7 @@ class _Bars(Progress):
 
 
 def _print(found: Calibration) -> None:
-    console = Console()
+    out = console()
     methods, gating, ahead = found.sensitivity, found.gating, found.predictor.as_is
     table = Table("layer", *(f"s, {name}" for name in sorted(methods)), "single expert")
     for depth in ahead:
@@ -109,11 +113,11 @@ def _print(found: Calibration) -> None:
         values = (f"{methods[name].values[layer]:.4g}" for name in sorted(methods))
         rates = ("" if (rate := rows[layer]) is None else f"{rate:.1%}" for rows in ahead.values())
         table.add_row(str(layer), *values, f"{single:.1%}", *rates)
-    console.print(table)
+    out.print(table)
     if found.rank_correlation is not None:
-        console.print(f"rank correlation of the methods: {found.rank_correlation:.3f}")
+        out.print(f"rank correlation of the methods: {found.rank_correlation:.3f}")
     first = found.first_layer_gate
-    console.print(
+    out.print(
         f"layer 0 foreseen from the last hidden state: {first.accuracy:.1%} "
         f"(always the most frequent: {first.accuracy_of_most_frequent:.1%}); by its own router "
         f"on the token's embedding: {first.accuracy_of_router_on_embedding:.1%}"
@@ -121,7 +125,7 @@ def _print(found: Calibration) -> None:
     for mode in ("sensitivity", "residency"):
         threshold = gating.threshold(mode)
         if threshold is not None:
-            console.print(_verdict(mode, threshold, gating))
+            out.print(_verdict(mode, threshold, gating))
 
 
 def _verdict(mode: str, found: Threshold, gating: Gating) -> str:

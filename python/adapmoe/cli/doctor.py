@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapmoe.cli.options import JsonOption
-from adapmoe.cli.output import RUNTIME_ERROR
+from adapmoe.cli.failures import RUNTIME_ERROR, exit_codes
 from adapmoe.doctor.examine import examine
 from adapmoe.doctor.machine import Finding, has_problem
 
@@ -29,7 +28,7 @@ def doctor(
             show_default=False,
         ),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at this machine: driver, memory, disk, clocks, and what this build has.
 
@@ -38,9 +37,7 @@ def doctor(
     remembered for later openings.
 
     Examples:
-
       adapmoe doctor
-
       adapmoe doctor mixtral.adapmoe --json
     """
     findings = examine(pack)
@@ -84,4 +81,5 @@ def _describe(finding: Finding) -> Text:
 
 
 if __name__ == "__main__":  # works even where the compiled core, and so `adapmoe`, does not
-    typer.run(doctor)
+    with exit_codes():
+        typer.run(doctor)

@@ -2,15 +2,14 @@
 """`adapmoe inspect`."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from adapmoe.cli.options import PackArgument
+from adapmoe.cli.output import console
 from adapmoe.pack.manifest import Experts, Manifest
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
+    pack: PackArgument,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest and the end tokens as JSON.")
     ] = False,
@@ -36,8 +35,7 @@ def inspect(
         print(json.dumps(content, allow_nan=False))
         return
     errors = {kind: f"{rmse:.5f}" for kind, rmse in manifest.weight_errors.items()}
-    console = Console()
-    console.print(
+    console().print(
         _table(str(pack), _overview(manifest) | _end_row(manifest, ends)),
         _table("config", msgspec.structs.asdict(manifest.config)),
         _table("experts", _expert_rows(manifest.experts)),
@@ -49,7 +47,7 @@ def inspect(
 def _table(title: str, rows: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, str(value))
     return table
 
 

@@ -1,58 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every verb prints alike: errors and exit codes, statistics of a generation."""
+"""What several verbs print alike."""
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapmoe.errors import AdapmoeError
 from adapmoe.generation.request import GenerationResult
 from adapmoe.generation.stats import split_as_dict
 from adapmoe.llm import LLM
 from adapmoe.machine.procfs import peak_rss_bytes
 from adapmoe.units import format_bytes
 
-RUNTIME_ERROR = 1
-USAGE_ERROR = 2
-INTERRUPTED = 130
 
+def console(*, stderr: bool = False, file_width: int | None = None) -> Console:
+    """Prints what users typed and files hold as it is: rich would obey [words in brackets].
 
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn what may happen to any verb into one line on stderr and an exit code."""
-    try:
-        yield
-    except AdapmoeError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(RUNTIME_ERROR) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(INTERRUPTED) from error
-    except BrokenPipeError as error:
-        _discard_stdout()
-        raise typer.Exit(RUNTIME_ERROR) from error
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """A setting with a wrong value is wrong usage, unless it is a typed error."""
-    try:
-        yield
-    except AdapmoeError:
-        raise
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(USAGE_ERROR) from error
-
-
-def _discard_stdout() -> None:
-    """The reader of stdout is gone; without this, Python complains when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    Args:
+        stderr: not stdout.
+        file_width: columns where it is no terminal; None: 80.
+    """
+    plain = Console(stderr=stderr, markup=False, emoji=False)
+    if file_width is not None and not plain.is_terminal:
+        plain.width = file_width
+    return plain
 
 
 def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
@@ -79,11 +50,11 @@ def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
 
 
 def _registered(llm: LLM) -> dict[str, Any]:
-    file, tiles, problem = llm.registration
+    found = llm.registration
     return {
-        "registered_file": file,
-        "registered_tiles": tiles,
-        "registration_problem": problem,
+        "registered_file": found.file,
+        "registered_tiles": found.frames,
+        "registration_problem": found.problem,
     }
 
 
@@ -127,4 +98,4 @@ def print_statistics(report: dict[str, Any]) -> None:
     table.add_column()
     for label, value in rows.items():
         table.add_row(label, value)
-    Console(stderr=True).print(table)
+    console(stderr=True).print(table)

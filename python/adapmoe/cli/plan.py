@@ -2,6 +2,7 @@
 """`adapmoe plan`: how fast a model will run under a memory ceiling."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument
-from adapmoe.cli.output import usage_errors
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, with_options
+from adapmoe.cli.output import console
 from adapmoe.errors import PackError
 from adapmoe.generation.sequence import as_token_ids
 from adapmoe.llm import LLM
+from adapmoe.machine.files import read_text
 from adapmoe.opening.allocation import CalibrationFacts
 from adapmoe.opening.read_settings import remember
 from adapmoe.pack.manifest import Manifest
 from adapmoe.planning.measure import Measurements, measure
 from adapmoe.planning.plan import Check, Plan, Prediction, check_plan, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics, sample_from_text
+from adapmoe.settings import Settings
 from adapmoe.text.sample_text import SAMPLE_TEXT
 from adapmoe.tracing.trace import Trace
 from adapmoe.units import format_bytes
@@ -29,7 +33,7 @@ from adapmoe.units import format_bytes
 
 def print_plan(found: Plan, measured: Measurements, checks: list[Check]) -> None:
     """Print tables to stdout: the machine, the curve, the settings, and the checks if any."""
-    console = Console()
+    out = console()
     facts = {
         "floor": f"{format_bytes(found.floor_bytes)}, the least that can run",
         "one token's experts": format_bytes(found.cycle_bytes),
@@ -43,16 +47,16 @@ def print_plan(found: Plan, measured: Measurements, checks: list[Check]) -> None
     table = Table(title="this pack on this machine", title_justify="left", show_header=False)
     for name, value in facts.items():
         table.add_row(name, value)
-    console.print(table, _curve_table(found))
+    out.print(table, _curve_table(found))
     settings = Table(title="recommended", title_justify="left", show_header=False)
     for name, value in found.recommended.items():
         shown = format_bytes(value) if name == "memory" else str(value)
         settings.add_row(name, shown, found.reasons[name])
-    console.print(settings)
+    out.print(settings)
     if checks:
-        console.print(_check_table(checks))
+        out.print(_check_table(checks))
     for warning in found.warnings:
-        console.print(f"warning: {warning}", style="yellow")
+        out.print(f"warning: {warning}", style="yellow")
 
 
 def _curve_table(found: Plan) -> Table:
@@ -105,19 +109,23 @@ def _check_table(checks: list[Check]) -> Table:
 _FEWEST_TOKENS, _MOST_TOKENS = 128, 1024
 
 
+@with_options(only=("memory",))
 def plan(
     pack: PackArgument,
-    memory: MemoryOption = "auto",
+    *,
+    settings: Settings,
     text: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Text like what the model will work on, UTF-8. Default: a page of built-in text.",
-            show_default=False,
+            metavar="FILE",
+            help="Text like what the model will work on, UTF-8; default: a built-in page.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long to measure, about.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, max=86_400, metavar="X", help="How long to measure, about.")
+    ] = 10.0,
     check: Annotated[
         bool, typer.Option("--check", help="Then decode at three budgets and compare.")
     ] = False,
@@ -130,26 +138,28 @@ def plan(
     same time are best is remembered for later openings.
 
     Examples:
-
       adapmoe plan mixtral.adapmoe --memory 12GiB
-
       adapmoe plan mixtral.adapmoe --memory 12GiB --text notes.txt --check
     """
-    console = Console(stderr=True)
+    errors = console(stderr=True)
     with usage_errors():
-        content = SAMPLE_TEXT if text is None else text.read_text(encoding="utf-8")
+        # `not` also refuses nan, which typer lets through.
+        if not 1 <= seconds <= 86_400:
+            raise ValueError(f"--seconds must be from 1 to 86400, not {seconds}")
+        content = SAMPLE_TEXT if text is None else read_text(text)
         facts = CalibrationFacts.of(pack)
         context = _context(pack)
-        with LLM(pack, memory, prefetch=0, warm_restart=False, max_context=context) as llm:
+        measuring = replace(settings, prefetch=0, warm_restart=False, max_context=context)
+        with LLM(pack, **vars(measuring)) as llm:
             ids, unseen = _token_ids(llm, content)
-            with console.status("measuring") as status:
+            with errors.status("measuring") as status:
                 measured = measure(
                     llm, ids, seconds=seconds, on_phase=lambda name: status.update(f"{name} ...")
                 )
                 remember(pack, measured.probe)
                 trace, source = _routing(llm, measured, facts, ids, seconds)
             found = make_plan(measured, trace, source, facts.next_layer if facts else None)
-    checks = _check(pack, found, unseen, seconds, console) if check else []
+    checks = _check(pack, found, unseen, seconds, errors) if check else []
     if as_json:
         typer.echo(json.dumps(_report(found, measured, checks), allow_nan=False))
     else:
@@ -193,11 +203,11 @@ def _routing(
 
 
 def _check(
-    pack: Path, found: Plan, ids: NDArray[np.int32], seconds: float, console: Console
+    pack: Path, found: Plan, ids: NDArray[np.int32], seconds: float, errors: Console
 ) -> list[Check]:
     best = found.recommended
     with (
-        console.status("decoding to check ..."),
+        errors.status("decoding to check ..."),
         LLM(
             pack,
             found.memory_bytes,

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from adapmoe.cli.failures import USAGE_ERROR, fail, usage_errors
 from adapmoe.cli.options import PackArgument
-from adapmoe.cli.output import USAGE_ERROR, usage_errors
+from adapmoe.cli.output import console
+from adapmoe.machine.files import read_text
 
 
 def report(
@@ -37,9 +38,7 @@ def report(
     Needs the `report` extra, and an `adapmoe calibrate`d pack for all but the traces.
 
     Examples:
-
       adapmoe run mixtral.adapmoe --prompt-file story.txt -n 500 --trace story.npz
-
       adapmoe report mixtral.adapmoe --trace story.npz --text evaluation.txt --out figures
     """
     try:
@@ -48,14 +47,13 @@ def report(
         missing = (error.name or "").split(".")[0]
         if missing == "adapmoe":
             raise  # a broken installation, not a missing extra
-        typer.echo(
-            f"error: figures need the Python package {missing!r}, which is missing: "
-            "pip install 'adapmoe[report]'",
-            err=True,
+        fail(
+            f"figures need the Python package {missing!r}, which is missing: "
+            "pip install 'adapmoe[report]'"
         )
         raise typer.Exit(USAGE_ERROR) from error
-    with usage_errors(), Console(stderr=True).status("drawing ...") as status:
-        content = None if text is None else text.read_text(encoding="utf-8")
+    with usage_errors(), console(stderr=True).status("drawing ...") as status:
+        content = None if text is None else read_text(text)
         drawn = draw_report(
             pack,
             trace or [],

@@ -9,94 +9,54 @@ from typing import Annotated, Any
 
 import typer
 
+from adapmoe.cli.failures import INTERRUPTED, usage_errors
 from adapmoe.cli.options import (
-    AllocationOption,
-    BackendOption,
-    EvictOption,
-    ExactOption,
-    ExpertOptions,
-    ExpertPathOption,
-    ExpertsResidentOption,
-    FrequencyPenaltyOption,
-    GatingOption,
-    IgnoreEosOption,
+    PROMPT,
     JsonOption,
-    KernelsOption,
-    KvDtypeOption,
-    LLMOptions,
-    LogprobsOption,
-    MaxContextOption,
-    MaxTokensOption,
-    MemoryOption,
-    MinPOption,
     PackArgument,
-    PolicyOption,
-    PrefetchOption,
-    PresencePenaltyOption,
-    ReadDepthOption,
-    ReaderOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    StopIdOption,
-    StopOption,
-    TemperatureOption,
-    ThreadsOption,
     TimelineOption,
-    TopKOption,
-    TopPOption,
     TraceOption,
-    check_stop_ids,
-    open_llm,
+    with_options,
 )
-from adapmoe.cli.output import INTERRUPTED, make_report, print_statistics, usage_errors
+from adapmoe.cli.output import make_report, print_statistics
+from adapmoe.cli.streams import decoded, reading_stdin
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.stream import GenerationStream
 from adapmoe.llm import LLM
+from adapmoe.machine.files import MOST_TEXT_BYTES, read_text, text_too_long
+from adapmoe.settings import Settings
 from adapmoe.tracing.timeline import write_chrome_trace
 
 PromptOption = Annotated[
     str | None,
-    typer.Option("--prompt", "-p", help="The prompt; - reads stdin.", show_default=False),
+    typer.Option(
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        help="The prompt; - reads stdin.",
+        rich_help_panel=PROMPT,
+    ),
 ]
 PromptFileOption = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="Read the prompt here.", show_default=False),
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="Read the prompt here.",
+        rich_help_panel=PROMPT,
+    ),
 ]
 
 
+@with_options()
 def run(
     pack: PackArgument,
+    *,
     prompt: PromptOption = None,
     prompt_file: PromptFileOption = None,
-    max_tokens: MaxTokensOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    repetition_penalty: RepetitionPenaltyOption = 1.0,
-    presence_penalty: PresencePenaltyOption = 0.0,
-    frequency_penalty: FrequencyPenaltyOption = 0.0,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    stop_id: StopIdOption = None,
-    ignore_eos: IgnoreEosOption = False,
-    logprobs: LogprobsOption = None,
-    memory: MemoryOption = "auto",
-    experts_resident: ExpertsResidentOption = None,
-    threads: ThreadsOption = None,
-    max_context: MaxContextOption = 0,
-    gating: GatingOption = "off",
-    prefetch: PrefetchOption = 1,
-    policy: PolicyOption = "next-use",
-    allocation: AllocationOption = "global",
-    evict: EvictOption = "tile",
-    kernels: KernelsOption = "auto",
-    backend: BackendOption = "auto",
-    experts: ExpertPathOption = "auto",
-    exact: ExactOption = True,
-    kv_dtype: KvDtypeOption = "f16",
-    reader: ReaderOption = "auto",
-    read_depth: ReadDepthOption = None,
+    sampling: SamplingParams,
+    settings: Settings,
     trace: TraceOption = None,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
@@ -104,35 +64,14 @@ def run(
     """Continue a prompt. Text goes to stdout as it is generated, statistics to stderr.
 
     Examples:
-
       adapmoe run mixtral.adapmoe -p "The first law of robotics" -n 64 --memory 12GiB
-
-      adapmoe run mixtral.adapmoe --prompt-file story.txt --temperature 0.8 --top-p 0.95 --seed 1
-
-      git diff | adapmoe run mixtral.adapmoe -p - --stop "\\n\\n" --json
+      adapmoe run mixtral.adapmoe -p "Once upon a time" --temperature 0.8
+      git diff | adapmoe run mixtral.adapmoe -p -
     """
     with usage_errors():
         text = _read_prompt(prompt, prompt_file)
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            seed=seed,
-            stop=tuple(stop or ()),
-            ignore_eos=ignore_eos,
-            logprobs=logprobs if as_json else None,
-        )
-        options = LLMOptions(
-            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )._replace(timeline=timeline is not None, reader=reader, read_depth=read_depth)
-        of_experts = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
-        llm = open_llm(pack, options, of_experts)
-        params = replace(params, stop_token_ids=check_stop_ids(stop_id, llm.vocab_size))
+        params = sampling if as_json else replace(sampling, logprobs=None)
+        llm = LLM(pack, **vars(replace(settings, timeline=timeline is not None)))
     _generate(llm, text, params, trace, timeline, as_json=as_json)
 
 
@@ -172,8 +111,14 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     if (prompt is None) == (prompt_file is None):
         raise ValueError("give the prompt with either --prompt (-p) or --prompt-file")
     if prompt_file is not None:
-        return prompt_file.read_text(encoding="utf-8")
-    return sys.stdin.read() if prompt == "-" else str(prompt)
+        return read_text(prompt_file)
+    if prompt != "-":
+        return str(prompt)
+    with reading_stdin():
+        text = sys.stdin.read(MOST_TEXT_BYTES + 1)
+    if len(text) > MOST_TEXT_BYTES:
+        raise text_too_long("standard input")
+    return decoded("standard input", text)
 
 
 def _print_chunks(chunks: GenerationStream, *, silent: bool) -> bool:

@@ -7,18 +7,19 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.cli.output import USAGE_ERROR
+from adapmoe.cli.failures import USAGE_ERROR, fail
+from adapmoe.cli.options import PackArgument
+from adapmoe.cli.output import console
 from adapmoe.errors import AdapmoeError
 from adapmoe.pack.manifest import Manifest
 from adapmoe.pack.verify import verify_pack
 
 
 def verify(
-    pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
+    pack: PackArgument,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -60,10 +61,9 @@ def _compare(pack: Path, checkpoint: Path, progress: "_Task") -> dict[str, Any]:
     try:
         from adapmoe_export.numerics import compare_weights
     except ModuleNotFoundError as error:
-        typer.echo(
-            f"error: --checkpoint needs the Python package {error.name!r}, which is missing: "
-            "pip install 'adapmoe[export]'",
-            err=True,
+        fail(
+            f"--checkpoint needs the Python package {error.name!r}, which is missing: "
+            "pip install 'adapmoe[export]'"
         )
         raise typer.Exit(USAGE_ERROR) from error
     return compare_weights(pack, checkpoint, progress)
@@ -75,7 +75,7 @@ def _progress_bar() -> Progress:
         BarColumn(),
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(stderr=True),
         transient=True,
     )
 
@@ -92,12 +92,12 @@ class _Task:
 
 
 def _print_tables(report: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
     files = Table("file", "SHA-256", title=f"{report['pack']} is intact", title_justify="left")
     files.add_column("bytes", justify="right")
     for name, file in sorted(report["files"].items()):
         files.add_row(name, "matches", f"{file['bytes']:,}")
-    console.print(files, f"CRC-32C of {report['tiles']:,} tiles matches")
+    out.print(files, f"CRC-32C of {report['tiles']:,} tiles matches")
     if "weights" not in report:
         return
     table = Table("tensors", title="relative RMSE to the checkpoint", title_justify="left")
@@ -107,4 +107,4 @@ def _print_tables(report: dict[str, Any]) -> None:
     for kind, row in report["weights"].items():
         numbers = (f"{row[key]:.5f}" for key in ("relative_rmse", "recorded", "worst_rmse"))
         table.add_row(kind, *numbers, row["worst_tensor"])
-    console.print(table)
+    out.print(table)

@@ -11,11 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapmoe import _core
-
+if TYPE_CHECKING:
+    from adapmoe import _core
 _HUGE_PAGE = 2 << 20
 
 DEFAULT_READ_DEPTH = 4
@@ -205,6 +206,8 @@ def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float
         threads: None: one per core available to the process.
         seconds: how long to measure; one round is always finished.
     """
+    from adapmoe import _core
+
     count = threads or _core.usable_cpus()
     total = min(_MEMORY_TEST_BYTES, _core.available_memory() // 2)
     parts = [np.ones(max(total // 4 // count, 1), np.float32) for _ in range(count)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are replaced whole or not at all, and small caches that may be missing."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from adapmoe.errors import PackError
 _log = logging.getLogger("adapmoe")
 
 _CHUNK_BYTES = 8 << 20
+MOST_TEXT_BYTES = 256 << 20  # no model reads more in a day
 _MAX_RECORD_BYTES = 4 << 20  # larger files are not ours
 
 Record = TypeVar("Record")
@@ -67,6 +69,51 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that the user named.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too long or not UTF-8; the message has the path.
+    """
+    with path.open("rb") as file:
+        data = file.read(MOST_TEXT_BYTES + 1)
+    if len(data) > MOST_TEXT_BYTES:
+        raise text_too_long(path)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 text"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def text_too_long(name: object) -> ValueError:
+    """The error for a text without end, such as that of /dev/zero."""
+    return ValueError(f"{name}: longer than {MOST_TEXT_BYTES >> 20} MiB; give a shorter text")
+
+
+def check_writable(path: Path) -> None:
+    """Find out now whether a file can be written later; what is there stays as it is.
+
+    Raises:
+        ValueError: it cannot; the message has the path.
+    """
+    try:
+        existed = path.exists()
+        if existed and not path.is_file():
+            raise ValueError(f"{path}: exists and is not a regular file; name another")
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+        if not os.access(path.resolve().parent, os.W_OK):  # write_output replaces it there
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}; name another") from None
 
 
 def file_sha256(path: Path) -> str:

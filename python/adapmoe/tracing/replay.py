@@ -74,7 +74,7 @@ def parse_budget(text: str, geometry: PackGeometry) -> int:
         if not 1 <= count <= geometry.experts:
             raise ValueError(f"{text!r}: this model has from 1 to {geometry.experts} experts")
         return count
-    memory = parse_memory(text)
+    memory = parse_memory(text, "budget")
     if memory == 0:
         raise ValueError("a budget must be a number: 50%, 16-experts or a memory such as 12GiB")
     capacity = geometry.capacity(memory)
