@@ -240,7 +240,7 @@ def test_a_signal_while_the_main_thread_joins_a_worker(start, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_ends_run(popen, pack_factory, number):
-    command = [sys.executable, "-m", "adapmoe.cli.main", "run", str(pack_factory()), "-p", "import"]
+    command = [sys.executable, "-m", "adapmoe.cli", "run", str(pack_factory()), "-p", "import"]
     command += ["-n", "100", "--ignore-eos", "--experts-resident", "25%"]
     began = time.monotonic()
     finish(popen(command))

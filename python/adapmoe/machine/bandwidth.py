@@ -120,6 +120,8 @@ def measure_disk(tiles: Tiles, *, reader: str = "auto", seconds: float = 0.6) ->
         PackError: the file cannot be opened.
         ReadError: it cannot be read.
     """
+    from adapmoe import _core
+
     tile_bytes = tiles.tile_bytes
     max_tiles = min(max(_BURST_BYTES // tile_bytes, _MIN_BURST_TILES), tiles.count)
     probe = _core.ReadProbe(str(tiles.file), reader, max_tiles * tile_bytes)
