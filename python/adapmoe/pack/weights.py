@@ -175,7 +175,7 @@ def tile_parts(tile: NDArray[np.uint8], shapes: tuple[PackedShape, ...]) -> list
 
 
 def _read(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
-    """Fill `data` from `offset` on; the rest of a short file stays zero, which the checksum finds."""
+    """Fill `data` from `offset` on; past the end it stays zero, which the checksum finds."""
     done = 0
     while done < data.size and (n := os.preadv(descriptor, [data[done:].data], offset + done)):
         done += n
