@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether both sides compute the same model: the proof that the pairing is fair."""
+"""Checks that both sides compute the same model, so that the pairing is fair."""
 
 import math
 import tempfile

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the best possible eviction would have read for the routing that a run recorded."""
+"""What the best possible eviction policy would have read for a recorded run."""
 
 from adapmoe import _core
 from adapmoe.core_types import RoutingVisit
@@ -7,7 +7,7 @@ from adapmoe.pack.manifest import Manifest
 
 
 def next_pass(visits: list[RoutingVisit]) -> int:
-    """Of the visits recorded so far, the number of the pass that comes next."""
+    """The number of the next pass, after the visits recorded so far."""
     return 1 + visits[-1].pass_index if visits else 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no runtime can beat: weights come from memory, and what is missed from the disk."""
+"""The bound that no runtime can beat: weights come from memory, and misses from the disk."""
 
 import statistics
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SECONDS = 2.0  # of each measurement
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bytes per second; `direct`: whether the disk's figure is past the page cache."""
+    """Bytes per second; `direct`: whether the disk was measured past the page cache."""
 
     memory_bytes_per_s: float
     disk_bytes_per_s: float
@@ -23,20 +23,20 @@ class Bounds:
 
 
 def measure_bounds(pack: Path, manifest: Manifest, threads: int) -> Bounds:
-    """Reads of memory by all threads; random experts from the disk, two outstanding."""
+    """Measure memory with all threads, and the disk with random experts, two at a time."""
     memory = measure_memory(threads=threads, seconds=_SECONDS)
     disk, direct = read_experts(pack, manifest.experts, seconds=_SECONDS)
     return Bounds(memory, disk, direct)
 
 
 def weight_bytes_per_token(manifest: Manifest) -> int:
-    """Read from memory to decode a token: top_k experts per layer and all dense but one table."""
+    """Bytes of a decoded token: top_k experts per layer, and dense weights but the embedding."""
     experts = manifest.config.num_hidden_layers * manifest.config.num_experts_per_tok
     return weight_bytes_per_step(manifest, experts)
 
 
 def weight_bytes_per_step(manifest: Manifest, experts: int) -> int:
-    """Read from memory for a step that uses so many experts, all layers together."""
+    """Bytes read from memory by a step that uses so many experts in all layers together."""
     tensors = manifest.dense.tensors
     dense = sum(tensor.bytes for tensor in tensors.values())
     if not manifest.config.tie_word_embeddings:
@@ -45,12 +45,12 @@ def weight_bytes_per_step(manifest: Manifest, experts: int) -> int:
 
 
 def fraction_of_bound(report: dict[str, Any], bounds: Bounds, weight_bytes: int) -> float:
-    """Of a decoding run: the least time for its tokens over the time they took; 1 is perfect."""
+    """The least time for a run's tokens over the time they took; 1 is perfect."""
     return _least_s(report["bytes_per_token"], bounds, weight_bytes) * report["tokens_per_s"]
 
 
 def fraction_of_token_bound(report: dict[str, Any], bounds: Bounds, weight_bytes: int) -> float:
-    """The same with each token's least time by itself: no token is read for before it is known."""
+    """The same, bounding each token by itself: nothing can be read for it before it is known."""
     each = [_least_s(read, bounds, weight_bytes) for read in report["bytes_of_tokens"]]
     return statistics.fmean(each) * report["tokens_per_s"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A memory cgroup that a child process runs in, and files that leave the page cache before."""
+"""A memory cgroup to run a child process in, and dropping files from the page cache."""
 
 import ctypes
 import mmap
@@ -9,20 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 V1 = Path("/sys/fs/cgroup/memory")
-# Joins the group before the program starts, so that all that the program uses is charged to it.
+# Joins the group before the program starts, so that all of its memory is charged to the group.
 JOIN = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"']
 
 
 class CgroupUnavailable(Exception):
-    """Why no group can be made here."""
+    """The message says why no group can be created here."""
 
 
 class CachedPages(Exception):
-    """Pages of a file stay in the page cache."""
+    """A file could not be dropped from the page cache."""
 
 
 class MemoryCgroup:
-    """Limits what its processes use, page cache counted."""
+    """Limits the memory of its processes, page cache included."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class MemoryCgroup:
         return [*JOIN, str(self.folder), *command]
 
     def largest_usage(self) -> int:
-        """Bytes, page cache included."""
+        """The largest usage in bytes, page cache included."""
         return int((self.folder / "memory.max_usage_in_bytes").read_text())
 
 
@@ -56,7 +56,7 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
 
 
 def drop_from_page_cache(files: list[Path]) -> None:
-    """So that their pages are read again, and charged to who reads them.
+    """Drop files from the page cache, so that whoever reads them again is charged for it.
 
     Raises CachedPages when pages stay, which somebody else has mapped or locked.
     """
@@ -70,7 +70,7 @@ def drop_from_page_cache(files: list[Path]) -> None:
 
 
 def cached_share(path: Path) -> float:
-    """Share of a file's pages that the page cache holds."""
+    """Share of a file's pages that are in the page cache."""
     size = path.stat().st_size
     if size == 0:
         return 0.0

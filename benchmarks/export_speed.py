@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: exports a generated checkpoint, and prints its speed and peak memory.
+"""Program: exports a generated checkpoint and prints its speed and peak memory.
 
 The default checkpoint has 2.0 billion weights in bf16 (4 GB), with experts of Mixtral-8x7B's size.
 The export runs in a process of its own, whose peak resident memory is reported.
@@ -32,7 +32,7 @@ print(json.dumps({"seconds": seconds, "peak_rss_bytes": peak * 1024}))
 
 
 def measure(config, directory, **options):
-    """Export a checkpoint of `config` in `directory`; a dict of what it took."""
+    """Export a checkpoint of `config` in `directory`; return what that took."""
     began = time.perf_counter()
     checkpoint = write_big_checkpoint(directory / "checkpoint", config)
     generated_s = time.perf_counter() - began

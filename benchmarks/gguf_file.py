@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: writes a pack as a GGUF file that llama.cpp opens.
+"""Program: writes a pack as a GGUF file that llama.cpp can open.
 
 Usage: python -m benchmarks.gguf_file PACK OUT.gguf
 """
@@ -16,7 +16,7 @@ from benchmarks.gguf_tensors import PackTensors
 
 
 def write_gguf(pack: Path, out: Path) -> None:
-    """Tensor by tensor, in a file that gets its name when it is complete.
+    """Write tensor by tensor, to a file that gets its name once it is complete.
 
     Raises ValueError for a pack that is not int4 in groups of 32 throughout, ImportError without
     the package `gguf`.
@@ -45,7 +45,7 @@ def write_gguf(pack: Path, out: Path) -> None:
 
 
 def add_fields(writer, config: ModelConfig) -> None:
-    """What llama.cpp must know besides the weights. No vocabulary, because token ids are fed."""
+    """What llama.cpp must know besides the weights. No vocabulary: it is given token ids."""
     import gguf
 
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
@@ -59,7 +59,7 @@ def add_fields(writer, config: ModelConfig) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(1.0)  # the frequencies come with the divisors
+    writer.add_rope_freq_base(1.0)  # the divisors hold the frequencies
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_expert_count(config.num_local_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)

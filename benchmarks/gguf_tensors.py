@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pack's tensors as llama.cpp's architecture "llama" wants them, with the very same weights.
+"""A pack's tensors as llama.cpp's architecture "llama" expects them, with the same weights.
 
 An int4 group of 32 and a Q4_0 block are the same numbers: 32 nibbles `q + 8` and an fp16 scale. So
 only bytes move, and nothing is rounded.
@@ -16,7 +16,7 @@ from adapmoe.pack.weights import tile_parts, tile_shapes
 
 GROUP = 32
 Q4_0_BYTES = 2 + GROUP // 2
-_STOPPED = 1e30  # divides a frequency of RoPE that is zero
+_STOPPED = 1e30  # the divisor for a RoPE frequency of zero
 
 LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -31,7 +31,7 @@ LAYER_TENSORS = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Made when `read` is called: uint8 `[..., bytes of a row]` where quantized, else float32."""
+    """A tensor that `read` makes: uint8 `[..., bytes of a row]` if quantized, else float32."""
 
     name: str
     quantized: bool
@@ -63,10 +63,10 @@ def interleave_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 class PackTensors:
-    """Everything that goes into the GGUF of a pack with int4 groups of 32 throughout."""
+    """All tensors of the GGUF file, from a pack with int4 weights in groups of 32."""
 
     def __init__(self, pack: Path) -> None:
-        """Raises ValueError unless all that is quantized is int4 in groups of 32."""
+        """Raises ValueError unless all quantized weights are int4 in groups of 32."""
         self.manifest = Manifest.read(pack)
         self.config = self.manifest.config
         stored, int4 = self.manifest.quantization, Quantization("int4", GROUP)
@@ -102,7 +102,7 @@ class PackTensors:
         return data.view(np.float32)[: place.length]
 
     def _rope(self) -> GgufTensor:
-        """Divisors of the frequency 1, which is what a base of 1 gives for every pair."""
+        """The divisors of RoPE; with a base of 1, each divides a frequency of 1."""
 
         def read() -> np.ndarray:
             frequencies = self._vector("rope.inv_freq")
@@ -149,7 +149,7 @@ class PackTensors:
         return GgufTensor(name, True, shape, read)
 
     def _projection(self, record: int, part: int) -> np.ndarray:
-        """Put a projection together from the tiles of an expert, padding included."""
+        """Join a projection from an expert's tiles, padding included."""
         place, shapes = self.manifest.experts, tile_shapes(self.manifest)
         size, shape = place.expert_bytes, shapes[part]
         tiles = self._experts[record * size : (record + 1) * size].reshape(place.tiles, -1)

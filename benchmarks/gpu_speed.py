@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: how fast the GPU kernels are on this machine.
+"""Program: measures how fast the GPU kernels are on this machine.
 
 Usage:
   python -m benchmarks.gpu_speed gemv          one row: share of the memory's bandwidth
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAST_SHARE = 0.5  # of the bandwidth of a discrete GPU's memory, for W4A8 GEMV
+MIN_SHARE = 0.5  # of the bandwidth of a discrete GPU's memory, for W4A8 GEMV
 SHAPES = ((14336, 4096), (4096, 14336))  # outputs and inputs: gate/up_proj and down_proj
 TOTAL_BYTES = 1 << 30  # more than any cache
 PROMPT = [1, 45, 67, 300, 12, 99, 4, 2024]
 
 
 class ToolError(Exception):
-    """A tool could not run; the text is what it said."""
+    """A tool failed; the message is what it said."""
 
 
 def report(build: str, name: str, *arguments: object) -> dict[str, str]:
@@ -60,7 +60,7 @@ def is_integrated(build: str) -> bool:
 def gemv(
     build: str, shapes: tuple[tuple[int, int], ...] = SHAPES, total_bytes: int = TOTAL_BYTES
 ) -> list[dict[str, Any]]:
-    """One activation row. `share`: of the bandwidth of the memory that the weights are in."""
+    """Products with one activation row. `share`: of the bandwidth of the weights' memory."""
     speeds = bandwidths(build, total_bytes)
     rows = []
     for memory, speed in speeds.items():
@@ -75,8 +75,8 @@ def gemv(
     return rows
 
 
-def least_share(rows: list[dict[str, Any]]) -> float:
-    """The worst of W4A8 on int4 weights in device memory."""
+def min_share(rows: list[dict[str, Any]]) -> float:
+    """The smallest share for W4A8 on int4 weights in device memory."""
     wanted = {"memory": "device", "dtype": "int4", "path": "w4a8"}
     return float(min(row["share"] for row in rows if wanted.items() <= row.items()))
 
@@ -87,7 +87,7 @@ def again_or_once(
     counts: tuple[int, ...] = tuple(range(1, 17)),
     total_bytes: int = TOTAL_BYTES // 4,
 ) -> list[dict[str, Any]]:
-    """Microseconds of one int4 product by how its weights are read, for several rows."""
+    """Microseconds of an int4 product with several rows, by how its weights are read."""
     table = []
     for memory in ("device", "mapped"):
         for count in counts:
@@ -105,7 +105,7 @@ def again_or_once(
 
 
 def decode(build: str, pack: Path, tokens: int = 64) -> list[dict[str, Any]]:
-    """Greedy decoding by the GPU, each path of the experts, which are all read beforehand.
+    """Greedy decoding on the GPU with each arithmetic; all experts are read beforehand.
 
     `replayed`: steps that were repeated as one CUDA graph.
     """
@@ -162,9 +162,9 @@ def main() -> int:
         arguments.json.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     if arguments.what != "gemv":
         return 0
-    share = least_share(rows)
+    share = min_share(rows)
     print(f"W4A8 on int4 reads at {share:.0%} of the device memory's bandwidth")
-    return 0 if integrated or share >= LEAST_SHARE else 1
+    return 0 if integrated or share >= MIN_SHARE else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program by the pairing: our side of it. The job comes in stdin; see timed_run.
+"""Program: our side of the pairing. Reads a job from stdin; see timed_run.
 
 Its own fields: `pack`, and `settings`, further arguments of LLM.
 """

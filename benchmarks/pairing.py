@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: the same model, the same token ids, llama.cpp and us in turn.
+"""Program: runs the same model and token ids with llama.cpp and with us, in turns.
 
 Both run with the same threads, and under a limit in the same memory cgroup, in which everything
 counts, page cache too; that part needs root. Each row is measured in pairs, every other pair in
@@ -34,7 +34,7 @@ from benchmarks.sides import ROOT, Runner, SideFailed
 
 _PREFILL_WARM_UP = 128
 _QUIET_LOAD = 0.5
-_TABLE_COLUMNS = 200  # of a file or a pipe
+_TABLE_COLUMNS = 200  # in a file or a pipe
 
 
 def say(text: str) -> None:
@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 
 class Pairing:
-    """One pack, its GGUF, and the text whose ids both are fed."""
+    """A pack, its GGUF file, and the text whose token ids both get."""
 
     def __init__(self, arguments: argparse.Namespace, runner: Runner) -> None:
         self._arguments, self._runner = arguments, runner
@@ -51,7 +51,7 @@ class Pairing:
         self._model_bytes = runner.gguf.stat().st_size
 
     def ids(self, begin: int, count: int) -> list[int]:
-        """A piece of the text, which is repeated where it ends."""
+        """A part of the text, which starts again where it ends."""
         return np.take(self._ids, range(begin, begin + count), mode="wrap").tolist()
 
     def agreement(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Pairing:
         return measure_agreement(self._runner, self.ids(0, self._arguments.agreement_tokens + 1))
 
     def row(self, row: Row) -> dict[str, Any]:
-        """All pairs of a row and their summary.
+        """Run all pairs of a row and summarise them.
 
         Raises CgroupUnavailable, SideFailed and CachedPages.
         """
@@ -83,7 +83,7 @@ class Pairing:
         }
 
     def _job(self, row: Row, number: int) -> dict[str, Any]:
-        """Another piece of the text for every pair."""
+        """A different part of the text for every pair."""
         prompt = row.prompt or self._arguments.prompt_tokens
         count, warm_up = prompt, 0
         if row.task == "decode":
@@ -101,7 +101,7 @@ class Pairing:
 
 
 def measure(pairing: Pairing, names: list[str], results: dict[str, Any], out: Path) -> list[str]:
-    """Each row goes into the file as soon as it is measured; returns the names that failed."""
+    """Save each row as soon as it is measured; return the names of those that failed."""
     failed = []
     for name in names:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON file in which the rows of the pairing accumulate, and what stands beside each figure."""
+"""The JSON file that collects the rows of the pairing, and what it says about each of them."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from benchmarks.sides import PYTHON_MARGIN, ROOT
 
 
 def provenance() -> dict[str, Any]:
-    """Where and of what the figures of a row are."""
+    """What a row was measured on, and where."""
     git = subprocess.run(
         ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
@@ -28,12 +28,12 @@ def provenance() -> dict[str, Any]:
         "cpu": cpu[0].split(": ", 1)[1] if cpu else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
-        "load_average": os.getloadavg()[0],  # of the last minute, our own included
+        "load_average": os.getloadavg()[0],  # of the last minute, including ourselves
     }
 
 
 def open_results(path: Path, pack: Path, gguf: Path) -> dict[str, Any]:
-    """What was measured before, or an empty file's contents."""
+    """What was measured before; or nothing yet."""
     model = {
         "manifest_sha256": hashlib.sha256((pack / "manifest.json").read_bytes()).hexdigest(),
         "gguf_bytes": gguf.stat().st_size,

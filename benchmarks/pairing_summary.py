@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pairs of a row as medians with their spread, and all rows as one table."""
+"""Summarises the pairs of a row as medians with their spread, and all rows as one table."""
 
 import math
 import statistics
@@ -60,7 +60,7 @@ def _side(row: Row, name: str, pairs: list[Pair], weight_bytes: int) -> dict[str
 
 
 def _belady(row: Row, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """What Belady's optimum would have read, and how many times that was read."""
+    """What Belady's optimum would have read, and our reads as a multiple of that."""
     whole = row.task == "first_token"
     best = [report["belady_bytes"] / (1 if whole else report["tokens"]) for report in reports]
     figure = "bytes_to_first_token" if whole else "bytes_per_token"
@@ -76,7 +76,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def table_of(results: dict[str, Any]) -> Table:
-    """Every row that was measured, now or before."""
+    """A table of every row that was measured, now or before."""
     table = Table(title="paired with llama.cpp: median (least - most)")
     for column in ("row", "side"):
         table.add_column(column)
@@ -120,7 +120,7 @@ def _number(value: float) -> str:
 
 
 def agreement_text(results: dict[str, Any]) -> str:
-    """One line; empty where it was not measured."""
+    """A spread on one line; empty if it was not measured."""
     found = results["rows"].get(AGREEMENT)
     if found is None:
         return ""

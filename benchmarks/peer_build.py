@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: builds the peer, llama.cpp, for this machine, and prints its Python.
+"""Program: builds the peer, llama.cpp, for this machine and prints its Python.
 
 Its source comes from the PyPI source distribution of llama-cpp-python. What is downloaded and built
 stays outside the tree, in $XDG_CACHE_HOME/adapmoe-bench (~/.cache/adapmoe-bench).
@@ -21,7 +21,7 @@ _WITHOUT_AMX = (
 
 
 def cmake_arguments(cpu_flags: list[str]) -> str:
-    """For a CPU with these flags of /proc/cpuinfo: everything that it can do and that works."""
+    """Build options for a CPU with these flags of /proc/cpuinfo: everything that works."""
     return f"{_WITHOUT_AMX if 'amx_int8' in cpu_flags else '-DGGML_NATIVE=ON'} {_COMMON}"
 
 
@@ -34,13 +34,13 @@ CMAKE = cmake_arguments(_cpu_flags())
 
 
 def cache_folder() -> Path:
-    """Of this version of the peer; it may not exist yet."""
+    """The folder of this version of the peer; it may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "adapmoe-bench" / f"{PACKAGE}-{VERSION}"
 
 
 def peer_python() -> Path:
-    """The Python that can import llama_cpp; the first call builds it, which takes minutes.
+    """A Python that can import llama_cpp. The first call builds it, which takes minutes.
 
     Raises subprocess.CalledProcessError when pip or the compiler fail.
     """
@@ -53,7 +53,7 @@ def peer_python() -> Path:
     print(f"building {PACKAGE} {VERSION} in {folder}: minutes, once", file=sys.stderr)
     _run([sys.executable, "-m", "venv", str(folder / "venv")])
     environment = os.environ | {"CMAKE_ARGS": CMAKE, "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
-    # Not from pip's cache, which does not know CMAKE_ARGS.
+    # Not from pip's cache, which ignores CMAKE_ARGS.
     from_source = ["--no-cache-dir", "--no-binary", PACKAGE, f"{PACKAGE}=={VERSION}"]
     _run([str(python), "-m", "pip", "install", "-q", *from_source], environment)
     _run([str(python), "-c", "import llama_cpp"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program by the pairing, in the peer's environment: llama.cpp's side of it.
+"""Program: llama.cpp's side of the pairing, run in the peer's environment.
 
 The job comes in stdin; see timed_run. Its own fields: `gguf`, and `repack`, whether weights are
 rearranged for the kernels while loading (which takes them out of the mapped file).
@@ -19,7 +19,7 @@ _PREFILL_BATCH = 512  # llama.cpp's own default
 
 
 class TensorHead(ctypes.Structure):
-    """How llama.cpp's struct for a tensor begins."""
+    """The beginning of llama.cpp's struct for a tensor."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -30,7 +30,7 @@ class TensorHead(ctypes.Structure):
 
 
 class RoutingRecorder:
-    """Hears of every tensor that is computed and keeps the experts of each layer."""
+    """Is called for every tensor that is computed, and keeps the experts of each layer."""
 
     PREFIX = "ffn_moe_topk-"
 
@@ -66,7 +66,7 @@ class RoutingRecorder:
 
 
 class PeerEngine:
-    """One context of llama.cpp, driven through its C interface."""
+    """A context of llama.cpp, driven through its C interface."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._log: list[str] = []
@@ -109,7 +109,7 @@ class PeerEngine:
 
     def _feed(self, ids: list[int]) -> None:
         tokens = (llama_cpp.llama_token * len(ids))(*ids)
-        # Positions go on by themselves, and the last token gives logits.
+        # Positions continue by themselves, and the last token gives logits.
         batch = llama_cpp.llama_batch_get_one(tokens, len(ids))
         code = llama_cpp.llama_decode(self._context, batch)
         if code:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random experts, two outstanding, through the expert cache: each reader's speed and CPU time.
+"""Speed and CPU time of each reader: random experts, two at a time, through the expert cache.
 
-Reads go to frames in memory and are checked, as in a step; nothing is computed. Settings take
-turns, every other round backwards, and the median of the rounds is printed. Needs
-`adapmoe._testing`.
+Reads go to frames and are checked, as in a step, but nothing is computed. Settings take turns,
+every other round backwards, and the median of the rounds is printed. Needs `adapmoe._testing`.
 
-Usage: read_speed.py PACK [--readers 1,2,4,8] [--verify always] [--experts 24] [--rounds 5]
+Usage: read_speed.py PACK [--read-depth 1,2,4,8] [--verify always] [--experts 24] [--rounds 5]
 """
 
 import argparse
@@ -26,7 +25,7 @@ READERS = ("pread", "io_uring", "io_uring" + REGISTERED)
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pack", type=Path)
-    parser.add_argument("--readers", default="1,2,4,8", help="reads at the same time")
+    parser.add_argument("--read-depth", default="1,2,4,8", help="reads at the same time")
     parser.add_argument("--verify", default="always", help="always or never")
     parser.add_argument("--experts", type=int, default=24, help="per setting and round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -39,7 +38,7 @@ def cpu_s():
 
 
 def read(rig, ids, last_tile):
-    """Two experts are on their way at any time; waits for each in turn."""
+    """Keep two experts on their way at any time, and wait for each in turn."""
     holds = []
     for layer, expert in ids:
         holds.append(rig.acquire(layer, expert))
@@ -51,13 +50,13 @@ def read(rig, ids, last_tile):
         hold.tile(last_tile)
 
 
-def measure(args, experts, ids, reader, readers):
+def measure(args, experts, ids, reader, read_depth):
     """(bytes per second, CPU seconds per GB)"""
     rig = _testing.CacheRig(
         str(args.pack),
         frames=2 * experts.tiles,
         reader=reader.removesuffix(REGISTERED),
-        readers=readers,
+        readers=read_depth,
         registered=reader.endswith(REGISTERED),
         verify=args.verify,
         direct_io=True,
@@ -68,8 +67,8 @@ def measure(args, experts, ids, reader, readers):
     before, begin = cpu_s(), time.perf_counter()
     read(rig, ids[2:], experts.tiles - 1)
     wall = time.perf_counter() - begin
-    if rig.registration[2]:
-        raise SystemExit(rig.registration[2])
+    if rig.registration.problem:
+        raise SystemExit(rig.registration.problem)
     total = experts.expert_bytes * (len(ids) - 2)
     return total / wall, (cpu_s() - before) / total * 1e9
 
@@ -78,7 +77,7 @@ def main():
     args = arguments()
     manifest = Manifest.read(args.pack)
     experts, everything = manifest.experts, manifest.expert_ids
-    settings = list(product(READERS, map(int, args.readers.split(","))))
+    settings = list(product(READERS, map(int, args.read_depth.split(","))))
     results = {setting: [] for setting in settings}
     rng = random.Random(1)
     for number in range(args.rounds):
@@ -86,10 +85,10 @@ def main():
             ids = rng.sample(everything, min(args.experts, len(everything)))
             results[setting].append(measure(args, experts, ids, *setting))
     print(f"verify={args.verify}, {args.rounds} rounds of {args.experts - 2} experts")
-    for (reader, readers), runs in results.items():
+    for (reader, read_depth), runs in results.items():
         speeds, costs = zip(*runs, strict=True)
         print(
-            f"{reader:19} {readers:2}: median {median(speeds) / 1e9:.2f} GB/s "
+            f"{reader:19} {read_depth:2}: median {median(speeds) / 1e9:.2f} GB/s "
             f"({min(speeds) / 1e9:.2f} to {max(speeds) / 1e9:.2f}), "
             f"{median(costs):.3f} s of CPU per GB"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pairing measures: a row of its table is some work, under some limit, for each side."""
+"""What the pairing measures. A row is some work under some limit, for each side."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ class Side:
 
     name: str
     peer: bool = False
-    limited: bool = True  # where the row has a limit
+    limited: bool = True  # if the row has a limit
     gated: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """`task` is one of timed_run; `fraction` of the model's bytes is the limit; None: none."""
+    """`task`: of timed_run; `fraction`: the limit as a share of the model's bytes; None: none."""
 
     name: str
     task: str
     fraction: float | None
     bar: str
-    prompt: int | None = None  # tokens; None: that of the command line
+    prompt: int | None = None  # tokens; None: as on the command line
     sides: tuple[Side, ...] = (Side(OURS), Side(PEER, peer=True))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: what a decoded token costs as the work grows.
+"""Program: measures what a decoded token costs as the work grows.
 
 Usage:
   python -m benchmarks.scaling contexts PACK --sizes 128,1024,4096,16384
@@ -23,7 +23,7 @@ from adapmoe.pack.manifest import Manifest
 from benchmarks.bounds import weight_bytes_per_step
 
 _TEXT = Path(__file__).resolve().parents[1] / "tests" / "text" / "evaluation.txt"
-_PROMPT = 64  # tokens before the measured ones, where the context is not what grows
+_PROMPT = 64  # tokens before the measured ones, unless the context grows
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Row:
 
 
 def pieces(llm: adapmoe.LLM, rows: int, length: int) -> list[list[int]]:
-    """For each sequence, ids of another piece of the evaluation text, repeated where it ends."""
+    """Token ids for each sequence, from different parts of the evaluation text."""
     ids = llm.tokenizer.encode(_TEXT.read_text(encoding="utf-8"))
     ids = ids * (rows * length // len(ids) + 1)
     return [ids[row * length : (row + 1) * length] for row in range(rows)]
@@ -63,7 +63,7 @@ def measure(
     warm_up: int,
     size: str,
 ) -> Row:
-    """Feed every sequence its text, one token of each per step."""
+    """Decode the texts of all sequences, one token of each per step."""
     rows, manifest = len(sequences), Manifest.read(llm.path)
     steps: list[tuple[float, Any]] = []
     for ids in zip(*texts, strict=True):

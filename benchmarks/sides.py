@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one side of a row in a process of its own, inside a memory cgroup where there is a limit."""
+"""Runs one side of a row in a process of its own, in a memory cgroup if there is a limit."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from benchmarks.rows import Side
 ROOT = Path(__file__).resolve().parents[1]
 # Python, NumPy and our extension need about 25 MiB, and a session may take 64 MiB besides `memory`.
 PYTHON_MARGIN = 128 << 20
-_MOST_SECONDS = 3600
+_TIMEOUT_S = 3600
 
 
 class SideFailed(Exception):
@@ -25,7 +25,7 @@ class SideFailed(Exception):
 
 @dataclass(frozen=True)
 class Runner:
-    """The same model for both, and how each is to be run."""
+    """The model for both sides, and how to run each of them."""
 
     pack: Path
     gguf: Path
@@ -50,7 +50,7 @@ class Runner:
 
     def _job(self, side: Side, limit: int | None) -> dict[str, Any]:
         if side.peer:
-            # Repacked weights are no longer backed by the file, so they could not be given up.
+            # Repacked weights are not backed by the file, so the kernel could not drop them.
             return {"gguf": str(self.gguf), "repack": limit is None}
         settings = dict(self.settings)
         if limit is None:
@@ -73,7 +73,7 @@ class Runner:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
             text=True,
-            timeout=_MOST_SECONDS,
+            timeout=_TIMEOUT_S,
         )
         if run.returncode:
             why = "killed, out of memory?" if run.returncode == -9 else f"status {run.returncode}"

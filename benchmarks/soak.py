@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate for a long time under a small ceiling.
+"""Program: generates for a long time with little memory.
 
 Memory must stay flat, and every round must give the first round's tokens.
 
@@ -55,7 +55,7 @@ def main() -> int:
         rounds = largest = 0
         while time.monotonic() < end:
             rounds += 1
-            if rounds % 10 == 0:  # the ceiling moves while running
+            if rounds % 10 == 0:  # change the memory limit while running
                 split = llm.memory_split
                 llm.set_memory(split.floor_bytes if rounds % 20 else split.memory_bytes * 2)
             if one_round(llm) != first:

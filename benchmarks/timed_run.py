@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one child process of the pairing does: open a model, feed it token ids, time it.
+"""What a child process of the pairing does: open a model, give it token ids, time it.
 
 The same code drives both sides; it runs in the peer's environment too, so it needs NumPy only.
 A job is JSON: `task` ("decode", "prefill", "first_token" or "agreement"), `ids`, `prompt`,
@@ -17,35 +17,35 @@ import numpy as np
 
 
 class Engine(Protocol):
-    """A model that was opened, with one sequence."""
+    """An open model with one sequence."""
 
     def prefill(self, ids: list[int]) -> np.ndarray:
         """Logits of the last position, float32 [vocab_size]."""
 
     def decode(self, token_id: int) -> np.ndarray:
-        """The same, after one more token."""
+        """The logits after one more token."""
 
     def clear(self) -> None:
         """Forget all tokens."""
 
     def begin(self) -> None:
-        """What comes now is measured."""
+        """Start measuring."""
 
     def facts(self) -> dict[str, Any]:
-        """What else belongs into the report."""
+        """What else belongs in the report."""
 
     def routing(self) -> np.ndarray:
         """Experts chosen, ascending: int [decoded tokens, layers, top_k]; needs `record`."""
 
 
 def bytes_read() -> int:
-    """From the disk by this process so far, page faults and O_DIRECT alike."""
+    """What this process has read from the disk so far, by page faults and O_DIRECT."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["read_bytes"])
 
 
 def negative_log_likelihood(logits: list[np.ndarray], targets: list[int]) -> float:
-    """Mean over the positions, in nats."""
+    """Mean loss over the positions, in nats."""
     rows = np.array(logits, np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     picked = rows[np.arange(len(rows)), targets]
@@ -53,7 +53,7 @@ def negative_log_likelihood(logits: list[np.ndarray], targets: list[int]) -> flo
 
 
 def decode(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
-    """Prompt and warm-up untimed, then every id of the rest but the last, which is a target."""
+    """Prompt and warm-up untimed, then the other ids; the last is only a target."""
     ids, prompt, warm_up = job["ids"], job["prompt"], job["warm_up"]
     engine.prefill(ids[:prompt])
     for token in ids[prompt : prompt + warm_up]:
@@ -76,7 +76,7 @@ def decode(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def prefill(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
-    """Once untimed with the first `warm_up` ids, then the prompt."""
+    """Prefill `warm_up` ids untimed, then the prompt."""
     if job["warm_up"]:
         engine.prefill(job["ids"][: job["warm_up"]])
         engine.clear()
@@ -91,7 +91,7 @@ def prefill(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def agreement(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
-    """Every id decoded by itself; logits and routing go into the file `arrays`."""
+    """Decode every id by itself; logits and routing go to the file `arrays`."""
     logits = [engine.decode(token) for token in job["ids"][:-1]]
     np.savez(job["arrays"], logits=np.array(logits), routing=engine.routing())
     return {"nll": negative_log_likelihood(logits, job["ids"][1:])}
@@ -101,7 +101,7 @@ TASKS = {"decode": decode, "prefill": prefill, "agreement": agreement}
 
 
 def main(open_engine) -> None:
-    """Do the job that stands in stdin and print the report; `open_engine(job)` is an Engine."""
+    """Do the job that stdin describes and print the report; `open_engine(job)` is an Engine."""
     job = json.load(sys.stdin)
     before, began = bytes_read(), time.perf_counter()
     engine = open_engine(job)

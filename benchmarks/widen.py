@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: widens a Mixtral checkpoint into a pack that computes the same function.
+"""Program: widens a Mixtral checkpoint into a pack that computes the same function.
 
 Every feature appears several times: what writes features is tiled, what reads them is tiled and
 divided by the number of copies. Attention heads are tiled likewise; dimension d of a narrow head
@@ -45,7 +45,7 @@ MIXTRAL_8X7B = {
 
 @dataclass(frozen=True)
 class Axis:
-    """Rows or columns of a wide matrix: where each comes from, and how often each narrow one is."""
+    """Rows or columns of a wide matrix: their sources, and how often each of these is used."""
 
     source: np.ndarray  # int [wide], -1: zero
     copies: int

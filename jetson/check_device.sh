@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Looks at a bare device before anything is installed: what `adapmoe doctor` reports, with the shell
-# alone. Changes nothing, needs no root. Ends with 1 if there is a problem, else with 0.
-# Usage: check_device.sh [FOLDER]   (where packs shall lie; default: the current folder)
+# Examines a device before anything is installed: what `adapmoe doctor` reports, with nothing but a
+# shell. Changes nothing, needs no root. Ends with 1 if there is a problem, otherwise with 0.
+# Usage: check_device.sh [FOLDER]   (the folder for packs; default: the current folder)
 # ADAPMOE_ROOT: look at /proc, /sys and /etc below this folder instead (for tests).
 set -u
 root="${ADAPMOE_ROOT:-}"
@@ -16,12 +16,12 @@ report() {
   if [ "$1" = problem ]; then problems=$((problems + 1)); fi
 }
 
-# The contents of a small file without NULs; nothing where it cannot be read.
+# The contents of a small file without NULs; nothing if it cannot be read.
 text() { [ -r "$root/$1" ] && [ ! -d "$root/$1" ] && tr -d '\000' <"$root/$1" 2>/dev/null; }
 # meminfo FIELD: kB
 meminfo() { text proc/meminfo | sed -n "s/^$1: *\([0-9]*\) kB.*/\1/p" | head -n 1; }
 gib() { awk -v kb="$1" 'BEGIN { printf "%.2f GiB", kb / 1048576 }'; }
-# Whether this is a real machine and not a test's tree: then commands may be asked too.
+# Whether this is a real machine and not a test's tree; if so, commands may be used too.
 real() { [ -z "$root" ]; }
 found() { real && command -v "$1" >/dev/null 2>&1; }
 number() { case "$1" in '' | *[!0-9]*) return 1 ;; esac; }
@@ -29,7 +29,7 @@ number() { case "$1" in '' | *[!0-9]*) return 1 ;; esac; }
 jetson=no
 case "$(text proc/device-tree/compatible)" in *nvidia,tegra*) jetson=yes ;; esac
 [ -e "$root/etc/nv_tegra_release" ] && jetson=yes
-# What it is to have no CUDA toolkit, and what to do about it.
+# How bad it is to have no CUDA toolkit, and what to do about it.
 missing=note toolkit="install the CUDA toolkit, if there is an NVIDIA GPU"
 if [ "$jetson" = yes ]; then missing=warning toolkit="sudo apt install nvidia-jetpack"; fi
 
@@ -47,11 +47,11 @@ check_system() {
     [1-9].* | [12][0-9].* | 3[0-5].*)
       report warning jetpack "L4T $release" "flash JetPack 6.2 or 7.2" ;;
     *) report note jetpack "L4T $release: not known to this script" \
-      "go by what follows; where it is not enough, flash JetPack 6.2 or 7.2" ;;
+      "go by what follows; if it is not enough, flash JetPack 6.2 or 7.2" ;;
   esac
 }
 
-# The nvcc that a build takes: in the order of runtime/find_nvcc.cmake.
+# The nvcc that a build uses: in the order of runtime/find_nvcc.cmake.
 find_nvcc() {
   if real && [ -n "${CUDACXX:-}" ]; then echo "$CUDACXX"; return; fi
   if found nvcc; then command -v nvcc; return; fi
@@ -102,7 +102,7 @@ check_tensorrt() {
   fi
 }
 
-# The path of a library as the loader's cache has it.
+# The path of a library in the loader's cache.
 find_library() {
   real || { find "$root/usr/lib" -name "$1*" 2>/dev/null | sort | sed -n 1p; return; }
   { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | sed -n "s|.*$1 .*=> ||p" | head -n 1
@@ -156,7 +156,7 @@ check_cgroup() {
   done
   if [ -n "$least" ]; then
     report note cgroup "memory limited to $(gib $((least / 1024)))" \
-      "raise it if more experts shall be resident: MemoryMax=, or docker run --memory"
+      "raise it to keep more experts resident: MemoryMax=, or docker run --memory"
   else
     report ok cgroup "no memory limit"
   fi
@@ -202,7 +202,7 @@ check_disk() {
   check_ring
 }
 
-# "16.0 GT/s x4" of a PCIe device, `current` or `max`; nothing where unknown.
+# "16.0 GT/s x4" of a PCIe device, `current` or `max`; nothing if unknown.
 link() {
   speed="$(text "$1/$2_link_speed" | sed -n 's|^\([0-9.]* GT/s\).*|\1|p')"
   width="$(text "$1/$2_link_width")"
@@ -270,7 +270,7 @@ check_power() {
     "$root"/sys/class/devfreq/*.gpu "$root"/sys/class/devfreq/*.ga10b
 }
 
-# check_clocks TOPIC LEAST MOST FOLDER...: whether clocks cannot fall, their least being their most.
+# check_clocks TOPIC MIN MAX FOLDER...: whether clocks are fixed, because minimum equals maximum.
 check_clocks() {
   topic="$1" least_file="$2" most_file="$3" held=''
   shift 3

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs AdapMoE for the whole machine: a system user and its group, which may write packs, a
-# virtual environment, a folder for packs, and the command `adapmoe`. What it makes is written to
+# virtual environment, a folder for packs, and the command `adapmoe`. It lists what it makes in
 # PREFIX/installed.txt; --uninstall removes that and nothing else. Running it again updates the
 # package.
 set -euo pipefail
@@ -55,12 +55,12 @@ for path in "$prefix" "$data"; do
 done
 [[ "$user" =~ ^[a-z_][a-z0-9_-]*$ ]] || fail "--user $user: not a name of a user"
 
-# run WORDS: does it, or says that it would.
+# run WORDS: runs a command, or with --dry-run only prints it.
 run() {
   if [[ $dry == yes ]]; then echo "would run: $*"; else echo "run: $*"; "$@"; fi
 }
 
-# made KIND NAME: remembers what --uninstall may remove.
+# made KIND NAME: records what --uninstall may remove.
 made() {
   if [[ $dry == no ]] && ! recorded "$1" "$2"; then echo "$1 $2" >>"$root$record"; fi
 }
@@ -141,7 +141,7 @@ make_user() {
 make_data() {
   make_folder "$data"
   recorded folder "$data" || [[ $dry == yes && ! -d "$root$data" ]] || return 0
-  # Set-group-ID: what members put there belongs to the group.
+  # Set-group-ID: files that members create there belong to the group.
   run chown "$user:$user" "$root$data"
   run chmod 2775 "$root$data"
   if [[ -n "${SUDO_USER:-}" && "$SUDO_USER" != root && "$SUDO_USER" != "$user" ]]; then
@@ -156,7 +156,7 @@ make_data() {
 make_venv() {
   local venv="$prefix/venv" options=()
   if "$root$venv/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
-  # JetPack's TensorRT for Python is a package of the system.
+  # JetPack's TensorRT for Python is a system package.
   if on_jetson; then options=(--system-site-packages); fi
   made tree "$venv" # first, so that an interrupted one is known
   run "$python" -m venv --clear "${options[@]}" "$root$venv"
@@ -164,14 +164,14 @@ make_venv() {
 
 install_package() {
   local pip=("$root$prefix/venv/bin/python" -m pip install) package="$source"
-  # Ubuntu 22.04's own pip passes no options to the build.
+  # Ubuntu 22.04's own pip cannot pass options to the build.
   run "${pip[@]}" --upgrade "pip>=23.1"
   if [[ -n "$extras" ]]; then package+="[$extras]"; fi
   if [[ -d "$source" ]]; then
     build_package "$package" "${pip[@]}"
   else
     run "${pip[@]}" --upgrade "$package"
-    # pip takes another wheel of the same version for installed.
+    # pip thinks that another wheel of the same version is installed already.
     run "${pip[@]}" --force-reinstall --no-deps "$source"
   fi
 }
@@ -181,7 +181,7 @@ build_package() { # PACKAGE PIP...
   shift
   made log "$log"
   if [[ $dry == no ]]; then rm -f "$root$log"; fi
-  # With a log, pip shows nothing of the build itself.
+  # With a log, pip does not show the build itself.
   if ! run "$@" --upgrade "$package" -C cmake.define.ADAPMOE_CUDA=AUTO --log "$root$log"; then
     tail -n 30 "$root$log" >&2
     fail "the package could not be built; all of it is in $log"

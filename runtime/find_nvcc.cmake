@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Where the CUDA compiler is looked for. `adapmoe doctor` (doctor/nvcc.py) and jetson/check_device.sh
+# Where the CUDA compiler is looked for. `adapmoe doctor` (doctor/build.py) and jetson/check_device.sh
 # look in the same order, so that what they report is what a build takes.
 
 # Sets `out` to the path of nvcc, empty where there is none: CUDACXX, as it is; PATH; LOCAL/cuda; the

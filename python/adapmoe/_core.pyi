@@ -20,7 +20,7 @@ class MemorySplit:
     scratch_bytes: int
     expert_bytes: int  # frames * tile_bytes
     tile_bytes: int
-    frames: int  # places for one tile each
+    frames: int  # for one tile each
     frames_total: int  # tiles of all experts: frames == frames_total means that everything fits
     floor_bytes: int  # least memory that can run
     cycle_bytes: int  # bytes of one token's experts
@@ -73,7 +73,7 @@ class Sequence:
     def close(self) -> None: ...
 
 class Session:
-    """An open pack: arena, readers, thread pool. One step at a time; calls of threads queue up."""
+    """An open pack: arena, readers, thread pool. Steps run one at a time; threads queue up."""
 
     def __init__(self, path: str, **settings: object) -> None:
         """Settings are those of session_settings():
@@ -239,7 +239,7 @@ def replay_trace(
 def allocate_layers(
     prefetch_accuracy: _Seq[float], single_ratio: _Seq[float], experts: int, total: int
 ) -> list[int]:
-    """AdapMoE's dynamic programme: how many of its `experts` each layer keeps of `total` places;
+    """AdapMoE's dynamic programme: how many of its `experts` each layer keeps of `total` in all;
     [] when there is not one per layer."""
 
 def uniform_layers(num_layers: int, experts: int, total: int) -> list[int]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks what callers pass: types, then ranges. Pure functions without state.
+"""Checks what callers pass: first types, then ranges.
 
-Each takes the name to show and the value, and returns the value as a plain Python object: the int
-of a NumPy integer, for example. A wrong type is a TypeError, a value out of range a ValueError;
-both messages say the name, what was expected and what was given. A boolean is never a number.
+Each check takes a name for messages and a value, and returns the value as a plain Python object:
+an int for a NumPy integer, for example. A wrong type raises TypeError, a value out of range
+ValueError; both messages give the name, what was expected and what was given. A boolean is never a
+number.
 """
 
 import math
@@ -21,10 +22,10 @@ INT64_MAX = 2**63 - 1
 
 
 def shown(value: object) -> str:
-    """The value for a message: short, whatever it is, and with its type unless it is a number."""
+    """The value for a message: always short, and with its type unless it is an integer."""
     try:
         text = reprlib.repr(value)
-    except Exception:  # a repr() of somebody else, or an int with too many digits to print
+    except Exception:  # somebody else's repr(), or an int with too many digits to print
         return f"a value of type {type(value).__name__}"
     return text if value is None or type(value) is int else f"{text} ({type(value).__name__})"
 
@@ -47,7 +48,7 @@ def integer(
     *,
     expected: str = "an integer",
 ) -> int:
-    """A whole number from `low` to `high`; None: no limit. `expected`: what to call its type."""
+    """An integer from `low` to `high`; None: no limit. `expected`: what messages call it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise wrong_type(name, expected, value)
     number = int(value)
@@ -61,9 +62,9 @@ def number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise wrong_type(name, "a number", value)
     try:
-        with np.errstate(over="ignore"):  # a longdouble may be larger
+        with np.errstate(over="ignore"):  # a longdouble may be too large
             found = float(value)
-    except OverflowError:  # an int may be larger, too
+    except OverflowError:  # so may an int
         found = math.inf
     if not math.isfinite(found):
         raise out_of_range(name, "a finite number", value)
@@ -79,14 +80,14 @@ def within(name: str, value: object, low: float, high: float) -> float:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, and not what Python would count as one of them."""
+    """True or False, and nothing that Python would merely treat as one of them."""
     if not isinstance(value, bool | np.bool_):
         raise wrong_type(name, "True or False", value)
     return bool(value)
 
 
 def text(name: str, value: object) -> str:
-    """A string that UTF-8 can hold; it may be empty."""
+    """A string, perhaps empty, that UTF-8 can hold."""
     if not isinstance(value, str):
         raise wrong_type(name, "a string", value)
     try:
@@ -108,19 +109,19 @@ def choice(name: str, value: object, known: Collection[str]) -> str:
 
 
 def path(name: str, value: object) -> str | os.PathLike[str]:
-    """A path as text; unlike bytes, it can stand in messages and JSON."""
+    """A path as text, not bytes: it appears in messages and JSON."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise wrong_type(name, "a path, a string or pathlib.Path", value)
     return value
 
 
 def items(name: str, value: object, expected: str) -> tuple[Any, ...]:
-    """A list, or what can be iterated like one, as a tuple. Strings and mappings cannot."""
+    """A list, or another iterable, as a tuple. Strings and mappings are refused."""
     if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
         raise wrong_type(name, expected, value)
     try:
         return tuple(value)
-    except TypeError:  # an array without dimensions only looks like something to iterate over
+    except TypeError:  # an array without dimensions only looks iterable
         raise wrong_type(name, expected, value) from None
 
 
@@ -138,7 +139,7 @@ def token_id(name: str, value: object, vocab_size: int | None = None) -> int:
 
 
 def token_ids(name: str, value: object, vocab_size: int) -> NDArray[np.int32]:
-    """One token id or more, in a sequence or a one-dimensional array, as int32 `[n]`."""
+    """At least one token id, from a sequence or a one-dimensional array, as int32 `[n]`."""
     ids = _integers(name, value)
     if ids.ndim != 1:
         raise ValueError(f"{name} must be one row of token ids, not an array of shape {ids.shape}")
@@ -151,11 +152,11 @@ def token_ids(name: str, value: object, vocab_size: int) -> NDArray[np.int32]:
 
 
 def _integers(name: str, value: object) -> NDArray[Any]:
-    """An array of integers, of any shape if it was one before."""
+    """The value as an array of integers; an array keeps its shape."""
     if isinstance(value, np.ndarray) and value.dtype == object:
         value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        if set(map(type, value)) != {int}:  # one look at a long prompt without anything odd in it
+        if set(map(type, value)) != {int}:  # a long prompt of plain ints is checked at once
             value = [
                 integer(f"{name}[{at}]", item, expected="a token id, an integer")
                 for at, item in enumerate(value)
@@ -163,7 +164,7 @@ def _integers(name: str, value: object) -> NDArray[Any]:
         try:
             return np.array(value, np.int64)
         except OverflowError:
-            return np.array(value, object)  # compares like any other, and is refused for its values
+            return np.array(value, object)  # the caller refuses its values as out of range
     if not hasattr(value, "__array__"):
         raise wrong_type(name, "token ids, a sequence of integers", value)
     array = np.asarray(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat of many turns that computes only what is new in each."""
+"""A chat of several turns that computes only what is new in each turn."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class _Past:
-    """What the model has read and written up to the end of an answer.
+    """What the model has read and written, up to the end of one answer.
 
     Attributes:
-        prompt: the text that was read.
-        answer: the text that was written.
-        ids: the tokens of both, as the model has them.
+        prompt: the text it read.
+        answer: the text it wrote.
+        ids: the tokens of both, as the model saw them.
     """
 
     prompt: str
@@ -37,10 +37,10 @@ class _Past:
     ids: Ids
 
     def end_in(self, text: str) -> int | None:
-        """Where the answer ends in a text that begins with this past; None: it begins otherwise.
+        """Where the answer ends in a text that begins with this past; None if it does not.
 
-        Blanks around the answer may differ: templates trim answers, or write a space or a line end
-        before them that they do not ask for answers with. But none may be new at the end.
+        White space around the answer may differ: templates trim answers, or put a space or newline
+        before them that the prompt did not end with. But there may be no new white space after it.
         """
         begin = self.prompt.rstrip()
         if not text.startswith(begin):
@@ -56,17 +56,17 @@ class _Past:
 
 
 class Conversation(NotCopied):
-    """Messages and the sequence that holds them.
+    """The messages of a chat, and the sequence that holds their tokens.
 
-    Every turn renders the whole conversation and tokenizes it. Where the text begins with what the
-    model has read and written already, up to the end of an answer, that keeps its tokens, and only
-    the new text gets new ones; blanks around an answer need not be the same. Then the tokens that
-    the prompt has in common with the KV cache stay there, and the others are computed.
+    Every turn renders the whole conversation. The part that the model has already read and written,
+    up to the end of an answer, keeps its tokens (white space around the answer may differ); only
+    the text after it is tokenized. Tokens that the prompt has in common with the KV cache stay
+    there, and only the others are computed.
 
-    So an answer is what `LLM.chat` would give for the same messages, bit by bit, if tokenizing them
-    gives the tokens that the model has read and written. Otherwise (it spelled a word in other
-    tokens than the tokenizer would, or the template repeats its answer with other blanks) the
-    conversation goes on from the model's own tokens, which `LLM.chat` cannot know.
+    An answer is, bit for bit, what `LLM.chat` would give for the same messages if tokenizing them
+    gave the tokens that the model read and wrote. If not (the model spelled a word in other tokens
+    than the tokenizer would, or the template repeats its answer with other white space), the
+    conversation continues from the model's own tokens, which `LLM.chat` cannot know.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Conversation(NotCopied):
 
         Args:
             llm: the model.
-            system: what the system message says; None: there is none.
+            system: the system message; None: there is none.
             chat_template: as `LLM.chat`.
 
         Raises:
@@ -93,11 +93,11 @@ class Conversation(NotCopied):
         self._turns: list[dict[str, str]] = []
         self._sequence = llm.new_sequence()
         self._cached: Ids = np.zeros(0, np.int32)
-        self._pasts: list[_Past] = []  # every one begins with the ones before
+        self._pasts: list[_Past] = []  # each begins with the one before
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """All messages so far, the system message first if there is one."""
+        """All messages so far, beginning with the system message if there is one."""
         first = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*first, *self._turns]
 
@@ -107,18 +107,18 @@ class Conversation(NotCopied):
         return len(self._cached)
 
     def reset(self) -> None:
-        """Forget all messages but the system message."""
+        """Forget all messages except the system message."""
         self._turns = []
 
     def ask(self, text: str, params: SamplingParams) -> Generator[GenerationChunk, None, None]:
-        """Say something and iterate over the answer; `last` is its result.
+        """Send a message and iterate over the answer; `last` is its result.
 
-        An answer that was left early (by closing the iterator, or an exception) stays in the
-        conversation as far as it came. If no token was generated, the question is dropped too.
+        If the iterator is closed early or an exception ends it, the part of the answer so far stays
+        in the conversation. If no token was generated, the question is dropped too.
 
         Args:
             text: the user's message.
-            params: how to answer; `max_tokens` None or too large: until the context is full.
+            params: how to answer. If `max_tokens` is None or too large: until the context is full.
 
         Raises:
             ContextOverflowError: not even one more token fits; nothing was computed.
@@ -154,7 +154,7 @@ class Conversation(NotCopied):
 
     @property
     def context_full(self) -> bool:
-        """Whether the last answer ended because the context did."""
+        """Whether the last answer ended because the context was full."""
         last = self.last
         return (
             last is not None
@@ -163,7 +163,7 @@ class Conversation(NotCopied):
         )
 
     def _tokens_of(self, rendered: str) -> Ids:
-        """Tokens of a conversation as text, those of its past as they were."""
+        """The tokens of a rendered conversation; its past keeps the tokens it had."""
         tokenizer = self._llm.tokenizer
         while self._pasts:
             past = self._pasts[-1]
@@ -177,7 +177,7 @@ class Conversation(NotCopied):
         return as_token_ids(ids, self._llm.vocab_size)
 
     def _keep_common_prefix(self, prompt: Ids) -> None:
-        """Truncate the sequence to what `prompt` begins with, and leave at least one to compute."""
+        """Truncate the sequence to what `prompt` begins with, leaving at least one token to do."""
         length = min(len(self._cached), len(prompt) - 1)
         different = np.flatnonzero(self._cached[:length] != prompt[:length])
         common = int(different[0]) if different.size else length
@@ -198,9 +198,9 @@ class Conversation(NotCopied):
 
 
 def _tokens_of_text(tokenizer: Tokenizer, result: GenerationResult) -> int | None:
-    """How many of the generated tokens make up the text, blanks at its end perhaps left out.
+    """How many of the generated tokens make up the text, perhaps without white space at its end.
 
-    None if it ends within a token, as before a stop string, or has special tokens in between.
+    None if the text ends inside a token, as before a stop string, or special tokens interrupt it.
     """
     decoder = StreamDecoder(tokenizer)
     said = ""

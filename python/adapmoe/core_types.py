@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of the compiled core that are more than a number; the core makes them itself.
+"""Results of the compiled core that are more than a number; the core creates them itself.
 
-Named tuples, because a trace may have a million of them.
+They are named tuples because a trace may have a million of them.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ class RoutingVisit(NamedTuple):
     """The experts that one layer needed in one pass.
 
     Attributes:
-        pass_index: of the passes over all layers, counted from 0 since the model was opened.
+        pass_index: number of the pass over all layers, from 0 since the model was opened.
         layer: from 0.
         experts: ascending.
     """
@@ -22,13 +22,13 @@ class RoutingVisit(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What one thread of a lane did for a while.
+    """What one thread did from one moment to another.
 
     Attributes:
         lane: "compute", "stall", "demand" or "prefetch".
-        name: what was done.
-        thread: of the lane, from 0.
-        layer: -1 where it belongs to none.
+        name: what it did.
+        thread: number of the thread in its lane, from 0.
+        layer: -1 if it belongs to no layer.
         begin_ns, end_ns: nanoseconds since the model was opened.
     """
 
@@ -41,12 +41,12 @@ class Span(NamedTuple):
 
 
 class Registration(NamedTuple):
-    """What io_uring has registered.
+    """What is registered with io_uring.
 
     Attributes:
-        file: whether the file of experts is.
-        frames: memory of so many tiles.
-        problem: why not more, "" where nothing is missing.
+        file: whether the file of experts is registered.
+        frames: how many frames are.
+        problem: why not everything is; "" if everything is.
     """
 
     file: bool
@@ -55,7 +55,7 @@ class Registration(NamedTuple):
 
 
 class PredictionScore(NamedTuple):
-    """How well a layer's experts were foreseen.
+    """How well a layer's experts were predicted.
 
     Attributes:
         right: experts that were predicted and needed.
@@ -67,12 +67,11 @@ class PredictionScore(NamedTuple):
 
 
 class ExpertPaths(NamedTuple):
-    """Ways to compute experts on this device.
+    """The ways to compute experts on this device.
 
     Attributes:
         names: the exact one first.
-        without_engines: why the engines of the pack are not among them, "" where it has none or
-            they are.
+        without_engines: why the pack's engines are not among them; "" if they are, or it has none.
     """
 
     names: list[str]
@@ -84,7 +83,7 @@ class ReplayCounts(NamedTuple):
 
     Attributes:
         visits: experts needed.
-        hits: of them, found resident.
+        hits: how many of them were resident.
     """
 
     visits: int

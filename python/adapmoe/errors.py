@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exceptions for expected failures; the compiled core raises the same classes."""
+"""The exceptions for expected failures. The compiled core raises the same classes."""
 
 
 class AdapmoeError(Exception):
-    """Base of all; the message says what failed, what was expected and what to do."""
+    """Base class; the message says what failed, what was expected and what to do."""
 
 
 class PackError(AdapmoeError):
@@ -11,7 +11,7 @@ class PackError(AdapmoeError):
 
 
 class CalibrationError(AdapmoeError):
-    """There is no calibration, it belongs to another pack, or it cannot be made."""
+    """A calibration is missing, belongs to another pack, or cannot be made."""
 
 
 class CheckpointError(AdapmoeError):
@@ -27,13 +27,11 @@ class ReadError(AdapmoeError, OSError):
 
 
 class BackendUnavailableError(AdapmoeError):
-    """The backend, instruction set or feature asked for does not exist on this machine."""
+    """This machine does not have the requested backend, instruction set or feature."""
 
 
 class EngineError(AdapmoeError):
-    """An ONNX model or a TensorRT engine is missing, damaged, made for something else, or cannot
-    be built.
-    """
+    """An ONNX model or TensorRT engine is missing, damaged, unsuitable, or cannot be built."""
 
 
 class ContextOverflowError(AdapmoeError, ValueError):
@@ -53,11 +51,11 @@ class ClosedError(AdapmoeError):
 
 
 class ForkError(AdapmoeError):
-    """The model was opened in a process of which this one is a fork, and cannot be used here."""
+    """This process is a fork of the one that opened the model, and cannot use it."""
 
 
 class ChatTemplateError(AdapmoeError):
-    """There is no chat template, or it refuses the messages or does what it may not."""
+    """There is no chat template, or it refuses the messages or does something forbidden."""
 
 
 class TraceError(AdapmoeError):

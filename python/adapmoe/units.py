@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Byte counts as people write them."""
+"""Byte counts and percentages as people write them."""
 
 import re
 from fractions import Fraction
@@ -18,7 +18,7 @@ _UNITS = {
     "gib": 2**30,
     "tib": 2**40,
 }
-# As many digits as anybody writes; Python refuses to read thousands, with a message of its own.
+# More digits than anybody writes; Python refuses thousands of them, with a message of its own.
 _SIZE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*([A-Za-z]*)\s*", re.ASCII)
 _SHARE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*(%?)\s*", re.ASCII)
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*", re.ASCII)
@@ -35,7 +35,7 @@ def parse_memory(value: object, name: str = "memory") -> int:
 
     Raises:
         TypeError: neither an integer nor a string.
-        ValueError: not a size, not positive, or more than 63 bits can count.
+        ValueError: not a size, not positive, or 2**63 or more.
     """
     if isinstance(value, str):
         if value.strip().lower() == "auto":

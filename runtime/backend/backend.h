@@ -140,10 +140,10 @@ class Backend {
 
   // Bytes free in the device's own memory; empty where it uses the CPU's.
   virtual std::optional<int64_t> own_memory() const { return std::nullopt; }
-  // Told of the memory that everything below lies in, before any of it is used. A device with
-  // memory of its own allocates as much there, zeroed: addresses in `memory` then only name places,
-  // and the host touches none but those that it shares. Errors: kUnavailable where the device
-  // cannot see it, kBudgetError where it has not that much.
+  // Called with the memory that everything below is in, before any of it is used. A device with
+  // memory of its own allocates as much there, zeroed: addresses in `memory` then only stand for
+  // the device's, and the host touches none but those that it shares. Errors: kUnavailable if the
+  // device cannot see the memory, kBudgetError if it does not have as much.
   virtual Status use_memory(std::span<std::byte> /*memory*/) { return {}; }
   // The host uses `part` (page-aligned, zeroed): rows that it fetches, or what it uploads from.
   virtual Status share(std::span<std::byte> /*part*/) { return {}; }

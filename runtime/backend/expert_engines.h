@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Experts as TensorRT engines, one for each expert, deserialised into places of device memory that
-// is reserved when the session opens. fp16 activations: not the canonical bits.
+// Experts as TensorRT engines, one per expert, deserialised into frames of device memory that is
+// reserved when the session opens. Activations are fp16, so the bits are not the canonical ones.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -36,11 +36,11 @@ struct ExpertEngines {
   int64_t frame_bytes = 0;   // device memory of one engine
   int64_t shared_bytes = 0;  // device memory that all of them share, beside the frames
   int64_t host_bytes = 0;    // of rows on their way
-  // Reserves this memory, once, before anything is placed. Returns `frames` names of places with
-  // frame_bytes: they are no addresses of anything. Errors: kBudgetError.
+  // Reserves this memory, once, before anything is placed. Returns one name per frame, which is not
+  // an address. Errors: kBudgetError.
   std::function<Result<std::span<std::byte>>(int64_t frames)> reserve;
-  // Makes the engine of a plan that was checked, in place of the one in that frame, which nothing
-  // uses any more. Different frames may be filled at the same time, on any thread. Errors:
+  // Creates the engine of a checked plan, replacing the one in that frame, which nothing uses any
+  // more. Different frames may be filled at the same time, on any thread. Errors:
   // kEngineError saying what is wrong with the plan.
   std::function<Status(uint64_t expert, std::span<const std::byte> plan, std::byte* frame)> place;
   // Or leaves the frame without an engine: `cpu_fallback` computes the expert, and `why` is noted.

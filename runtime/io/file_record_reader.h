@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Records that cannot be used as they lie on the disk: each is a file of its own, read whole into
-// one of a few staging places, from where `place` fills the memory that the request names.
+// Records that cannot be used as they are on the disk: each is a file of its own, read whole into
+// one of a few staging buffers, from which `place` fills the memory that the request names.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,9 +21,9 @@ struct FileRecords {
       place;
 };
 
-// `reader` has `places` lanes or more, and only this reader uses it. `staging`, page-aligned, is
-// cut into `places` parts; each takes the largest file, rounded up to a page. The offset of a
-// request is not looked at.
+// `reader` has at least `places` lanes, and only this reader uses it. `staging`, page-aligned, is
+// cut into `places` buffers, each of which holds the largest file, rounded up to a page. The offset
+// of a request is ignored.
 std::unique_ptr<AsyncReader> make_file_record_reader(std::unique_ptr<AsyncReader> reader,
                                                      std::span<std::byte> staging, int places,
                                                      FileRecords records);

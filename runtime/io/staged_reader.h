@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads into a few places of its own instead of where requests say: for a target that no file can
-// be read into, as the memory of a discrete GPU. The completion finds the bytes in such a place and
-// takes them on; then the place serves the next read.
+// Reads into a few staging buffers, not to where requests say: for targets that files cannot be
+// read into, such as a discrete GPU's memory. The completion gets the bytes in a staging buffer and
+// copies them to the target; then the buffer serves the next read.
 #pragma once
 #include <deque>
 #include <memory>
@@ -16,8 +16,8 @@ namespace adapmoe {
 
 class StagedReader final : public AsyncReader {
  public:
-  // `places`: page-aligned, as long as the longest request, and outliving this; at least one. Half
-  // of them at most serve prefetch reads, but one if there is only one.
+  // `places`: staging buffers, at least one; page-aligned, as long as the longest request, and
+  // outliving this. Prefetch reads use at most half of them, or the only one.
   StagedReader(std::unique_ptr<AsyncReader> reader, std::vector<std::span<std::byte>> places);
   ~StagedReader() override;
   StagedReader(const StagedReader&) = delete;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Equal, page-aligned places for one expert tile each, cut from the arena. Only as many as the
-// budget allows are in use; the others are parked: address space without memory. Thread-compatible:
+// Frames: equal, page-aligned parts of the arena, for one expert tile each. Only as many as the
+// budget allows are in use; the others are parked, address space without memory. Thread-compatible:
 // ExpertCache guards it with its mutex.
 #pragma once
 #include <cstddef>

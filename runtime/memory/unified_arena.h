@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The session's arena as the GPU has it. A GPU that shares the CPU's memory (a Jetson) reads the
-// same bytes where the disk put them. One with memory of its own has a mirror of the arena there:
-// host addresses then only name places in it, and hold pages of the host's own where share() says
-// so. Compiled only with CUDA.
+// The session's arena as the GPU sees it. A GPU that shares the CPU's memory (a Jetson) reads the
+// bytes where the disk put them. A GPU with memory of its own has a mirror of the arena there: host
+// addresses then only stand for addresses in it, except for pages that share() gives to the host.
+// Compiled only with CUDA.
 #pragma once
 #include <cuda_runtime.h>
 

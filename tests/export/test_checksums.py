@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checksums of a pack against an independent CRC-32C, and what a wrong one is worth."""
+"""The checksums of a pack against an independent CRC-32C, and what a wrong one does."""
 
 import json
 import re

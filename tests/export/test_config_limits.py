@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter takes no config that the runtime could not open, and stumbles over none."""
+"""The exporter refuses every config that the runtime could not open, and crashes on none."""
 
 import json
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a worker that builds an engine is ended for the memory it takes."""
+"""When a worker that builds an engine is killed for taking too much memory."""
 
 import pytest
 

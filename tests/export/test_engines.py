@@ -146,7 +146,7 @@ def test_a_damaged_model_is_not_built(pack, fake):
 
 
 def command(pack, *options):
-    verb = [sys.executable, "-m", "adapmoe.cli.main", "build-engines", str(pack)]
+    verb = [sys.executable, "-m", "adapmoe.cli", "build-engines", str(pack)]
     return [*verb, "--builder", "tensorrt_rtx", *options]
 
 

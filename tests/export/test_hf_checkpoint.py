@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the exporter refuses to read, and that it names it."""
+"""What the exporter refuses to read, and that the message names it."""
 
 import json
 

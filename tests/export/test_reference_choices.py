@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a checkpoint can be read in two ways, the exporter reads it as transformers does, or not.
+"""If a checkpoint can be read in two ways, the exporter does as transformers, or refuses.
 
 Each case is exported as f32, and every weight of the pack compared with what transformers loaded.
 """

@@ -26,7 +26,7 @@ def contents(pack):
 
 
 def start(checkpoint, out):
-    command = [sys.executable, "-m", "adapmoe.cli.main", "export", str(checkpoint), str(out)]
+    command = [sys.executable, "-m", "adapmoe.cli", "export", str(checkpoint), str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

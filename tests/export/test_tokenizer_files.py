@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with the files beside the weights is said before the first byte is written."""
+"""Errors in the files beside the weights are reported before the first byte is written."""
 
 import json
 import shutil

@@ -219,8 +219,8 @@ def test_checksums_need_no_exporter(pack):
         "import sys\n"
         "sys.modules['adapmoe_export'] = sys.modules['safetensors'] = None\n"
         "sys.argv = ['adapmoe', 'verify', *sys.argv[1:]]\n"
-        "from adapmoe.cli.main import main\n"
-        "main()\n"
+        "from adapmoe.cli import start\n"
+        "start()\n"
     )
     command = [sys.executable, "-c", program, str(pack)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

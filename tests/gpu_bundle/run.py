@@ -142,7 +142,7 @@ def build(run: Run, folder: Path, jobs: int) -> bool:
 
 def text_of(run: Run, name: str, backend: str) -> str | None:
     """What the model says on a backend, without what it took (stderr)."""
-    command = f'"{sys.executable}" -m adapmoe.cli.main run "$0" "$@" 2>"$LOG"'
+    command = f'"{sys.executable}" -m adapmoe.cli run "$0" "$@" 2>"$LOG"'
     run.env["LOG"] = str(RESULTS / f"{backend}-run.txt")
     return run.check(name, "bash", "-c", command, PACK, *PROMPT, "--backend", backend)
 
@@ -178,7 +178,7 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0))
     run = Run(options.minutes)
     if build(run, ROOT / "build/cuda", cores):
-        run.call("doctor", sys.executable, "-m", "adapmoe.cli.main", "doctor")  # to read, no check
+        run.call("doctor", sys.executable, "-m", "adapmoe.cli", "doctor")  # to read, no check
         if options.until_device:
             pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only"]
             run.check("collect", *pytest, f"--ignore={WITHOUT}", "tests")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The core on 64-bit Arm, emulated, gives the bits that it gives here."""
+"""The core on emulated 64-bit Arm gives the same bits as here."""
 
 import pytest
 

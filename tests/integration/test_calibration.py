@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration of the tiny model in few windows; python/adapmoe/calibration/README.md has more."""
+"""Calibration of the tiny model with few windows; python/adapmoe/calibration/README.md has more."""
 
 import json
 import math

@@ -11,7 +11,7 @@ import pytest
 
 from adapmoe import LLM, SamplingParams
 
-COMMAND = [sys.executable, "-m", "adapmoe.cli.main", "chat"]
+COMMAND = [sys.executable, "-m", "adapmoe.cli", "chat"]
 SLOW = ["--kernels", "scalar", "--threads", "1", "--ignore-eos", "--max-context", "2000"]
 
 

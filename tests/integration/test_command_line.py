@@ -11,7 +11,7 @@ import pytest
 
 from adapmoe import LLM
 
-COMMAND = [sys.executable, "-c", "from adapmoe.cli.main import main; main()"]
+COMMAND = [sys.executable, "-c", "from adapmoe.cli import start; start()"]
 
 
 def adapmoe(*args, check=True):

@@ -49,6 +49,6 @@ OPTIONS = [(verb, option) for verb in _VERBS for option in options_of(verb)]
 @pytest.mark.parametrize(("verb", "option"), OPTIONS, ids=lambda part: part)
 def test_any_value_of_an_option(verb, option, pack_factory, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("adapmoe.machine.files.MOST_TEXT_BYTES", 1 << 16)  # /dev/full has no end
+    monkeypatch.setattr("adapmoe.machine.files.MAX_TEXT_BYTES", 1 << 16)  # /dev/full has no end
     for word in (*WORDS, *PATHS):
         check([*arguments_of(verb, tiny_checkpoint, pack_factory()), option, word])

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "adapmoe.cli.main"]
+COMMAND = [sys.executable, "-m", "adapmoe.cli"]
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

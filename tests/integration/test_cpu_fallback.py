@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine that cannot be had costs time and a note: its expert is computed from the pack."""
+"""If an engine fails, its expert is computed from the pack: slower, with a note."""
 
 import numpy as np
 import pytest

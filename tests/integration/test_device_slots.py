@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU with memory of its own: everything it reads lies there, tiles come through staging.
+"""A GPU with memory of its own: everything it reads is there, and tiles come through staging.
 
 The emulation's device memory faults when the CPU touches it, holds garbage at first, and copies
 happen when somebody waits for them. A real GPU runs what needs no such emulation.

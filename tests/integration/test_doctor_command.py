@@ -13,7 +13,7 @@ from adapmoe import LLM, PackError, _core
 
 def doctor(*words):
     done = subprocess.run(
-        [sys.executable, "-m", "adapmoe.cli.main", "doctor", *map(str, words)],
+        [sys.executable, "-m", "adapmoe.cli", "doctor", *map(str, words)],
         capture_output=True,
         text=True,
         timeout=120,

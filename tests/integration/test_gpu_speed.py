@@ -27,7 +27,7 @@ def test_gemv_reads_at_half_of_the_bandwidth_of_a_discrete_gpu(gpu_build, capsys
     assert len(rows) == 12
     assert all(math.isfinite(row["share"]) and row["share"] > 0 for row in rows)
     if not gpu_speed.is_integrated(gpu_build):
-        assert gpu_speed.least_share(rows) >= gpu_speed.LEAST_SHARE
+        assert gpu_speed.min_share(rows) >= gpu_speed.MIN_SHARE
 
 
 def test_how_weights_are_read_does_not_change_a_product(gpu_build, capsys):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""However a program ends while the core computes, it ends with its own exit code and in silence."""
+"""However a program ends while the core computes, it keeps its exit code and prints nothing."""
 
 import random
 import signal
@@ -240,7 +240,7 @@ def test_a_signal_while_the_main_thread_joins_a_worker(start, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_ends_run(popen, pack_factory, number):
-    command = [sys.executable, "-m", "adapmoe.cli.main", "run", str(pack_factory()), "-p", "import"]
+    command = [sys.executable, "-m", "adapmoe.cli", "run", str(pack_factory()), "-p", "import"]
     command += ["-n", "100", "--ignore-eos", "--experts-resident", "25%"]
     began = time.monotonic()
     finish(popen(command))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""jetson/install.sh, with a folder in the place of a device and stand-ins for what needs root."""
+"""jetson/install.sh, on a folder instead of a device, with stand-ins for what needs root."""
 
 import pytest
 

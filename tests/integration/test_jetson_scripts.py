@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""jetson/check_device.sh, with folders in the place of devices."""
+"""jetson/check_device.sh, on folders instead of devices."""
 
 import os
 import subprocess

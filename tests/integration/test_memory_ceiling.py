@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memory` is a ceiling: a process grows by at most that and 64 MiB, whatever the model is."""
+"""`memory` is a hard limit: a process grows by at most that plus 64 MiB, with any model."""
 
 import json
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model computes NaN or infinity, the error says where it began, and what helps."""
+"""If a model computes NaN or infinity, the error says where it began and what helps."""
 
 import json
 import shutil

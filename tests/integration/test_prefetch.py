@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""G3: reading ahead, evicting by tile, floors and policies change reads and never a token."""
+"""G3: prefetch, eviction by tile, floors and policies change reads, but never a token."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probe on a real file, and that later openings read as it found best."""
+"""The disk probe on a real file, and that a pack opened later reads as it found best."""
 
 import json
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which reader a session takes, and that it says so when it is not the one asked for."""
+"""Which reader a session uses, and the note if it is not the one that was requested."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`adapmoe report`: which figures there are, and what is said where there is none."""
+"""`adapmoe report`: which figures it draws, and what it says about missing ones."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT where pip puts it, here a library that has its name: sessions and doctor find it."""
+"""Sessions and doctor find TensorRT where pip puts it (here, a library of that name)."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resident set survives a restart, and is never worth an error."""
+"""The resident set survives a restart, and never causes an error."""
 
 import json
 import logging

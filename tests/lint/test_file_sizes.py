@@ -6,8 +6,8 @@ import ast
 from support.source.cpp_functions import function_lengths
 from support.source.source_tree import CPP, PYTHON, relative, source_files
 
-AIM = {"cpp": 300, "python": 200}
-LIMIT = {"cpp": 500, "python": 350}
+AIM = 300
+LIMIT = 500
 FUNCTION_LIMIT = 70
 
 
@@ -18,21 +18,18 @@ def python_functions(text):
 
 
 def file_lengths():
-    for kind, suffixes in (("cpp", CPP), ("python", PYTHON)):
-        for path in source_files(suffixes):
-            yield kind, relative(path), len(path.read_text().splitlines())
+    for path in source_files((*CPP, *PYTHON)):
+        yield relative(path), len(path.read_text().splitlines())
 
 
 def test_files_are_within_the_limit(capsys):
     lengths = list(file_lengths())
     assert lengths
-    over_aim = [f"  {n:4} {path}" for kind, path, n in lengths if n > AIM[kind]]
+    over_aim = [f"  {n:4} {path}" for path, n in lengths if n > AIM]
     if over_aim:
         with capsys.disabled():
-            print("\nlonger than the aim:", *over_aim, sep="\n")
-    too_long = [
-        f"{path}: {n} > {LIMIT[kind]} lines" for kind, path, n in lengths if n > LIMIT[kind]
-    ]
+            print(f"\nlonger than {AIM} lines, the aim:", *over_aim, sep="\n")
+    too_long = [f"{path}: {n} > {LIMIT} lines" for path, n in lengths if n > LIMIT]
     assert not too_long, "\n".join(too_long)
 
 

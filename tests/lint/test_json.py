@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the package and the exporter write as JSON is JSON: NaN and Infinity are not."""
+"""The package and the exporter write valid JSON, which has no NaN and no Infinity."""
 
 import ast
 

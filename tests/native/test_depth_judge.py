@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far to look ahead, decided by step times: synthetic steps with known costs."""
+"""How far to look ahead, decided by step times, here of made-up steps with known costs."""
 
 import numpy as np
 import pytest

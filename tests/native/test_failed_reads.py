@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads that fail, bytes that are damaged, and when checksums are looked at."""
+"""Reads that fail, bytes that are damaged, and when checksums are compared."""
 
 import re
 

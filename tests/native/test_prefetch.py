@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads ahead of need: what hints may do, and that nothing of it outlives its use."""
+"""Prefetch: what hints may do, and that nothing of them outlives its use."""
 
 import numpy as np
 

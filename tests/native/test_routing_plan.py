@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routing plan is the decisions turned around, and loses none of them."""
+"""The routing plan lists the decisions by expert, and loses none of them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiles read into a few staging places, checked there, and moved to their frames."""
+"""Tiles are read into a few staging buffers, checked there, and copied to their frames."""
 
 import numpy as np
 import pytest

@@ -225,8 +225,8 @@ import functools, sys
 import adapmoe.llm
 from support.core.fake_session import FakeSession
 adapmoe.llm._open_session = functools.partial(FakeSession)
-from adapmoe.cli.main import main
-main()
+from adapmoe.cli import start
+start()
 """
 
 

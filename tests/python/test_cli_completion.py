@@ -10,7 +10,7 @@ import pytest
 
 def adapmoe(*arguments, **environment):
     done = subprocess.run(
-        [sys.executable, "-m", "adapmoe.cli.main", *arguments],
+        [sys.executable, "-m", "adapmoe.cli", *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
         capture_output=True,
         text=True,

@@ -86,7 +86,7 @@ def test_settings_help_fits_a_line_and_names_every_choice():
 
 
 def test_help_of_run_fits_a_screen_and_a_half():
-    command = [sys.executable, "-m", "adapmoe.cli.main", "run", "--help"]
+    command = [sys.executable, "-m", "adapmoe.cli", "run", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT).stdout
     lines = shown.splitlines()
     assert len(lines) <= 67

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded text is that of transformers, whole and as a stream."""
+"""Decoded text equals transformers', decoded at once or as a stream."""
 
 import pytest
 from hypothesis import given

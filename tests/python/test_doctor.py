@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`adapmoe doctor` on machines made of files, and its parts."""
+"""`adapmoe doctor` on made-up machines, which are folders of files."""
 
 import dataclasses
 import json

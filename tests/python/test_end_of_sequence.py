@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ends a generation: end tokens of all sources, --stop-id, and stop strings with tokens."""
+"""What ends a generation: end tokens from all sources, --stop-id, stop strings with tokens."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which way experts are computed: chosen from injected times, and kept between sessions."""
+"""How experts are computed: chosen by given times, and kept between sessions."""
 
 import json
 

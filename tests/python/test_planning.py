@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adapmoe.machine.bandwidth import DiskProbe, DiskSpeed, measure_memory
 from adapmoe.pack.manifest import PackGeometry
-from adapmoe.planning.measure import Measurements, fastest_part, slowest_part
+from adapmoe.planning.measure import Measurements, fastest_quarter, slowest_quarter
 from adapmoe.planning.plan import budgets_to_check, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics
 from adapmoe.planning.step_time import LayerTime, Measured, split_compute
@@ -61,10 +61,10 @@ def test_computing_is_shared_by_bytes():
     assert time.token_s(1.0) == pytest.approx(4.0)
 
 
-def test_parts_are_quarters():
+def test_a_slow_quarter_and_a_fast_one():
     seconds = np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 0.5, 0.5])
-    assert (slowest_part(seconds), fastest_part(seconds)) == (3.0, 0.5)
-    assert slowest_part(np.array([2.0])) == 2.0
+    assert (slowest_quarter(seconds), fastest_quarter(seconds)) == (3.0, 0.5)
+    assert slowest_quarter(np.array([2.0])) == 2.0
 
 
 def test_drawn_routing_has_the_statistics_it_was_drawn_from():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joules per token and throttling, on machines made of files."""
+"""Joules per token and throttling, on made-up machines."""
 
 import time
 

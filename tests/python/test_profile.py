@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of `adapmoe bench --profile`: spans in, parts that add up out."""
+"""The arithmetic of `adapmoe bench --profile`: spans become parts that add up."""
 
 import json
 from types import SimpleNamespace
@@ -122,5 +122,5 @@ def test_what_explains_half_of_the_time_bounds_it(memory_bytes, disk_bytes, wait
 
 
 def test_a_backend_whose_calls_return_early_is_refused():
-    with pytest.raises(ValueError, match="calls of cuda/sm_87 return early"):
+    with pytest.raises(ValueError, match="calls to cuda/sm_87 return before"):
         profile(SimpleNamespace(backend="cuda/sm_87"), None)

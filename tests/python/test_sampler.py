@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one sequence remembers, and what goes wrong."""
+"""The sampler of one sequence: what it remembers, and its errors."""
 
 import math
 

@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from adapmoe.generation.params import SamplingParams
-from adapmoe.generation.sampling import choose, draw, make_rng
+from adapmoe.generation.sampling import choose_token, draw, make_rng
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 60), elements=st.integers(-5, 5)))
 def test_temperature_0_takes_the_lowest_index_of_the_highest(logits):
-    token = choose(logits, SamplingParams(), make_rng(0))
+    token = choose_token(logits, SamplingParams(), make_rng(0))
     assert token == min(np.flatnonzero(logits == logits.max()))
 
 
 def test_temperature_0_leaves_the_generator_alone():
     rng = make_rng(3)
-    choose(np.zeros(4), SamplingParams(), rng)
+    choose_token(np.zeros(4), SamplingParams(), rng)
     assert rng.random() == make_rng(3).random()
 
 
@@ -49,7 +49,7 @@ def test_a_seed_repeats_and_seeds_differ():
 
     def tokens(seed):
         rng = make_rng(seed)
-        return [choose(logits, params, rng) for _ in range(8)]
+        return [choose_token(logits, params, rng) for _ in range(8)]
 
     assert tokens(5) == tokens(5)
     assert tokens(5) != tokens(6)

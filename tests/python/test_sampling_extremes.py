@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling at the ends of floating point: the limit, a token that exists, and never a warning.
+"""Sampling with extreme numbers: acts as the limit, gives an existing token, never warns.
 
 NumPy's warnings are errors here, as in all tests.
 """
@@ -17,7 +17,7 @@ from adapmoe import SamplingParams
 from adapmoe.generation.sampling import (
     Sampler,
     add_bias,
-    choose,
+    choose_token,
     log_softmax,
     make_rng,
     penalise_repetition,
@@ -100,7 +100,7 @@ def test_the_limit_of_a_small_temperature_is_the_highest(logits, temperature):
     assume(below.size == 0 or (scores.max() - below.max()) / 800 > temperature)
     rng = make_rng(1)
     for _ in range(3):
-        token = choose(scores, SamplingParams(temperature=temperature), rng)
+        token = choose_token(scores, SamplingParams(temperature=temperature), rng)
         assert scores[token] == scores.max()
 
 
@@ -115,7 +115,7 @@ def test_equals_share_a_small_temperature():
     scores = np.array([-3.0, 7.0, 7.0, 6.0])
     found = probabilities(warp(scores, SamplingParams(temperature=SMALLEST)))
     assert found.tolist() == [0, 0.5, 0.5, 0]
-    assert choose(scores, SamplingParams(temperature=0.0), make_rng(1)) == 1
+    assert choose_token(scores, SamplingParams(temperature=0.0), make_rng(1)) == 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, SMALLEST, 1e-310, 0.8, 1.0, 1e5])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets a slot, who waits, and who is told that waiting would never end."""
+"""Who gets a slot, who waits for one, and who gets an error because waiting might never end."""
 
 import gc
 import threading

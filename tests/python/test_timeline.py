@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trace that a browser draws."""
+"""Timelines as traces for a browser."""
 
 import json
 

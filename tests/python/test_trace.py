@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trace files: what is written is read again, and nothing else is."""
+"""Trace files: what was written is read back, and anything else is refused."""
 
 import json
 import tempfile

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The types that users see: mypy --strict accepts right programs and refuses wrong ones."""
+"""The types that users see: mypy --strict accepts correct programs and rejects wrong ones."""
 
 import os
 import subprocess

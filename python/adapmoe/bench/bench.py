@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole benchmark: settings in, medians and bounds out."""
+"""Runs a whole benchmark and summarises it as medians and bounds."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from adapmoe.tracing.timeline import write_chrome_trace
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the rounds."""
+    """Median and extremes of the rounds."""
 
     median: float
     least: float
@@ -44,7 +44,7 @@ class VariantSummary:
     """One variant over all rounds.
 
     Attributes:
-        measured: every field of Measurement by name, without those that a round lacks.
+        measured: the fields of Measurement that every round has, by name.
         fraction_of_bound: see Round.
         speedup: over the base, paired by round.
     """
@@ -93,8 +93,8 @@ class BenchResult:
     """What `adapmoe bench` prints.
 
     Attributes:
-        settings: of the base; reading: where those of reading come from.
-        memory_bytes_per_s: read by all cores together.
+        settings: the base's; reading: where those for reading come from.
+        memory_bytes_per_s: read from memory by all cores together.
         all_resident, direct: see Bound.
         bound: seconds of computing per token, bytes per second of the disk.
         variants: {name: summary}, the base first.
@@ -131,7 +131,7 @@ class BenchResult:
 
 
 class Bench:
-    """One pack, one workload."""
+    """A benchmark of one pack with one workload."""
 
     def __init__(
         self,
@@ -142,16 +142,16 @@ class Bench:
         warm_up: int | None,
         tokens: int | None,
     ) -> None:
-        """Check the pack and cut the text, or a text of the package, into tokens.
+        """Check the pack and cut the text, or else the package's own, into tokens.
 
-        Sizes that are None are the defaults, or less for a model with a short context.
-        Where `read_depth` and `request_bytes` are None and the disk was never probed, it is now.
+        Sizes that are None have defaults, smaller ones for a model with a short context. If
+        `read_depth` and `request_bytes` are None and the disk was never probed, it is probed now.
 
         Raises:
             PackError: not a pack, or it has no tokenizer.
-            CalibrationError: the pack has the calibration of another one.
+            CalibrationError: the pack has another pack's calibration.
             ReadError: the experts cannot be read.
-            ValueError: sizes that make no workload.
+            ValueError: the sizes do not fit the model.
         """
         manifest = Manifest.read(pack)
         self._pack = pack
@@ -184,8 +184,8 @@ class Bench:
     ) -> BenchResult:
         """Measure the base, and with `ablation` everything else, in `repeat` rounds.
 
-        `on_run` is told the name of each run, its number and how many there are. Raises what
-        opening and decoding raise.
+        `on_run` is called with the name of each run, its number, and how many there are. Raises
+        what opening and decoding raise.
         """
         variants = {BASE: self._settings}
         if ablation:
@@ -218,12 +218,12 @@ class Bench:
         )
 
     def profile(self) -> dict[str, PhaseProfile]:
-        """Run the base once more, its time taken part by part; see `profiled_run`."""
+        """Run the base once more and measure where the time goes."""
         with open_variant(self._pack, self._settings, self._workload, timeline=True) as llm:
             return profile(llm, self._workload)
 
     def write_timeline(self, path: Path) -> None:
-        """Run the base once more and write who was busy when. Raises OSError."""
+        """Run the base once more and write what each thread did when. Raises OSError."""
         with open_variant(self._pack, self._settings, self._workload, timeline=True) as llm:
             with llm.new_sequence() as sequence:
                 sequence.prefill(self._workload.prompt)

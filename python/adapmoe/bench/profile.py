@@ -28,10 +28,13 @@ _LAYER_TENSORS = {
 
 
 class MemoryTraffic:
-    """Of one pack. Activations are left out: they stay in the caches of the processor."""
+    """What one pack's weights and KV cache make a step read from memory.
+
+    Activations do not count: they stay in the processor's caches.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
-        """`manifest`: of the pack."""
+        """`manifest`: the pack's."""
         self._tensors = manifest.dense.tensors
         self._config = manifest.config
         gate, up, down = (shape.nbytes for shape in tile_shapes(manifest))
@@ -40,11 +43,11 @@ class MemoryTraffic:
         self.down_bytes = tiles * down
 
     def span_bytes(self, name: str, layer: int) -> int | None:
-        """What a span of `Session.timeline()` reads; None where that is not known.
+        """Bytes that a span of `LLM.timeline()` reads; None if unknown.
 
         Args:
-            name: of the span.
-            layer: -1 where it belongs to none.
+            name: the span's.
+            layer: -1 if it belongs to no layer.
         """
         if name == "head":
             tied = self._config.tie_word_embeddings
@@ -56,7 +59,7 @@ class MemoryTraffic:
         return sum(self._bytes(f"model.layers.{layer}.{part}") for part in _LAYER_TENSORS[name])
 
     def kv_bytes(self, positions: Iterable[int]) -> int:
-        """Keys and values that decoding one token at each of these positions attends to."""
+        """Bytes of keys and values that decoding one token at each of `positions` reads."""
         config = self._config
         window = config.sliding_window or config.max_position_embeddings
         attended = sum(min(position + 1, window) for position in positions)
@@ -84,17 +87,17 @@ PARTS = {
     WAITING: ("stall",),
 }
 _PART_OF = {name: part for part, names in PARTS.items() for name in names}
-_EXPLAINS = 0.5  # of the time: from here on a bandwidth is what bounds a phase
+_BOUND_SHARE = 0.5  # what takes this share of the time bounds a phase
 
 
 @dataclass(frozen=True)
 class Part:
-    """Mean of a token.
+    """One part of a phase, per token.
 
     Attributes:
-        seconds: on the thread that runs the step; other threads work or read meanwhile.
+        seconds: on the thread that runs the step; other threads compute or read meanwhile.
         share: of the phase, 0 to 1.
-        memory_bytes: of weights and KV cache read from memory; None where that is not known.
+        memory_bytes: weights and KV cache read from memory; None if unknown.
     """
 
     seconds: float
@@ -102,7 +105,7 @@ class Part:
     memory_bytes: float | None
 
     def of_bandwidth(self, bytes_per_s: float) -> float | None:
-        """Share of a bandwidth that this part reaches, 0 to 1; None without bytes or time."""
+        """The share of a bandwidth that this part uses, 0 to 1; None without bytes or time."""
         if self.memory_bytes is None or not self.seconds:
             return None
         return self.memory_bytes / self.seconds / bytes_per_s
@@ -113,9 +116,9 @@ class PhaseProfile:
     """Prefill or decode.
 
     Attributes:
-        tokens: measured.
-        seconds_per_token: by the clock of the caller; the parts add up to it.
-        parts: {name: part}, every name of PARTS, PYTHON and OTHER.
+        tokens: how many were measured.
+        seconds_per_token: as seen from Python; the parts add up to it.
+        parts: {name: part} for every name of PARTS, PYTHON and OTHER.
         disk_bytes_per_token: read from the pack.
     """
 
@@ -126,25 +129,27 @@ class PhaseProfile:
 
     @property
     def memory_bytes_per_token(self) -> float:
-        """Of all parts whose bytes are known."""
+        """Read from memory by all parts whose bytes are known."""
         return sum(part.memory_bytes or 0.0 for part in self.parts.values())
 
     def bandwidth_shares(self, memory: float, disk: float) -> dict[str, float]:
-        """Share of the time that reading alone would take, from each at its bytes per second."""
+        """Share of the time that reading alone takes, given both bandwidths in bytes per second."""
         return {
             "memory": self.memory_bytes_per_token / memory / self.seconds_per_token,
             "disk": self.disk_bytes_per_token / disk / self.seconds_per_token,
         }
 
     def bound_by(self, memory: float, disk: float) -> str:
-        """What explains half of the time: "memory" or "disk", if one bandwidth does; else "waiting"
-        if waiting for reads does, which then is for latency or order; else "computing".
+        """What takes at least half of the time: "memory", "disk", "waiting" or "computing".
+
+        "memory" and "disk" stand for a bandwidth; "waiting" is for reads, by latency or order;
+        "computing" is everything else.
         """
         shares = self.bandwidth_shares(memory, disk)
         largest = max(shares, key=lambda name: shares[name])
-        if shares[largest] >= _EXPLAINS:
+        if shares[largest] >= _BOUND_SHARE:
             return largest
-        return "waiting" if self.parts[WAITING].share >= _EXPLAINS else "computing"
+        return "waiting" if self.parts[WAITING].share >= _BOUND_SHARE else "computing"
 
     def as_dict(self, memory: float, disk: float) -> dict[str, Any]:
         """Ready for JSON; `memory` and `disk` in bytes per second."""
@@ -187,7 +192,7 @@ def summarize_phase(
     read: Counter[str] = Counter()
     for lane, name, _, layer, begin, end in spans:
         if lane not in ("compute", "stall") or name not in _PART_OF:
-            continue  # a reader's, beside the step
+            continue  # a read, not part of the step
         spent[_PART_OF[name]] += end - begin
         nbytes = traffic.span_bytes(name, layer)
         if nbytes is not None:
@@ -196,24 +201,27 @@ def summarize_phase(
     times[OTHER] = seconds - sum(times.values())
     known: dict[str, int | None] = {**read, **memory}
     parts = {}
-    for name, its_seconds in times.items():
+    for name, part_s in times.items():
         nbytes = known.get(name)
         per_token = None if nbytes is None else nbytes / tokens
-        parts[name] = Part(its_seconds / tokens, its_seconds / seconds, per_token)
+        parts[name] = Part(part_s / tokens, part_s / seconds, per_token)
     return PhaseProfile(tokens, seconds / tokens, parts, disk_bytes / tokens)
 
 
 def profile(llm: "LLM", workload: Workload) -> dict[str, PhaseProfile]:
-    """{"prefill": ..., "decode": ...} of a model opened with `timeline=True`.
+    """{"prefill": ..., "decode": ...} for a model opened with `timeline=True`.
 
-    The prompt is prefilled twice and the second time is profiled, so that it does not show the
-    first reading of all experts. Each token is sampled greedily, but the workload's is fed.
+    The prompt is prefilled twice and the second time counts, so that the first reading of all
+    experts is not in it. Each token is sampled, to measure that, but the workload's is used.
 
     Raises:
-        ValueError: a backend other than the CPU's, whose calls return before the work is done.
+        ValueError: not the CPU's backend; others' calls return before the work is done.
     """
     if not llm.backend.startswith("cpu/"):
-        raise ValueError(f"a profile needs the backend cpu: calls of {llm.backend} return early")
+        raise ValueError(
+            f"a profile needs the backend cpu: calls to {llm.backend} return before the work "
+            "is done"
+        )
     traffic = MemoryTraffic(Manifest.read(llm.path))
     sampler = Sampler(workload.prompt, SamplingParams())
     with llm.new_sequence() as sequence:
@@ -221,7 +229,7 @@ def profile(llm: "LLM", workload: Workload) -> dict[str, PhaseProfile]:
         sequence.reset()
         phase = _Phase(llm)
         sampler.next(sequence.prefill(workload.prompt))
-        # A prompt's rows share what they read of the KV cache.
+        # A prompt's tokens share their reads of the KV cache.
         prefill = phase.finish(traffic, len(workload.prompt), None)
         for token in workload.warm_up:
             sequence.decode(int(token))
@@ -234,7 +242,7 @@ def profile(llm: "LLM", workload: Workload) -> dict[str, PhaseProfile]:
 
 
 class _Phase:
-    """From its making to `finish`."""
+    """Measures from its creation to `finish`."""
 
     def __init__(self, llm: "LLM") -> None:
         self._llm = llm

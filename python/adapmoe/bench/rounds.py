@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs variants one after the other, again and again, so that all see the same machine."""
+"""Runs variants in turns, round after round, so that all see the same state of the machine."""
 
 import contextlib
 import os
@@ -23,14 +23,14 @@ _OUTSTANDING = 2  # experts: as many as one token of a top-2 model can wait for
 
 @dataclass(frozen=True)
 class Bound:
-    """Measured in the same round as the runs that are compared with it.
+    """What bounds the speed, measured in the same round as the runs compared with it.
 
     Attributes:
         compute_s_per_token: without waiting for experts.
-        all_resident: whether that was measured with all experts resident, or, where they do not
-            fit, beside the reads of the run itself.
-        disk_bytes_per_s: random reads of whole experts, two outstanding.
-        direct: whether they bypassed the page cache; if not, the figure may be memory's.
+        all_resident: whether that was measured with all experts resident. If they do not fit, it
+            was measured in the base's own run, while it was reading.
+        disk_bytes_per_s: random reads of whole experts, two at a time.
+        direct: whether they bypassed the page cache; if not, this may be the speed of memory.
     """
 
     compute_s_per_token: float
@@ -39,7 +39,7 @@ class Bound:
     direct: bool
 
     def token_s(self, bytes_per_token: float) -> float:
-        """The least seconds for a token that misses so many bytes."""
+        """The least time for a token that reads so many bytes."""
         return max(self.compute_s_per_token, bytes_per_token / self.disk_bytes_per_s)
 
 
@@ -49,7 +49,7 @@ def read_experts(pack: Path, experts: Experts, *, seconds: float) -> tuple[float
     Args:
         pack: its directory.
         experts: the manifest's `experts`.
-        seconds: no further read is begun after this time; two are always measured.
+        seconds: no further read is started after this time; two are always measured.
 
     Returns:
         Bytes per second, and whether the page cache was bypassed.
@@ -87,7 +87,7 @@ def _read_until(deadline: float, descriptor: int, experts: Experts, seed: int) -
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of the measured decode steps, except for the two that say otherwise.
+    """Of the measured decode steps, unless it says otherwise.
 
     Attributes:
         decode_tokens_per_s: by the wall clock.
@@ -98,12 +98,12 @@ class Measurement:
         hit_rate: share of expert visits that found all tiles resident, 0 to 1.
         stall_share: share of the time spent waiting for experts, 0 to 1.
         stall_ms_per_token: the same per token.
-        first_layer_stall_ms: of it, in layer 0.
+        first_layer_stall_ms: the part of it in layer 0.
         prefetched_per_token: experts that were read ahead.
         prefetch_used: share of these that were used, 0 to 1.
-        peak_rss_bytes: of the process since the model was opened; since the process began where
-            the kernel does not let it be reset.
-        joules_per_token: of the whole machine; None where it is not measured.
+        peak_rss_bytes: of the process since the model was opened, or since the process began if
+            the kernel cannot reset it.
+        joules_per_token: of the whole machine; None if it is not measured.
     """
 
     decode_tokens_per_s: float
@@ -122,7 +122,7 @@ class Measurement:
 
 
 def measure(llm: "LLM", workload: Workload) -> Measurement:
-    """Prefill, warm up and decode in a new sequence of a model that was just opened.
+    """Prefill, warm up and decode in a new sequence of a freshly opened model.
 
     Raises what `Sequence.decode` raises.
     """
@@ -158,7 +158,7 @@ def measure(llm: "LLM", workload: Workload) -> Measurement:
 
 
 def reset_peak_rss() -> None:
-    """Let the kernel forget the peak so far; kernels built without that keep it."""
+    """Let the kernel forget the peak so far, if it can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -175,9 +175,9 @@ class Round:
     runs: dict[str, Measurement]
 
     def fraction_of_bound(self, name: str) -> float:
-        """The least time for a token over the time it took: 1 is perfect.
+        """The least possible time for a token over the time it took: 1 is perfect.
 
-        Computing is that of all experts, so a gate that leaves some out may exceed 1.
+        The bound computes all experts, so a gate that skips some may exceed 1.
         """
         run = self.runs[name]
         return self.bound.token_s(run.bytes_per_token) * run.decode_tokens_per_s
@@ -196,17 +196,17 @@ def run_rounds(
     repeat: int,
     on_run: Callable[[str], None],
 ) -> list[Round]:
-    """Measure all variants `repeat` times, every other round backwards.
+    """Measure all variants `repeat` times; every other round runs backwards.
 
     Args:
         pack: its directory.
         experts: the manifest's `experts`.
         variants: {name: settings}; one is BASE.
-        workload: what every run is fed.
+        workload: what every run computes.
         repeat: rounds.
-        on_run: told the name of each run before it begins.
+        on_run: called with the name of each run before it begins.
 
-    Raises what LLM and ReadError raise.
+    Raises what LLM raises, and ReadError.
     """
     rounds = []
     for number in range(repeat):
@@ -226,7 +226,7 @@ def run_rounds(
 
 
 def _all_resident(pack: Path, base: Settings, workload: Workload) -> Measurement | None:
-    """None where the experts do not all fit into memory."""
+    """None if not all experts fit into memory."""
     everything = replace(base, memory="auto", experts_resident=1.0, gating="off")
     try:
         return _run(pack, everything, workload)

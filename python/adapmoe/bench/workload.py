@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark runs: the prompts, and the settings compared."""
+"""What a benchmark runs: token ids, and the settings to compare."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from adapmoe.generation.sequence import TokenIds, as_token_ids
 from adapmoe.settings import Settings
 
-# Of prompt, warm-up and what is measured.
+# Tokens of the prompt, the warm-up and the measurement.
 _DEFAULTS = (128, 16, 48)
-_LEAST = (1, 0, 1)
+_MINIMA = (1, 0, 1)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Token ids, int32. Fed as given, not sampled, so that all runs do the same work.
+    """Token ids, int32. They are given, not sampled, so that all runs do the same work.
 
     Attributes:
-        prompt: `[prompt_tokens]`, prefilled.
-        warm_up: decoded before the measurement, so that residency has settled.
+        prompt: prefilled.
+        warm_up: decoded before the measurement, to let residency settle.
         decode: decoded and measured.
     """
 
@@ -47,10 +47,10 @@ class Workload:
 def fit_sizes(
     context: int, prompt_tokens: int | None, warm_up: int | None, tokens: int | None
 ) -> tuple[int, int, int]:
-    """Sizes of the three parts; None: the default, or a share of what `context` has room for.
+    """Sizes of the three parts. None: the default, or its share of the room in `context`.
 
     Raises:
-        ValueError: there is no room.
+        ValueError: they do not fit.
     """
     asked = (prompt_tokens, warm_up, tokens)
     free = [default for size, default in zip(asked, _DEFAULTS, strict=True) if size is None]
@@ -58,7 +58,7 @@ def fit_sizes(
     share = min(1.0, room / max(sum(free), 1))
     prompt, warm, decode = (
         max(least, int(default * share)) if size is None else size
-        for size, default, least in zip(asked, _DEFAULTS, _LEAST, strict=True)
+        for size, default, least in zip(asked, _DEFAULTS, _MINIMA, strict=True)
     )
     if prompt + warm + decode > context:
         raise ValueError(
@@ -74,7 +74,7 @@ def make_workload(
     """Cut a text's token ids into the three parts; a short text is repeated.
 
     Raises:
-        ValueError: no ids, or a part with a wrong size.
+        ValueError: there are no ids, or a part has an impossible size.
     """
     if prompt_tokens < 1 or tokens < 1 or warm_up < 0:
         raise ValueError("a benchmark needs at least 1 prompt token and 1 token to decode")
@@ -103,16 +103,16 @@ _CALIBRATED: dict[str, tuple[Any, ...]] = {
 
 
 def ablation_of(base: Settings, *, calibrated: bool) -> dict[str, Settings]:
-    """{name: settings}, the base first; what needs a calibration only where there is one.
+    """{name: settings}, the base first. What needs a calibration is included only if there is one.
 
-    Prefetch is as given in all of them, so that each shows what its setting does, but for one that
+    All variants prefetch as given, without trials, so that each shows what its setting does; one
     shows what trials cost.
     """
     base = replace(base, prefetch_trials=False)
     variants = {BASE: base}
     for name, value in _changes(calibrated):
         if base.prefetch == 0 and name in ("first_layer", "prefetch_trials"):
-            continue  # nothing is foreseen
+            continue  # nothing is predicted
         if getattr(base, name) != value:
             variants[f"{name}={value}"] = replace(base, **{name: value})
     return variants

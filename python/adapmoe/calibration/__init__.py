@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model can do without, measured once per pack and kept beside it in calibration.json."""
+"""Measures, once per pack, which experts a model can do without; kept in calibration.json."""

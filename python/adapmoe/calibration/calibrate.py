@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures all that calibration.json holds."""
+"""Measures everything that calibration.json holds."""
 
 import hashlib
 import math
@@ -21,7 +21,7 @@ from adapmoe.calibration.lookahead import (
     train_first_layer_gate,
 )
 from adapmoe.calibration.probe import (
-    FEWEST_WINDOWS,
+    MIN_WINDOWS,
     Ids,
     Probe,
     Windows,
@@ -59,8 +59,8 @@ METHODS = ("direct", "fisher")
 # (what is being done, steps done, steps in all)
 Progress = Callable[[str, int, int], None]
 
-_AIM_SECONDS = 240.0
-_MOST_WINDOWS = 256
+_TARGET_SECONDS = 240.0
+_MAX_WINDOWS = 256
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,10 @@ class Settings:
     Attributes:
         method: "direct", or "fisher", which needs `checkpoint`.
         max_perplexity_increase: the contract; 0.01 is one percent.
-        windows: how many of 256 tokens, or as many as the model was trained for, to use; None: as
-            many as take about four minutes.
+        windows: how many windows of text to use; None: as many as take about four minutes.
         memory, threads: as for `LLM`.
-        memory_fraction: share of the experts resident while gating="residency" is measured and
-            bytes are counted; None leaves that out.
+        memory_fraction: share of the experts that is resident while gating="residency" is measured
+            and bytes are counted; None: skip both.
         checkpoint: the Hugging Face directory that the pack was made from.
     """
 
@@ -104,7 +103,7 @@ def calibrate(
     Raises:
         CalibrationError: the text is too short, the model uses one expert per token, or the pack
             cannot be written to.
-        AdapmoeError, ValueError: as opening an `LLM` does.
+        AdapmoeError, ValueError: whatever opening an `LLM` raises.
     """
     if settings.checkpoint is not None:
         check_checkpoint(pack, settings.checkpoint)
@@ -113,7 +112,7 @@ def calibrate(
     with Probe(pack, memory=settings.memory, threads=settings.threads) as probe:
         if probe.top_k < 2:
             raise CalibrationError(
-                f"{pack}: the model uses one expert per token, so there is none to leave out"
+                f"{pack}: the model uses one expert per token, so none can be skipped"
             )
         all_windows = cut_windows(ids, probe.window_tokens)
         count = settings.windows or _affordable(probe, all_windows)
@@ -150,15 +149,15 @@ def calibrate(
 
 
 def _affordable(probe: Probe, windows: list[Ids]) -> int:
-    """As many windows as take about _AIM_SECONDS, judged by the second of two."""
+    """How many windows take about _TARGET_SECONDS, judged by the second of two."""
     probe.prefill(windows[0])
     begin = time.perf_counter()
     probe.prefill(windows[1])
     seconds = time.perf_counter() - begin
-    # Half of the windows once per layer, the other half some ten times for the threshold.
-    affordable = int(_AIM_SECONDS / (seconds * (probe.layers / 2 + 8)))
-    fewest = min(4 * FEWEST_WINDOWS, len(windows))
-    return min(max(affordable, fewest), len(windows), _MOST_WINDOWS)
+    # Half of the windows run once per layer, the other half about ten times for the threshold.
+    affordable = int(_TARGET_SECONDS / (seconds * (probe.layers / 2 + 8)))
+    minimum = min(4 * MIN_WINDOWS, len(windows))
+    return min(max(affordable, minimum), len(windows), _MAX_WINDOWS)
 
 
 def _accuracies(gate: FirstLayerGate) -> Trained:
@@ -178,7 +177,7 @@ def _sensitivity(
     provenance: Provenance,
     progress: Progress,
 ) -> dict[str, Sensitivities]:
-    """s_i by this method, and by the other one if it was measured before."""
+    """s_i by this method and, if measured before, by the other."""
 
     def on_window(done: int, total: int) -> None:
         progress(f"sensitivity, {settings.method}", done, total)
@@ -199,7 +198,7 @@ def _previous_methods(pack: Path) -> dict[str, Sensitivities]:
 
 
 def _rank_correlation(methods: dict[str, Sensitivities]) -> float | None:
-    """None where only one method was measured, or one of them says nothing."""
+    """None if only one method was measured, or one of them says nothing."""
     if not methods.keys() >= set(METHODS):
         return None
     measured = spearman(*(methods[name].values for name in METHODS))
@@ -249,7 +248,7 @@ def _gating(
 def _single_ratio(
     probe: Probe, windows: list[Ids], sensitivity: list[float], threshold: float
 ) -> list[float]:
-    """Share of tokens with a single expert, per layer, with the routing that this gate leads to."""
+    """Share of tokens that keep a single expert, per layer, while this gate is in force."""
     probe.set_gating("sensitivity", threshold, sensitivity)
     logits = np.concatenate([probe.capture(window).router_logits for window in windows], axis=1)
     probe.set_gating("off")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gating rule on recorded router logits; the runtime's own is runtime/gate/gate.cc."""
+"""The gating rule, applied to recorded router logits. The runtime's is runtime/gate/gate.cc."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def drop_costs(shares: F64, sensitivity: F64) -> F64:
         sensitivity: `[layers]`.
 
     Returns:
-        `[layers, n, top_k - 1]`, strongest first: an expert goes together with all weaker ones.
+        `[layers, n, top_k - 1]`, strongest first: an expert is dropped together with weaker ones.
     """
     together = np.cumsum(shares[..., :0:-1], axis=-1)[..., ::-1]
     costs: F64 = sensitivity[:, None, None] * together**2
@@ -44,7 +44,7 @@ def drop_costs(shares: F64, sensitivity: F64) -> F64:
 
 
 def single_expert_ratio(shares: F64, sensitivity: F64, threshold: float) -> NDArray[np.float64]:
-    """Share of tokens that keep one expert only, float64 `[layers]`."""
+    """Share of tokens that keep only one expert, float64 `[layers]`."""
     costs = drop_costs(shares, sensitivity)
     ratio: F64 = (costs < threshold).all(axis=-1).mean(axis=-1)
     return ratio

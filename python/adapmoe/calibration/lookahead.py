@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well experts can be foreseen: by later routers, and by a trained gate for layer 0."""
+"""How well experts can be predicted: by later routers, and by a trained gate for layer 0."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ def recall(predicted: NDArray[np.int64], needed: NDArray[np.int64]) -> float:
 
 
 class LookaheadScore:
-    """Counts, window by window, how often looking 1 to 3 layers ahead is right."""
+    """Counts how often looking 1 to 3 layers ahead is right."""
 
     def __init__(self, dense: DenseTensors, config: ModelConfig, top_k: int) -> None:
-        """Read the routers and their norms."""
+        """Read the routers and the norms before them."""
         self._layers, self._top_k = config.num_hidden_layers, top_k
         self._eps = config.rms_norm_eps
         names = [f"model.layers.{layer}." for layer in range(self._layers)]
@@ -37,7 +37,7 @@ class LookaheadScore:
         self._windows = 0
 
     def add(self, captured: Captured) -> None:
-        """Count a window; all windows weigh the same."""
+        """Count a window. All windows weigh the same."""
         self._windows += 1
         for target in range(1, self._layers):
             needed = select_experts(captured.router_logits[target], self._top_k)
@@ -52,7 +52,7 @@ class LookaheadScore:
                     self._right[kind, d, target] += recall(predicted, needed)
 
     def accuracy(self) -> Predictor:
-        """Share of the needed experts that were foreseen, so far."""
+        """Share of the needed experts that was predicted so far."""
         as_is, renormalized = (
             {
                 depth: [
@@ -94,7 +94,7 @@ def record(
     on_window: Callable[[int, int], None],
     score: LookaheadScore | None = None,
 ) -> list[Recorded]:
-    """Run the windows; `score` sees the activations of each before they are forgotten."""
+    """Run the windows. `score` sees each one's activations, which are not kept."""
     recorded = []
     for done, ids in enumerate(windows, start=1):
         captured = probe.capture(ids)
@@ -112,14 +112,14 @@ _RIDGE = 1e-2  # relative to the mean squared activation
 
 @dataclass(frozen=True)
 class FirstLayerGate:
-    """What was trained, and the share of needed experts that it predicts on held-out windows.
+    """The trained gate, and the share of needed experts predicted on held-out windows.
 
     Attributes:
         weights: float32 `[experts, hidden_size]`; the top_k largest products are the prediction.
-        accuracy: of these weights on the last hidden state.
-        refined_accuracy: trained with the embedding of the token that was sampled as well.
-        router_accuracy: of layer 0's own router on that embedding, put through the layer's norm.
-        frequency_accuracy: of always saying the most frequent experts.
+        accuracy: of these weights, given the last hidden state.
+        refined_accuracy: of weights trained on the sampled token's embedding as well.
+        router_accuracy: of layer 0's own router, given that embedding after the layer's norm.
+        frequency_accuracy: of always predicting the most frequent experts.
     """
 
     weights: F32
@@ -131,7 +131,7 @@ class FirstLayerGate:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Rows of x with the experts `[n, top_k]` that the following token used in layer 0."""
+    """Inputs of a gate, and the experts `[n, top_k]` that the next token used in layer 0."""
 
     hidden: F32
     embedding: F32
@@ -145,7 +145,7 @@ def train_first_layer_gate(
     top_k: int,
     rms_norm_eps: float,
 ) -> FirstLayerGate:
-    """Ridge regression of "expert e is used next" on `fit`, judged on `held_out`."""
+    """Ridge regression of "expert e is used next" on `fit`, tested on `held_out`."""
     train, test = (_pairs(windows, dense, top_k) for windows in (fit, held_out))
     count = fit[0].router_logits.shape[-1]
     used = (train.experts[..., None] == np.arange(count)).any(axis=1).astype(np.float64)
@@ -175,7 +175,7 @@ def _pairs(windows: list[Recorded], dense: DenseTensors, top_k: int) -> _Pairs:
 
 
 def _ridge(x: F32, y: F64) -> F32:
-    """Weights `[outputs, features]` without a bias, because the runtime's score map has none."""
+    """Weights `[outputs, features]`, without a bias because the runtime's gate has none."""
     wide = x.astype(np.float64)
     scale = np.sqrt(np.square(wide).mean(axis=0) + 1e-12)  # hidden and embedding differ in size
     wide /= scale

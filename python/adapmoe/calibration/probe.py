@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model under measurement: one window in, what the runtime made of it out."""
+"""Runs a model on windows of text, to measure what it computes in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,19 @@ from adapmoe.errors import CalibrationError
 from adapmoe.pack.manifest import Manifest
 from adapmoe.units import parse_memory
 
-WINDOW_TOKENS = 256  # less for a model that was trained for less
-FEWEST_WINDOWS = 4
+WINDOW_TOKENS = 256  # fewer for a model that was trained for less
+MIN_WINDOWS = 4
 
 Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of int32 `[n]`, all of the same length, that do not see each other.
+    """Windows of token ids, int32 `[n]`, all of the same length and independent of each other.
 
     Attributes:
-        fit: sensitivities are measured and the first layer's gate is trained on these.
-        held_out: the contract and all accuracies are measured on these, from later in the text.
+        fit: to measure sensitivities and train the first layer's gate.
+        held_out: later in the text, to measure the contract and all accuracies.
     """
 
     fit: list[Ids]
@@ -33,10 +33,10 @@ class Windows:
 
 
 def window_tokens(positions: int) -> int:
-    """How long the windows of a model are that was trained for so many positions.
+    """The length of windows for a model that was trained for so many positions.
 
     Raises:
-        CalibrationError: no token could be predicted in one.
+        CalibrationError: too few to predict a token.
     """
     if positions < 2:
         raise CalibrationError(
@@ -47,15 +47,15 @@ def window_tokens(positions: int) -> int:
 
 
 def cut_windows(ids: Ids, tokens: int = WINDOW_TOKENS) -> list[Ids]:
-    """All whole windows of a text, of so many tokens each.
+    """All whole windows of `tokens` token ids in a text.
 
     Raises:
-        CalibrationError: the text has fewer than FEWEST_WINDOWS.
+        CalibrationError: the text has fewer than MIN_WINDOWS.
     """
     windows = [ids[end - tokens : end] for end in range(tokens, len(ids) + 1, tokens)]
-    if len(windows) < FEWEST_WINDOWS:
+    if len(windows) < MIN_WINDOWS:
         raise CalibrationError(
-            f"the text has {len(ids)} tokens, calibration needs {FEWEST_WINDOWS * tokens} "
+            f"the text has {len(ids)} tokens, calibration needs {MIN_WINDOWS * tokens} "
             "or more: give a longer text of the kind that the model will see"
         )
     return windows
@@ -65,11 +65,11 @@ def split_windows(windows: list[Ids], count: int) -> Windows:
     """Take `count` windows spread evenly over the text: the first half to fit, the rest held out.
 
     Raises:
-        ValueError: `count` is below FEWEST_WINDOWS or above the number of windows.
+        ValueError: `count` is below MIN_WINDOWS or above the number of windows.
     """
-    if not FEWEST_WINDOWS <= count <= len(windows):
+    if not MIN_WINDOWS <= count <= len(windows):
         raise ValueError(
-            f"windows must be from {FEWEST_WINDOWS} to {len(windows)}, "
+            f"windows must be from {MIN_WINDOWS} to {len(windows)}, "
             f"as many as the text has, not {count}"
         )
     chosen = [windows[i * len(windows) // count] for i in range(count)]
@@ -82,7 +82,7 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Captured:
-    """What one window of n tokens left behind, float32; L layers, H hidden_size, E experts.
+    """Activations of a window of n tokens, float32; L layers, H hidden_size, E experts.
 
     Attributes:
         hidden: `[L, n, H]`, the residual stream before the MoE block.
@@ -98,7 +98,7 @@ class Captured:
 
 
 class Probe:
-    """A session for windows, with the gate changed between them."""
+    """A session that runs windows; its gate can change between them."""
 
     def __init__(
         self,
@@ -145,12 +145,12 @@ class Probe:
         self._session.set_gating(mode, threshold, sensitivity or [])
 
     def prefill(self, window: Ids) -> tuple[F32, _core.StepStats]:
-        """Logits `[n, vocab_size]` of a window, computed at once."""
+        """Logits `[n, vocab_size]` of a window, computed in one step."""
         self._sequence.reset()
         return self._sequence.prefill(window, True)
 
     def decode(self, window: Ids) -> tuple[F32, list[_core.StepStats]]:
-        """The same token by token, as generation would, so that the cache is used as it will be."""
+        """The same token by token, so that the expert cache is used as in generation."""
         self._sequence.reset()
         steps = [self._sequence.decode(int(token)) for token in window]
         return np.stack([logits for logits, _ in steps]), [stats for _, stats in steps]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sensitivity of each layer, by leaving experts out (direct) or by gradients (Fisher)."""
+"""The sensitivity of each layer: by dropping experts (direct) or from gradients (Fisher)."""
 
 import hashlib
 import math
@@ -19,14 +19,14 @@ from adapmoe.pack.manifest import Manifest
 def direct_sensitivities(
     probe: Probe, windows: list[Ids], on_window: Callable[[int, int], None]
 ) -> list[float]:
-    """Nats of divergence per unit of squared weight that a layer drops, one per layer.
+    """Divergence in nats per unit of squared weight that a layer drops, one per layer.
 
     s_i = mean over tokens of KL(full model || layer i alone drops)
           / mean over tokens of the squared share of the weight dropped
 
-    A layer drops its weakest experts as long as they weigh less than 1 / top_k together. With two
-    experts per token that is exactly the second one; with more it always is the weakest, and others
-    only where they hardly count, because the quadratic rule holds for small losses.
+    A layer drops its weakest experts, as long as together they weigh less than 1 / top_k. With two
+    experts per token that is exactly the second. With more, it is always the weakest, and others
+    only if they hardly count, because the quadratic rule holds for small losses.
     """
     kl, dropped = np.zeros(probe.layers), np.zeros(probe.layers)
     for done, window in enumerate(windows, start=1):
@@ -45,7 +45,7 @@ def direct_sensitivities(
 
 
 def check_checkpoint(pack: Path, checkpoint: Path) -> None:
-    """Raise CheckpointError unless the pack was made from this checkpoint, as config.json tells."""
+    """Raise CheckpointError if config.json shows that the pack is from another checkpoint."""
     expected = Manifest.read(pack).source_config_sha256
     config = checkpoint / "config.json"
     try:
@@ -62,17 +62,17 @@ def check_checkpoint(pack: Path, checkpoint: Path) -> None:
 def fisher_sensitivities(
     checkpoint: Path, windows: list[Ids], on_window: Callable[[int, int], None]
 ) -> list[float]:
-    """The second-order Taylor term of dropping, per unit of squared weight, one per layer.
+    """The second-order Taylor term of dropping experts, per unit of squared weight and layer.
 
     s_i = 1/2 * mean over tokens of sum_d g_d^2 * (D_d / share)^2
 
     g is the gradient of a window's summed loss with respect to the output of layer i's MoE block
-    (the diagonal of the Fisher information stands for the Hessian), D what that output changes by
-    when the weakest experts are dropped that weigh less than 1 / top_k together, and share their
-    share of the weight. With two experts D / share is the difference of their outputs.
+    (the diagonal of the Fisher information replaces the Hessian). D is the change of that output
+    when the weakest experts are dropped that together weigh less than 1 / top_k, and share is their
+    share of the weight. With two experts, D / share is the difference of their outputs.
 
     Raises:
-        CalibrationError: torch or transformers is missing, or the checkpoint is no such model.
+        CalibrationError: torch or transformers is missing.
     """
     try:
         import torch
@@ -102,7 +102,7 @@ def fisher_sensitivities(
 
 
 class _BlockRecorder:
-    """Hooks into one layer's experts: keeps the gradient of their output, and the change D."""
+    """Hooks into one layer's experts, to keep the gradient of their output and the change D."""
 
     def __init__(self, experts: Any) -> None:
         self._change: Any = None
@@ -123,14 +123,14 @@ class _BlockRecorder:
             left = torch.where(dropped, 0.0, share)
             left = left / left.sum(-1, keepdim=True) * weights.sum(-1, keepdim=True)
             self._change = output - experts.forward(hidden, index.gather(1, order), left)
-        # Added zeros: a leaf whose gradient is that of the block's output.
+        # These zeros are added as a leaf, whose gradient is that of the block's output.
         self._output = torch.zeros_like(output, requires_grad=True)
         return output + self._output
 
     def terms(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """1/2 sum_d g_d^2 (D_d / share)^2 of every token where something could be dropped.
+        """1/2 sum_d g_d^2 (D_d / share)^2 of every token for which something can be dropped.
 
-        The last token of a window is left out: nothing is predicted from it.
+        Without the last token of a window, from which nothing is predicted.
         """
         gradient, change, share = (
             t[:-1].double().numpy() for t in (self._output.grad, self._change, self._share)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-softmax, perplexity, bootstrap, rank correlation and routing statistics."""
+"""Perplexity, divergence, bootstrap bounds, rank correlation, and statistics of routing."""
 
 import math
 import sys
@@ -33,14 +33,14 @@ def divergence(full: F64, other: F64) -> F64:
         other: the same shape.
 
     Returns:
-        float64 `[n]`, not negative but for rounding.
+        float64 `[n]`, not negative except by rounding.
     """
     kl: F64 = (np.exp(full) * (full - other)).sum(axis=-1)
     return kl
 
 
 def next_token_nll(logits: NDArray[np.float32], window: NDArray[np.int32]) -> F64:
-    """Nats of each token of a window but the first, from the logits before it.
+    """Negative log-likelihood, in nats, of each token of a window but the first.
 
     Args:
         logits: float32 `[n, vocab_size]`.
@@ -56,11 +56,11 @@ def next_token_nll(logits: NDArray[np.float32], window: NDArray[np.int32]) -> F6
 
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
-_BLOCK = 64  # tokens; what one token costs hardly depends on another so far away
+_BLOCK = 64  # tokens; so far apart, one token's loss hardly depends on another's
 
 
 def upper_bound(increase: NDArray[np.float64]) -> float:
-    """One-sided 95 % bound of the mean of per-token increases, by resampling blocks of tokens.
+    """One-sided 95 % bound of the mean per-token increase, by resampling blocks of tokens.
 
     Args:
         increase: float64 `[windows, n]`, nats.
@@ -78,7 +78,7 @@ def upper_bound(increase: NDArray[np.float64]) -> float:
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     """How well the order of `a` agrees with that of `b`: 1 the same, -1 reversed.
 
-    Ties share their mean rank. nan where one of them is constant.
+    Ties share their mean rank. NaN if one of them is constant.
 
     Raises:
         ValueError: different lengths, or fewer than two values.
@@ -102,7 +102,7 @@ _TOP1_SHARES = (0.6, 0.7, 0.8, 0.9)
 
 
 def routing_statistics(recorded: list[Recorded], router: Router) -> Routing:
-    """Which experts the windows need, and how clearly."""
+    """How the tokens of all windows were routed, per layer."""
     top_k = router.top_k
     logits = np.stack([r.router_logits for r in recorded], axis=1)  # [layers, windows, n, experts]
     chosen = select_experts(logits, top_k)
@@ -124,7 +124,7 @@ _LARGEST_NLL = math.log(sys.float_info.max)
 
 
 class Evaluation(TypedDict):
-    """perplexity = exp(nll); nll in nats per predicted token; tokens: how many were predicted."""
+    """perplexity = exp(nll); nll: nats per predicted token; tokens: how many were predicted."""
 
     perplexity: float
     nll: float
@@ -136,13 +136,13 @@ def token_nll(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> float:
 
     Args:
         logits: float32 `[n, vocab_size]`.
-        targets: int32 `[n]`, the token that really followed each position.
+        targets: int32 `[n]`, the token that actually followed each position.
 
     Returns:
         Nats, summed over n.
     """
     total = 0.0
-    for row, target in zip(logits, targets, strict=True):  # by row: a float64 copy of all is large
+    for row, target in zip(logits, targets, strict=True):  # a float64 copy of all rows is large
         total -= log_softmax(row)[target]
     return float(total)
 
@@ -154,21 +154,21 @@ def evaluate(
     window: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Measure perplexity in windows that do not overlap and do not see each other.
+    """Measure perplexity in windows that do not overlap and are independent of each other.
 
-    The encoded text (begin-of-sequence token first) is cut into windows of `window` tokens. Every
-    token but the first of its window is predicted from those before it in the window. A last window
-    of one token is dropped.
+    The encoded text, begin-of-sequence token first, is cut into windows of `window` tokens. Every
+    token but the first of each window is predicted from those before it. A last window of a single
+    token is dropped.
 
     Args:
         llm: the opened model.
         text: at least two tokens.
         window: tokens per window, from 2 to max_context; None: 256, or max_context if less.
-        on_progress: called with (windows done, windows) after each window.
+        on_progress: called with (windows done, windows in all) after each window.
 
     Raises:
-        TypeError: a text that is none, or a window that is not an integer.
-        ValueError: `window` out of range, or a text shorter than two tokens.
+        TypeError: `text` is not a string, or `window` not an integer.
+        ValueError: `window` is out of range, or the text has fewer than two tokens.
         ReadError: an expert could not be read.
         NonFiniteError: the model computed NaN or infinity, or the perplexity is larger than any
             float.

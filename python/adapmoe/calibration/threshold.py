@@ -18,8 +18,8 @@ from adapmoe.pack.calibration import Threshold
 
 F64 = NDArray[np.float64]
 
-# Below this share of activations saved, gating is not worth its risk.
-WORTH_SAVING = 0.02
+# If fewer activations than this share would be saved, gating is not worth its risk.
+MIN_SAVED = 0.02
 _CANDIDATES = 128
 
 
@@ -28,7 +28,7 @@ class Trial:
     """What one threshold did to the held-out windows.
 
     Attributes:
-        increase: per-token nats above those without gating, float64 `[windows, n]`.
+        increase: how many nats each token costs more than without gating, float64 `[windows, n]`.
         saved: share of expert activations that were dropped.
         gated: share of (token, layer) steps that dropped something; at top-2 the steps with a
             single expert.
@@ -41,7 +41,7 @@ class Trial:
 
     @property
     def perplexity_increase(self) -> float:
-        """Measured: 0.01 is one percent."""
+        """As measured; 0.01 is one percent."""
         return math.expm1(float(self.increase.mean()))
 
     @property
@@ -51,13 +51,13 @@ class Trial:
 
 
 def candidate_thresholds(costs: F64) -> list[float]:
-    """Ascending thresholds, in steps of about the same number of experts dropped.
+    """Ascending thresholds; each drops about as many more experts as the one before.
 
     Args:
-        costs: the thresholds above which experts are dropped, of any shape.
+        costs: the thresholds above which experts are dropped, in any shape.
     """
     quantiles = np.quantile(costs, np.arange(1, _CANDIDATES + 1) / _CANDIDATES)
-    quantiles[-1] *= 1.001  # drops all, whatever the runtime's float32 rounds to
+    quantiles[-1] *= 1.001  # drops all experts, however the runtime's float32 rounds
     return [float(t) for t in np.unique(quantiles) if t > 0]
 
 
@@ -69,7 +69,8 @@ def largest_threshold(
 ) -> Trial | None:
     """Bisect for the largest threshold whose bound on the perplexity increase is within `limit`.
 
-    Relies on more dropping costing more. Returns None where even the first candidate is too much.
+    Relies on a larger threshold costing more. Returns None if even the first candidate costs too
+    much.
     """
     most = math.ceil(math.log2(len(candidates))) + 1
     trials = 0
@@ -99,7 +100,7 @@ def largest_threshold(
 
 OnTrial = Callable[[int, int], None]
 
-# The gate that looks at the cache is measured token by token, which takes much longer.
+# The gate that depends on residency is measured token by token, which takes much longer.
 DECODED_WINDOWS = 32
 
 
@@ -128,14 +129,14 @@ class Counts:
 def candidates_from(
     recorded: list[Recorded], sensitivity: list[float], probe: Probe
 ) -> list[float]:
-    """Thresholds to try, from what dropping would cost by the rule on recorded routing."""
+    """Thresholds to try, from the rule applied to recorded routing."""
     logits = np.concatenate([r.router_logits for r in recorded], axis=1)
     shares = expert_shares(logits, probe.router)
     return candidate_thresholds(drop_costs(shares, np.asarray(sensitivity)))
 
 
 def prefill_nll(probe: Probe, windows: list[Ids]) -> tuple[F64, Counts]:
-    """Nats `[windows, n - 1]` under the gate in force, each window computed at once."""
+    """Nats `[windows, n - 1]` with the gate in force, each window computed in one step."""
     counts, nll = Counts(), []
     for window in windows:
         logits, stats = probe.prefill(window)
@@ -145,7 +146,7 @@ def prefill_nll(probe: Probe, windows: list[Ids]) -> tuple[F64, Counts]:
 
 
 def decode_nll(probe: Probe, windows: list[Ids]) -> tuple[F64, Counts]:
-    """The same token by token."""
+    """As `prefill_nll`, token by token."""
     counts, nll = Counts(), []
     for window in windows:
         logits, steps = probe.decode(window)
@@ -188,9 +189,9 @@ def search_residency(
 ) -> Threshold:
     """The threshold of gating="residency" for the memory that `probe` was opened with.
 
-    Only what is not resident is dropped, so the same loss allows a larger threshold: at least
-    `kept_by`, with which gating="sensitivity", which drops all of that and more, keeps the contract
-    (0: with none). The search goes on from there.
+    This gate drops only experts that are not resident, so it allows a larger threshold. `kept_by`
+    is the threshold at which gating="sensitivity", which drops all of those and more, keeps the
+    contract (0 if there is none); the search goes on from there.
     """
     windows = windows[:DECODED_WINDOWS]
     probe.set_gating("off")
@@ -218,7 +219,7 @@ def search_residency(
 def sensitivity_reads(
     probe: Probe, windows: list[Ids], sensitivity: list[float], threshold: float
 ) -> float:
-    """Bytes read per token under gating="sensitivity", decoding with the probe's memory."""
+    """Bytes read per token with gating="sensitivity", decoding in the probe's memory."""
     probe.set_gating("sensitivity", threshold, sensitivity)
     _, counts = decode_nll(probe, windows[:DECODED_WINDOWS])
     probe.set_gating("off")
@@ -232,7 +233,8 @@ def _trial(probe: Probe, threshold: float, increase: F64, counts: Counts) -> Tri
 
 
 def _found(best: Trial | None) -> Threshold:
-    if best is None or best.saved < WORTH_SAVING:
+    """What calibration.json says. `pays` is false and the threshold 0 if too little is saved."""
+    if best is None or best.saved < MIN_SAVED:
         return Threshold(pays=False, threshold=0.0, activations_saved=best.saved if best else 0.0)
     return Threshold(
         pays=True,

@@ -9,7 +9,6 @@ import typer.core
 import typer.main
 
 import adapmoe
-from adapmoe.cli import start
 from adapmoe.cli.failures import USAGE_ERROR, exit_codes, fail, report
 from adapmoe.cli.verb import CONTEXT, Verb, write_options, write_text
 
@@ -134,9 +133,3 @@ def _verbs(version: VersionOption = False) -> None:
 
     `adapmoe run` alone shows more examples, `adapmoe run --help` all options.
     """
-
-
-main = start
-
-if __name__ == "__main__":
-    start()

@@ -23,7 +23,7 @@ from adapmoe.cli.streams import decoded, reading_stdin
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.stream import GenerationStream
 from adapmoe.llm import LLM
-from adapmoe.machine.files import MOST_TEXT_BYTES, read_text, text_too_long
+from adapmoe.machine.files import MAX_TEXT_BYTES, read_text, text_too_long
 from adapmoe.settings import Settings
 from adapmoe.tracing.timeline import write_chrome_trace
 
@@ -115,8 +115,8 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     if prompt != "-":
         return str(prompt)
     with reading_stdin():
-        text = sys.stdin.read(MOST_TEXT_BYTES + 1)
-    if len(text) > MOST_TEXT_BYTES:
+        text = sys.stdin.read(MAX_TEXT_BYTES + 1)
+    if len(text) > MAX_TEXT_BYTES:
         raise text_too_long("standard input")
     return decoded("standard input", text)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this installation was built with: the core, its kernels, nvcc."""
+"""What this installation was built with and can build with: the core, its kernels, nvcc."""
 
 import json
 import re
@@ -17,14 +17,14 @@ _USED = (
 
 
 def cpu_flags(tree: KernelTree) -> list[str]:
-    """Of all features in `/proc/cpuinfo`, those that decide which kernels can run."""
+    """The features in `/proc/cpuinfo` that decide which kernels can run."""
     fields = tree.fields("proc/cpuinfo")
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     return [name for name in _USED if name in flags]
 
 
 def cpu_name(machine: Machine) -> str:
-    """Such as "AMD EPYC ..."; on Arm the board's name, because cpuinfo has only numbers."""
+    """The processor, such as "AMD EPYC ..."; on Arm the board, as cpuinfo has only numbers."""
     name = machine.tree.fields("proc/cpuinfo").get("model name")
     return name or machine.model or "unknown processor"
 
@@ -35,14 +35,14 @@ _WHY_KERNELS = "all kernels give the same tokens; scalar ones are far slower"
 
 @dataclass(frozen=True)
 class Core:
-    """What the core says about itself.
+    """What the compiled core says about itself.
 
     Attributes:
-        error: why it cannot be loaded; empty if it was.
-        compiler: that built it.
-        cuda, io_uring: built in.
-        tensorrt: major versions with an adapter.
-        kernels: names that this machine can run, best first.
+        error: why it cannot be loaded; empty if it can.
+        compiler: what built it.
+        cuda, io_uring: whether they are built in.
+        tensorrt: major versions that have an adapter.
+        kernels: the kernels that this machine can run, best first.
     """
 
     error: str = ""
@@ -54,7 +54,7 @@ class Core:
 
 
 def load_core() -> Core:
-    """Import it and ask. Never raises."""
+    """Import the core and ask it. Never raises."""
     try:
         from adapmoe import _core
     except ImportError as error:
@@ -70,7 +70,7 @@ def load_core() -> Core:
 
 
 def io_uring_problem(path: Path) -> str | None:
-    """Why `path` cannot be read through io_uring, "" where it can; None without a core."""
+    """Why `path` cannot be read with io_uring; "" if it can; None without a core."""
     try:
         from adapmoe import _core
     except ImportError:
@@ -88,7 +88,7 @@ def memory_limits(root: str) -> list[tuple[str, int, int]] | None:
 
 
 def pack_problem(pack: Path) -> str:
-    """Why `pack` cannot be opened; "" where it can, as far as its manifest and sizes tell."""
+    """Why `pack` cannot be opened; "" if its manifest and file sizes are right."""
     try:
         from adapmoe.pack.manifest import Manifest
 
@@ -99,7 +99,7 @@ def pack_problem(pack: Path) -> str:
 
 
 def examine_core(core: Core, *, gpu: bool) -> list[Finding]:
-    """`gpu`: whether there is one that a build without CUDA leaves unused."""
+    """`gpu`: whether there is a GPU, which a build without CUDA leaves unused."""
     if core.error:
         remedy = "pip install --force-reinstall adapmoe, with this Python"
         return [Finding("build", "problem", f"cannot be loaded: {core.error}", _WHY, remedy)]
@@ -124,7 +124,7 @@ def examine_core(core: Core, *, gpu: bool) -> list[Finding]:
 
 
 def examine_kernels(core: Core, flags: list[str]) -> list[Finding]:
-    """`flags`: what the processor has of what kernels use."""
+    """`flags`: from `cpu_flags`."""
     if not core.kernels:
         return []
     chosen = core.kernels[0]
@@ -136,11 +136,11 @@ def examine_kernels(core: Core, flags: list[str]) -> list[Finding]:
     return [Finding("kernels", "warning", seen, _WHY_KERNELS, remedy)]
 
 
-_FOLDER = "usr/local/cuda"
+_TOOLKIT = "usr/local/cuda"
 
 
 def find_nvcc(machine: Machine) -> str | None:
-    """What the environment names; `/usr/local/cuda`; the newest of `/usr/local/cuda-*`."""
+    """nvcc: as the environment names it, in `/usr/local/cuda`, or in the newest version there."""
     named = machine.nvcc()
     if named is not None:
         return named
@@ -151,13 +151,13 @@ def find_nvcc(machine: Machine) -> str | None:
 
 
 def nvcc_version(machine: Machine, nvcc: str) -> str | None:
-    """Such as "13.0.88"; None where it does not answer."""
+    """Its version, such as "13.0.88"; None if it does not answer."""
     found = re.search(r"release [\d.]+, V([\d.]+)", machine.run([nvcc, "--version"]) or "")
     return found[1] if found else None
 
 
 def bare_toolkit(tree: KernelTree) -> str | None:
-    """A toolkit's folder, for machines where none has a compiler; with the version it states."""
+    """A toolkit's folder and the version it states, for machines where none has a compiler."""
     for folder in _folders(tree):
         if tree.exists(folder):
             version = _stated_version(tree, folder)
@@ -167,7 +167,7 @@ def bare_toolkit(tree: KernelTree) -> str | None:
 
 def _folders(tree: KernelTree) -> list[str]:
     versions = [f"usr/local/{n}" for n in tree.names("usr/local") if n.startswith("cuda-")]
-    return [_FOLDER, *sorted(versions, key=_numbers, reverse=True)]
+    return [_TOOLKIT, *sorted(versions, key=_numbers, reverse=True)]
 
 
 def _numbers(name: str) -> list[int]:

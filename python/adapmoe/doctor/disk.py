@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The disk: its link, O_DIRECT and io_uring, the best queue depth."""
+"""The disk: its link, O_DIRECT, io_uring, and the best queue depth."""
 
 import os
 import re
@@ -25,7 +25,7 @@ _SPEED = re.compile(r"([\d.]+)\s*GT/s")
 
 @dataclass(frozen=True)
 class Link:
-    """A PCIe link: GT/s per lane and lanes; 0 where it is not known."""
+    """A PCIe link: GT/s per lane, and number of lanes; 0 if unknown."""
 
     speed: float
     width: int
@@ -36,16 +36,16 @@ class Link:
 
 
 def read_link(tree: KernelTree, device: str, which: str) -> Link:
-    """`which`: "current" or "max" of the PCIe device at `device`."""
+    """The "current" or "max" link (`which`) of the PCIe device at `device`."""
     match = _SPEED.match(tree.text(f"{device}/{which}_link_speed") or "")
     return Link(float(match[1]) if match else 0.0, tree.number(f"{device}/{which}_link_width") or 0)
 
 
 def examine_nvme(machine: Machine, folder: str) -> list[Finding]:
-    """One finding per drive, and one about where `folder` lies."""
+    """One finding per NVMe drive, and one about the drive that `folder` is on."""
     tree = machine.tree
     drives = [name for name in tree.names("sys/class/nvme") if re.fullmatch(r"nvme\d+", name)]
-    return [_drive(tree, name) for name in drives] + [_place(machine, folder, drives)]
+    return [_drive(tree, name) for name in drives] + [_location(machine, folder, drives)]
 
 
 def _drive(tree: KernelTree, name: str) -> Finding:
@@ -68,7 +68,7 @@ def _drive(tree: KernelTree, name: str) -> Finding:
 
 
 def block_device(tree: KernelTree, number: str) -> str | None:
-    """The disk or partition with a number such as "259:1"; of a mapped device, what is below."""
+    """The disk or partition with a number such as "259:1"; for a mapped device, the one below."""
     for line in (tree.text(f"sys/dev/block/{number}/uevent") or "").splitlines():
         name, _, value = line.partition("=")
         if name == "DEVNAME":
@@ -77,7 +77,7 @@ def block_device(tree: KernelTree, number: str) -> str | None:
     return None
 
 
-def _place(machine: Machine, folder: str, drives: list[str]) -> Finding:
+def _location(machine: Machine, folder: str, drives: list[str]) -> Finding:
     mount = mount_of(machine.tree, folder)
     device = block_device(machine.tree, mount.device) if mount else None
     if mount is None or device is None:
@@ -107,10 +107,10 @@ _BYTES = 4096
 
 @contextmanager
 def probe_file(folder: Path) -> Iterator[Path]:
-    """A file of at least 4 KiB in `folder`; removed again if it was made here.
+    """A file of at least 4 KiB in `folder`; if it has to be created, it is removed again.
 
     Raises:
-        OSError: there is none, and none can be made.
+        OSError: there is none, and none can be created.
     """
     experts = folder / "experts.safetensors"
     if experts.is_file():
@@ -129,7 +129,7 @@ def probe_file(folder: Path) -> Iterator[Path]:
 
 
 def reads_direct(path: Path) -> bool:
-    """Whether a read past the page cache works: not only opening, which some allow in vain.
+    """Whether a read past the page cache works; some file systems only let a file be opened so.
 
     Raises:
         OSError: not even an ordinary read works.
@@ -158,11 +158,11 @@ _SECCOMP = "2"  # filter, in /proc/self/status
 
 @dataclass(frozen=True)
 class Trial:
-    """What reading in a folder gave.
+    """What came of trying to read in a folder.
 
     Attributes:
         direct: whether O_DIRECT works; None if it could not be tried.
-        ring: why io_uring cannot be used, "" where it can; None if it could not be tried.
+        ring: why io_uring cannot be used; "" if it can; None if it could not be tried.
         reason: why it could not be tried.
     """
 
@@ -184,7 +184,7 @@ def try_reading(folder: Path) -> Trial:
 
 
 def examine_disk_access(machine: Machine, folder: str, trial: Trial) -> list[Finding]:
-    """What `trial` means, with what the kernel says about it."""
+    """Findings from `trial` and from what the kernel says about it."""
     return [_direct(machine, folder, trial), _ring(machine, trial)]
 
 
@@ -245,7 +245,7 @@ _WHY_DEPTH = "too few reads leave a disk idle; of too many the one that is waite
 
 
 def try_depths(pack: Path) -> DiskProbe | str:
-    """Read bursts from a pack that can be opened; why not, where they cannot be read."""
+    """Read bursts from a valid pack; if that fails, return why."""
     try:
         return measure_disk(Manifest.read(pack).experts.all_tiles(pack))
     except AdapmoeError as error:
@@ -253,7 +253,7 @@ def try_depths(pack: Path) -> DiskProbe | str:
 
 
 def examine_depths(pack: Path, trial: DiskProbe | str) -> Finding:
-    """What `trial` gave; it is remembered, so that opening this pack uses it."""
+    """A finding from `trial`, which is also kept for opening this pack."""
     if isinstance(trial, str):
         return Finding(_TOPIC, "warning", trial, _WHY_DEPTH, "check the disk")
     best = trial.best

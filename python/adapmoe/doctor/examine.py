@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All topics in the order of the report."""
+"""Examines this machine; lists all topics in the order of the report."""
 
 import platform
 from pathlib import Path
@@ -33,12 +33,12 @@ from adapmoe.doctor.memory import examine_cgroup, examine_memory, examine_swap
 
 
 def examine(pack: Path | None = None) -> list[Finding]:
-    """Look at this machine. Needs no root, and never raises because something is missing.
+    """Examine this machine. Needs no root, and does not raise if something is missing.
 
-    What it finds out about the queue depth for `pack` is remembered.
+    The best queue depth for `pack` is kept for opening it.
 
     Args:
-        pack: read there; None: in the current folder.
+        pack: the pack to read; None: try reading in the current folder.
     """
     folder = (pack or Path()).resolve()
     findings = examine_machine(Machine(), load_core(), str(folder), try_reading(folder))
@@ -46,13 +46,13 @@ def examine(pack: Path | None = None) -> list[Finding]:
 
 
 def examine_machine(machine: Machine, core: Core, folder: str, trial: Trial) -> list[Finding]:
-    """What `examine` does, on any machine.
+    """As `examine`, for any machine.
 
     Args:
-        machine: to look at.
-        core: what the compiled core says.
-        folder: an absolute path, of packs.
-        trial: what reading there gave.
+        machine: the machine.
+        core: what the compiled core says about itself.
+        folder: absolute path of the folder for packs.
+        trial: what came of reading there.
     """
     system = f"{cpu_name(machine)}; Linux {machine.tree.text('proc/sys/kernel/osrelease') or '?'}"
     driver = find_driver(machine)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU, its driver and toolkit, TensorRT."""
+"""The GPU, its driver and toolkit, and TensorRT."""
 
 from adapmoe.doctor.build import bare_toolkit, find_nvcc, nvcc_version
 from adapmoe.doctor.machine import Finding, Machine
@@ -19,7 +19,7 @@ _TEGRA_NODES = ("dev/nvmap", "dev/nvhost-ctrl-gpu", "dev/nvgpu")
 
 
 def find_driver(machine: Machine) -> Driver | DriverError | None:
-    """The driver with its devices, its refusal, or None where there is no libcuda."""
+    """The driver with its devices, or its error; None if there is no libcuda."""
     library = machine.load("libcuda.so.1")
     if library is None:
         return None
@@ -30,7 +30,7 @@ def find_driver(machine: Machine) -> Driver | DriverError | None:
 
 
 def examine_cuda(machine: Machine, driver: Driver | DriverError | None) -> list[Finding]:
-    """Driver, then toolkit."""
+    """The driver, then the toolkit."""
     wanted = machine.is_jetson or isinstance(driver, Driver)
     return [_driver(machine, driver), _toolkit(machine, wanted=wanted)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only a Jetson has: JetPack, power mode, clocks, energy."""
+"""JetPack and power modes, which only a Jetson has; and clocks, energy and throttling."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ _RELEASE = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
 _WHY_JETPACK = (
     "JetPack brings the CUDA driver and TensorRT; 6.2 and 7.2 are what this package is for"
 )
-# What to expect where: L4T -> (JetPack, its CUDA and TensorRT).
+# L4T release -> JetPack, and the CUDA and TensorRT that it brings.
 _KNOWN = {
     "36.4": "JetPack 6.1 or 6.2 (CUDA 12.6, TensorRT 10.3)",
     "36.5": "JetPack 6.2 (CUDA 12.6, TensorRT 10.3)",
@@ -27,7 +27,7 @@ def l4t_release(text: str) -> tuple[int, str] | None:
 
 
 def examine_jetpack(machine: Machine) -> list[Finding]:
-    """One finding; on other machines too, because a container may hide the release."""
+    """One finding, on other machines too: a container may hide the release."""
     if not machine.is_jetson:
         return [Finding("jetpack", "ok", "not a Jetson", _WHY_JETPACK)]
     board = machine.model or "a Jetson"
@@ -48,7 +48,7 @@ def examine_jetpack(machine: Machine) -> list[Finding]:
     if major < 36:
         return [Finding("jetpack", "warning", seen, _WHY_JETPACK, "flash JetPack 6.2 or 7.2")]
     if "does not know" in name:
-        remedy = "go by the findings below; where they are not enough, flash JetPack 6.2 or 7.2"
+        remedy = "go by the findings below; if they are not enough, flash JetPack 6.2 or 7.2"
         return [Finding("jetpack", "note", seen, _WHY_JETPACK, remedy)]
     return [Finding("jetpack", "ok", seen, _WHY_JETPACK)]
 
@@ -65,13 +65,13 @@ def power_modes(text: str) -> dict[int, str]:
 
 
 def fastest_mode(modes: dict[int, str]) -> int | None:
-    """The mode without a cap, MAXN or MAXN_SUPER; numbers say nothing about speed."""
+    """The mode without a cap, MAXN or MAXN_SUPER; the numbers say nothing about speed."""
     unlimited = [number for number, name in modes.items() if name.startswith("MAXN")]
     return max(unlimited, key=lambda number: len(modes[number]), default=None)
 
 
 def current_mode(machine: Machine, modes: dict[int, str]) -> str | None:
-    """Its name: from the file that nvpmodel keeps, else from nvpmodel itself."""
+    """The mode's name: from the file that nvpmodel keeps, or else from nvpmodel itself."""
     match = _STATUS.search(machine.tree.text("var/lib/nvpmodel/status") or "")
     if match:
         return modes.get(int(match[1]), f"number {int(match[1])}")
@@ -80,7 +80,7 @@ def current_mode(machine: Machine, modes: dict[int, str]) -> str | None:
 
 
 def examine_power_mode(machine: Machine) -> list[Finding]:
-    """One finding on a Jetson, none elsewhere."""
+    """One finding on a Jetson, none on other machines."""
     if not machine.is_jetson:
         return []
     modes = power_modes(machine.tree.text("etc/nvpmodel.conf") or "")
@@ -104,19 +104,19 @@ _FIXED = ("performance",)
 
 
 def governors(tree: KernelTree) -> Counter[str]:
-    """{governor: number of clusters or cores}; empty where frequencies cannot be seen."""
+    """{governor: number of clusters or cores}; empty if frequencies cannot be seen."""
     files = tree.glob("sys/devices/system/cpu/cpufreq/policy*/scaling_governor")
     return Counter(name for path in files if (name := tree.text(path)))
 
 
 def clocks_are_held(tree: KernelTree, folder: str, least: str, most: str) -> bool | None:
-    """Whether a clock cannot fall because its least equals its most; None where unknown."""
+    """Whether a clock is fixed because its minimum equals its maximum; None if unknown."""
     low, high = tree.number(f"{folder}/{least}"), tree.number(f"{folder}/{most}")
     return None if low is None or high is None else low == high
 
 
 def examine_clocks(machine: Machine) -> list[Finding]:
-    """CPU clocks, and the GPU's where they can be seen."""
+    """The CPU's clocks, and the GPU's if they can be seen."""
     tree = machine.tree
     gpus = [n for n in tree.names("sys/class/devfreq") if n.endswith((".gpu", ".ga10b"))]
     findings = [_cpu(machine)]
@@ -160,7 +160,7 @@ _WHY_THROTTLE = "clocks are lowered to stay within limits of heat or current"
 
 
 def examine_energy(machine: Machine) -> list[Finding]:
-    """Rails or counters, and cooling devices that are at work."""
+    """How energy can be measured, and what throttles the machine now."""
     return [_energy(machine), *_throttling(machine)]
 
 

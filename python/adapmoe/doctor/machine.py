@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine as the doctor sees it, and what it finds."""
+"""The machine as the doctor sees it, and the findings of its report."""
 
 import ctypes
 import os
@@ -21,12 +21,12 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        topic: what it is about; the name to look for in `--json`.
-        status: "ok"; "note": worth knowing; "warning": slower, or less memory, than need be;
+        topic: what it is about, as named in `--json`.
+        status: "ok"; "note": worth knowing; "warning": slower or with less memory than necessary;
             "problem": something cannot run.
         seen: what the machine says.
         why: why it matters.
-        remedy: what to do about it; empty where nothing needs to be done.
+        remedy: what to do; empty if there is nothing to do.
     """
 
     topic: str
@@ -46,14 +46,14 @@ def has_problem(findings: Sequence[Finding]) -> bool:
 
 
 _SECONDS = 5.0
-_SBIN = "/usr/sbin:/sbin"  # where nvpmodel is, and where users have no PATH to
+_SBIN = "/usr/sbin:/sbin"  # where nvpmodel is, though not on users' PATH
 
 
 def run_command(words: Sequence[str]) -> str | None:
-    """Run a program that only reports.
+    """Run a program that only reports something.
 
     Returns:
-        What it wrote to stdout; None if it is missing, fails, or takes longer than five seconds.
+        Its output; None if it is missing, fails, or takes longer than five seconds.
     """
     program = shutil.which(words[0]) or shutil.which(words[0], path=_SBIN)
     if program is None:
@@ -72,7 +72,7 @@ def run_command(words: Sequence[str]) -> str | None:
 
 
 def load_library(name: str) -> Any:
-    """A shared library as the loader finds it; None where it does not."""
+    """A shared library; None if the loader does not find it."""
     try:
         return ctypes.CDLL(name)
     except OSError:
@@ -80,7 +80,7 @@ def load_library(name: str) -> Any:
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed Python package, which is not imported."""
+    """The version of an installed Python package. Does not import it."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -88,20 +88,20 @@ def package_version(name: str) -> str | None:
 
 
 def nvcc_of_environment() -> str | None:
-    """`CUDACXX` as it is, or nvcc on the PATH."""
+    """The value of `CUDACXX`, or nvcc on the PATH."""
     return os.environ.get("CUDACXX") or shutil.which("nvcc")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the answers come from.
+    """What the doctor asks. Tests replace the parts.
 
     Attributes:
         tree: `/proc`, `/sys` and `/etc`.
-        run: a program's output, or None.
-        load: a shared library, or None.
-        package: the version of a Python package, or None.
-        nvcc: the path of a CUDA compiler that the environment names, or None.
+        run: gives a program's output, or None.
+        load: gives a shared library, or None.
+        package: gives the version of a Python package, or None.
+        nvcc: gives the path of the CUDA compiler that the environment names, or None.
     """
 
     tree: KernelTree = field(default_factory=KernelTree)
@@ -128,6 +128,6 @@ class Machine:
 
     @property
     def is_jetson(self) -> bool:
-        """Whether it is an NVIDIA Tegra, a container on one included."""
+        """Whether this is an NVIDIA Tegra, or a container on one."""
         compatible = self.tree.text("proc/device-tree/compatible") or ""
         return "nvidia,tegra" in compatible or self.tree.exists("etc/nv_tegra_release")

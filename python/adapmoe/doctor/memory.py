@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory: control groups, swap, what the GPU may map."""
+"""Memory: control groups, swap, and what the GPU has mapped."""
 
 import re
 
@@ -11,7 +11,7 @@ _WHY_LIMIT = 'memory="auto" stays below it, and the kernel ends or stalls a proc
 
 
 def examine_cgroup(machine: Machine) -> list[Finding]:
-    """One finding: the smallest limit below the machine's memory, a parent's included."""
+    """One finding: the smallest limit below the machine's memory, parents' limits included."""
     tree = machine.tree
     if tree.text("proc/self/cgroup") is None:
         return [
@@ -32,8 +32,7 @@ def examine_cgroup(machine: Machine) -> list[Finding]:
         f"{format_bytes(room)} can still be taken"
     )
     remedy = (
-        "raise it if more experts shall be resident: MemoryMax= and MemoryHigh=, "
-        "or docker run --memory"
+        "raise it to keep more experts resident: MemoryMax= and MemoryHigh=, or docker run --memory"
     )
     return [Finding("cgroup", "note", seen, _WHY_LIMIT, remedy)]
 
@@ -45,7 +44,7 @@ _WHY_SWAP = (
 
 
 def examine_swap(machine: Machine) -> list[Finding]:
-    """One finding for all swap there is."""
+    """One finding for all swap areas."""
     text = machine.tree.text("proc/swaps")
     if text is None and machine.tree.meminfo("SwapTotal") != 0:
         return [Finding("swap", "note", "/proc/swaps cannot be read", _WHY_SWAP, "mount /proc")]
@@ -75,14 +74,14 @@ _WHY_MEMORY = (
     "experts stay resident in what is available; every one that does not fit is read again"
 )
 _WHY_NVMAP = "CPU and GPU share memory, and no cgroup counts what NvMap takes of it"
-_LITTLE = 4 << 30
-_MUCH_OF_IT = 0.25
+_ENOUGH = 4 << 30
+_MAX_NVMAP_SHARE = 0.25
 _CLIENTS = "sys/kernel/debug/nvmap/iovmm/clients"
 _TOTAL = re.compile(r"^total\s+(\d+)K", re.MULTILINE)
 
 
 def examine_memory(machine: Machine) -> list[Finding]:
-    """Total and available; on a Jetson also NvMap."""
+    """Total and available memory, and on a Jetson also NvMap's."""
     findings = [_available(machine)]
     if machine.is_jetson:
         findings.append(_nvmap(machine))
@@ -94,7 +93,7 @@ def _available(machine: Machine) -> Finding:
     if total is None or available is None:
         return Finding("memory", "note", "/proc/meminfo cannot be read", _WHY_MEMORY, "mount /proc")
     seen = f"{format_bytes(available)} of {format_bytes(total)} available"
-    if available >= _LITTLE:
+    if available >= _ENOUGH:
         return Finding("memory", "ok", seen, _WHY_MEMORY)
     remedy = "end other programs"
     if machine.is_jetson:
@@ -122,7 +121,7 @@ def _nvmap(machine: Machine) -> Finding:
             f"look as root: sudo cat /{_CLIENTS}",
         )
     seen = f"{format_bytes(used)} in use"
-    if used < _MUCH_OF_IT * total:
+    if used < _MAX_NVMAP_SHARE * total:
         return Finding("nvmap", "ok", seen, _WHY_NVMAP)
     remedy = f"see who holds it: sudo cat /{_CLIENTS}"
     return Finding("nvmap", "warning", seen, _WHY_NVMAP, remedy)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the caller wants from one generation."""
+"""How to generate: sampling parameters, checked and immutable."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -36,28 +36,28 @@ class SamplingParams:
         top_p: sample among the fewest tokens whose probabilities reach top_p, in (0, 1]; 1: off.
         seed: makes sampling repeatable; every sequence starts its own generator from it. None:
             random.
-        stop: a string, or several, that end the text; they are not part of it. They are compared
-            with the text as the model wrote it, special tokens such as "<|im_end|>" included,
-            though those are not shown.
+        stop: a string, or several, that end the text and are not part of it. They are compared with
+            what the model wrote, including special tokens such as "<|im_end|>", which the text
+            itself does not show.
         ignore_eos: go on after an end-of-sequence token, up to max_tokens.
         min_p: sample only tokens at least min_p times as likely as the most likely one, in [0, 1];
             0: off.
-        repetition_penalty: above 0; logits of tokens that the prompt or the answer contains are
-            divided by it where positive and multiplied where negative; 1: off.
+        repetition_penalty: above 0; positive logits of tokens in the prompt or the answer are
+            divided by it, negative ones multiplied; 1: off.
         presence_penalty: subtracted from the logit of every token generated so far; 0: off.
-        frequency_penalty: subtracted once per time that a token was generated so far; 0: off.
+        frequency_penalty: subtracted once for each time a token was generated so far; 0: off.
         logit_bias: token id to a number added to its logit; -inf bans the token.
-        stop_token_ids: tokens that end the generation, also with ignore_eos. As the last of
-            `token_ids` they are kept; their text is not.
+        stop_token_ids: tokens that end the generation, even with ignore_eos. They are kept as the
+            last of `token_ids`; their text is not.
         logprobs: report for each generated token its log-probability and those of this many most
             likely tokens; see `TokenLogprobs`. None: do not.
-        logits_processor: called as `f(token_ids, logits)`, one or several in turn. token_ids:
-            prompt and answer so far; logits: float32 `[vocab_size]`, writable. Returns logits of
-            the same shape; -inf bans a token.
+        logits_processor: one or several functions, called in turn as `f(token_ids, logits)`.
+            token_ids: prompt and answer so far; logits: float32 `[vocab_size]`, writable. Returns
+            logits of the same shape; -inf bans a token.
 
     Raises:
-        TypeError: a value is of a wrong type. NumPy's numbers are taken, booleans are no numbers.
-        ValueError: a value is out of its range.
+        TypeError: a value has the wrong type. NumPy numbers are accepted; booleans are not numbers.
+        ValueError: a value is out of range.
     """
 
     max_tokens: int | None = None
@@ -83,7 +83,7 @@ class SamplingParams:
         """`params`, or the defaults for None, with some settings replaced.
 
         Raises:
-            TypeError: there is no setting of such a name, or as for the class.
+            TypeError: there is no setting of that name, or as for the class.
             ValueError: as for the class.
         """
         if params is not None and not isinstance(params, SamplingParams):
@@ -208,7 +208,7 @@ def _logit_bias(name: str, value: object) -> dict[int, float]:
 
 
 def _bias(name: str, value: object) -> float:
-    """Unlike +inf, which leaves nothing to compare, -inf has a meaning: never."""
+    """A finite number or -inf, which bans a token. With +inf, nothing could be compared."""
     if isinstance(value, float | np.floating) and value == -math.inf:
         return -math.inf
     try:
@@ -221,7 +221,7 @@ def _logits_processors(name: str, value: object) -> tuple[LogitsProcessor, ...]:
     processors = (
         (value,)
         if callable(value)
-        else checks.items(name, value, "callable, or a list of what is callable")
+        else checks.items(name, value, "callable, or a list of callables")
     )
     for at, processor in enumerate(processors):
         if not callable(processor):

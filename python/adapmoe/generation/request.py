@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One prompt on its way: from logits to token to text, and when to end."""
+"""The state of one generation: from logits to a token, from tokens to text, and when to end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class StopMatcher:
-    """Passes text on, but never a stop string nor what may still become one.
+    """Passes text on, except stop strings and what may still become one.
 
-    Stop strings are compared with the text as the model wrote it. That includes the special tokens,
-    which are not shown: "<|im_end|>" can be a stop string, or a part of one. A special token inside
-    of what would be a stop string without it keeps that from matching.
+    Stop strings are compared with what the model wrote, including special tokens, which are not
+    shown: "<|im_end|>" can be a stop string or part of one, and a special token in the middle of a
+    stop string keeps it from matching.
 
     The result does not depend on how the text is cut into pieces: the stop string that is complete
-    first ends the text, and of several complete at the same character the longest.
+    first ends the text; of several that are complete at the same character, the longest does.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -40,9 +40,9 @@ class StopMatcher:
         return self._stopped
 
     def push(self, text: str, *, shown: bool = True) -> str:
-        """Take more text; return what is certain to lie before any stop string.
+        """Take more text; return what certainly comes before any stop string.
 
-        `shown`: False for the text of special tokens, which takes part in the comparison only.
+        `shown`: False for special tokens, whose text is compared but not returned.
         """
         if self._stopped:
             return ""
@@ -56,11 +56,11 @@ class StopMatcher:
         return self._release(len(self._held) - self._possible_beginning(self._held))
 
     def flush(self) -> str:
-        """Return what was held back: the text ends here, so it is not a stop string after all."""
+        """Return what was held back: the text ends here, so it was not a stop string."""
         return self._release(len(self._held))
 
     def _release(self, length: int) -> str:
-        """Hold so many characters no longer; return those of them that are shown."""
+        """Release the first `length` held characters; return those that are shown."""
         passed = "".join(compress(self._held[:length], self._shown))
         self._held = self._held[length:]
         del self._shown[:length]
@@ -75,7 +75,7 @@ class StopMatcher:
         return begin
 
     def _possible_beginning(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
+        """Length of the longest suffix of `text` with which a stop string begins."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):
@@ -92,12 +92,11 @@ class GenerationResult:
     """One finished (or interrupted) generation.
 
     Attributes:
-        text: the generated text without the prompt, special tokens and the stop string. Tokenizers
-            that write words with the space before them drop it at the start of a text: `generate`
-            continues the prompt's text, so a first space stays; an answer of `chat` is a text of
-            its own, as `transformers` decodes it.
-        token_ids: the generated tokens, an end-of-sequence token included.
-        prompt_tokens: tokens of the prompt.
+        text: the generated text, without the prompt, special tokens and the stop string. `generate`
+            continues the prompt's text, so a leading space stays; an answer of `chat` is a text of
+            its own, and some tokenizers drop its leading space, as in `transformers`.
+        token_ids: the generated tokens, including an end-of-sequence token.
+        prompt_tokens: number of tokens in the prompt.
         finish_reason: "stop" (end-of-sequence token, stop token or stop string), "length", or None
             if interrupted.
         stats: what it cost.
@@ -118,8 +117,8 @@ class GenerationChunk:
 
     Attributes:
         index: which prompt of the list it belongs to.
-        text: what follows the chunks before; whole characters.
-        token_ids: tokens since the chunk before.
+        text: the text since the last chunk, in whole characters.
+        token_ids: the tokens since the last chunk.
         finish_reason: None until the last chunk of this prompt.
         logprobs: one per token of `token_ids`; None unless `SamplingParams.logprobs` asks for them.
     """
@@ -155,9 +154,9 @@ def token_limit(prompt_tokens: int, max_tokens: int | None, max_context: int) ->
 
 
 class Request:
-    """State of one generation: tokens and text so far, sampler, stop strings.
+    """The state of one generation: tokens and text so far, sampler, stop strings.
 
-    `finish_reason` is None while it goes on. `throttle_counts`: those of the machine when it began.
+    `finish_reason` is None until it ends. `throttle_counts`: the machine's when it began.
     """
 
     def __init__(
@@ -173,12 +172,12 @@ class Request:
         """Take a prompt.
 
         Args:
-            index: of the prompt among several.
+            index: which of several prompts this is.
             prompt: int32 `[n]`.
             params: how to sample.
-            limit: tokens to generate at most, from `token_limit`.
-            tokenizer: of the model.
-            answers: the text is an answer, not a continuation of the prompt's.
+            limit: most tokens to generate, from `token_limit`.
+            tokenizer: the model's.
+            answers: the text is an answer, not a continuation of the prompt's text.
         """
         self.index = index
         self.prompt = prompt
@@ -199,7 +198,7 @@ class Request:
         self._sent_texts = 0
 
     def advance(self, logits: NDArray[np.float32]) -> None:
-        """Sample the next token from float32 `[vocab_size]` and take it into the text."""
+        """Sample the next token from float32 `[vocab_size]` logits and add it to the text."""
         token_id, logprobs = self._sampler.next(logits)
         self.token_ids.append(token_id)
         if self.logprobs is not None and logprobs is not None:
@@ -214,7 +213,7 @@ class Request:
             self._text.append(self._stop.flush())
 
     def _take(self, token_id: int) -> None:
-        """Take a token into the text; the text of special tokens counts for stop strings only."""
+        """Add a token to the text; that of special tokens is only compared with stop strings."""
         special = self._tokenizer.special_text(token_id)
         if special is not None:
             self._text.append(self._stop.push(special, shown=False))
@@ -222,7 +221,7 @@ class Request:
             self._text.append(self._stop.push(self._decoder.push(token_id)))
 
     def take_chunk(self) -> GenerationChunk | None:
-        """What is new since the last call; None while no character is complete."""
+        """What is new since the last call; None if that is not a whole character."""
         text = "".join(self._text[self._sent_texts :])
         if not text and not self.finish_reason:
             return None
@@ -232,7 +231,7 @@ class Request:
         return GenerationChunk(self.index, text, tokens, self.finish_reason, logprobs)
 
     def result(self) -> GenerationResult:
-        """All there is so far."""
+        """Everything generated so far."""
         return GenerationResult(
             "".join(self._text),
             list(self.token_ids),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From logits to a token: penalties, bias, temperature, truncation, the draw, log-probabilities."""
+"""From logits to a token: bias, penalties, temperature, filters, the draw, log-probabilities."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from adapmoe.generation.params import LogitsProcessor, SamplingParams
 
 Scores = NDArray[np.float64]
 
-# Overflow and underflow are what the limits are made of. As a decorator, so that it holds for one
-# function and never for what a caller's logits processor does.
+# Extreme settings act as their limits, by overflow and underflow. A decorator, so that it covers a
+# single function and never a caller's logits processor.
 limits = np.errstate(over="ignore", under="ignore")
 
 
 def make_rng(seed: int | None) -> np.random.Generator:
-    """One generator per sequence, so that what a batch contains does not change what is drawn."""
+    """One generator per sequence, so that a draw does not depend on the rest of the batch."""
     return np.random.Generator(np.random.PCG64(seed))
 
 
 def greedy(scores: Scores) -> int:
-    """Return the index of the highest score, the lowest index where several are equal."""
+    """The index of the highest score; of several equal ones, the lowest."""
     return int(np.argmax(scores))
 
 
@@ -33,8 +33,8 @@ def greedy(scores: Scores) -> int:
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
     """Divide by `temperature` > 0.
 
-    Where the highest score would overflow, the distance from it is divided instead: that has the
-    same probabilities, and leaves 0 for the highest and -inf for what is too far below.
+    If the highest score would overflow, the distances from it are divided instead. They have the
+    same probabilities: 0 for the highest and -inf for what is too far below.
     """
     scaled = np.asarray(scores / temperature, dtype=np.float64)
     if np.isfinite(scaled.max()):
@@ -43,7 +43,7 @@ def apply_temperature(scores: Scores, temperature: float) -> Scores:
 
 
 def keep_top_k(scores: Scores, top_k: int) -> Scores:
-    """Keep what is not below the k-th highest; ties at the border all stay. 0: keep all."""
+    """Keep the `top_k` highest, and all that equal the last of them. 0: keep all."""
     if top_k == 0 or top_k >= scores.size:
         return scores
     border = np.partition(scores, scores.size - top_k)[scores.size - top_k]
@@ -55,7 +55,7 @@ def keep_top_p(scores: Scores, top_p: float) -> Scores:
     if top_p == 1:
         return scores
     ascending = np.argsort(scores, kind="stable")
-    # Summed from the least likely upwards: what is dropped are the tails that fit into 1 - top_p.
+    # Summed from the least likely upwards: drop the tail as long as it fits into 1 - top_p.
     tail = np.cumsum(probabilities(scores)[ascending])
     dropped = ascending[:-1][tail[:-1] <= 1 - top_p]
     kept: Scores = scores.copy()
@@ -89,10 +89,10 @@ def log_softmax(logits: NDArray[np.floating]) -> Scores:
 
 @limits
 def draw(probs: Scores, rng: np.random.Generator) -> int:
-    """Draw one index by inverting the cumulative distribution; consumes one number of `rng`."""
+    """Draw one index by inverting the cumulative distribution, with one number from `rng`."""
     cumulative = np.cumsum(probs)
     index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    # Rounding may put the point on the upper end, past the last token that has any probability.
+    # Rounding may put the point past the last token with any probability.
     return min(index, int(np.flatnonzero(probs)[-1]))
 
 
@@ -104,8 +104,8 @@ def warp(scores: Scores, params: SamplingParams) -> Scores:
     return keep_min_p(scores, params.min_p)
 
 
-def choose(scores: Scores, params: SamplingParams, rng: np.random.Generator) -> int:
-    """Choose a token: the best at temperature 0, which leaves `rng` untouched, or else a draw."""
+def choose_token(scores: Scores, params: SamplingParams, rng: np.random.Generator) -> int:
+    """The best token at temperature 0, which leaves `rng` untouched; otherwise a draw."""
     if params.temperature == 0:
         return greedy(scores)
     return draw(probabilities(warp(scores, params)), rng)
@@ -129,7 +129,7 @@ def add_bias(scores: Scores, bias: Mapping[int, float]) -> Scores:
 
 @limits
 def penalise_repetition(scores: Scores, seen: NDArray[np.integer], penalty: float) -> Scores:
-    """Make the tokens `seen`, ids in any number and order, less likely; a penalty below 1: more."""
+    """Make the tokens `seen`, ids in any order, less likely, or with a penalty below 1 more."""
     if penalty == 1 or seen.size == 0:
         return scores
     changed: Scores = scores.copy()
@@ -146,7 +146,7 @@ def penalise_use(
 
     Args:
         scores: float64 `[vocab_size]`.
-        uses: how often each token was generated; tokens that were not are absent.
+        uses: how often each token was generated; others are absent.
         presence: subtracted once.
         frequency: subtracted per use.
     """
@@ -155,30 +155,30 @@ def penalise_use(
     changed: Scores = scores.copy()
     ids = list(uses)
     counts = np.fromiter(uses.values(), np.float64, len(uses))
-    # Clipped first: of a banned token, -inf - -inf would be NaN.
+    # Clipped first: for a banned token, -inf - -inf would be NaN.
     penalty = np.clip(presence + frequency * counts, -_LARGEST, _LARGEST)
     changed[ids] = _finite(scores[ids], scores[ids] - penalty)
     return changed
 
 
 def _finite(before: Scores, after: Scores) -> Scores:
-    """`after`, held inside float64, but -inf where `before` was."""
+    """`after`, kept finite, but -inf where `before` was."""
     return np.where(np.isneginf(before), -np.inf, np.clip(after, -_LARGEST, _LARGEST))
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """What the model thought of one generated token and of its rivals.
+    """How likely the model found one generated token and its rivals.
 
-    Natural logarithms of the distribution that the model gave, softmax of its logits, before
-    penalties, bias, processors, temperature and filters changed anything. So a token that was
-    sampled may be far from the top, and a banned one may lead.
+    Natural logarithms of the softmax of the model's logits, before penalties, bias, processors,
+    temperature and filters change anything. So a sampled token may be far from the top, and a
+    banned one may lead.
 
     Attributes:
         token_id: the token that was chosen.
         logprob: its log-probability, at most 0.
-        top: (token id, log-probability) of the most likely tokens, best first, the lower id first
-            among equals; as many as `SamplingParams.logprobs` asks for.
+        top: (token id, log-probability) of the most likely tokens, as many as
+            `SamplingParams.logprobs` asks for: best first, among equals the lower id first.
     """
 
     token_id: int
@@ -195,7 +195,7 @@ class TokenLogprobs:
 
 
 def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:
-    """Look up one token and the `count` best in float32 `[vocab_size]` logits of the model."""
+    """One token's log-probability and the `count` best, from float32 `[vocab_size]` logits."""
     values = log_softmax(logits)
     best = np.argsort(-values, kind="stable")[:count] if count else ()
     return TokenLogprobs(
@@ -204,7 +204,7 @@ def token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> To
 
 
 class Sampler:
-    """One per sequence. `params` must have been checked against the vocabulary."""
+    """Chooses the tokens of one sequence. `params` must fit the vocabulary."""
 
     def __init__(self, prompt: NDArray[np.int32], params: SamplingParams) -> None:
         """`prompt`: int32 `[n]`."""
@@ -225,9 +225,9 @@ class Sampler:
 
         Raises:
             NonFiniteError: the logits are not finite.
-            AdapmoeError: a logits processor returned NaN or +inf; or bias and processors have
-                banned every token.
-            TypeError: a logits processor returned something else than an array of numbers.
+            AdapmoeError: a logits processor returned NaN or +inf, or bias and processors banned
+                every token.
+            TypeError: a logits processor returned something other than an array of numbers.
             ValueError: a logits processor returned an array of another shape.
         """
         if not np.isfinite(logits.max()):
@@ -237,7 +237,7 @@ class Sampler:
             raise AdapmoeError(
                 "no token is left to choose: logit_bias or a logits processor banned all of them"
             )
-        token_id = choose(scores, self._params, self._rng)
+        token_id = choose_token(scores, self._params, self._rng)
         self._token_ids.append(token_id)
         self._seen.add(token_id)
         self._uses[token_id] += 1
@@ -261,12 +261,12 @@ class Sampler:
         wanted = f"a logits processor must return an array of shape {scores.shape}"
         if not isinstance(changed, np.ndarray):
             raise TypeError(f"{wanted}, not {type(changed).__name__}")
-        # By kind, because integers and other floats have all that is needed; booleans are a mask.
+        # By kind: integers and other floats will do; booleans would be a mask.
         if changed.dtype.kind not in "fiu":
             raise TypeError(f"{wanted} of numbers, not of {changed.dtype}")
         if changed.shape != scores.shape:
             raise ValueError(f"{wanted}, not {changed.shape}")
-        with np.errstate(over="ignore"):  # of a longdouble; the result is +inf or a ban
+        with np.errstate(over="ignore"):  # a longdouble may overflow, to +inf or a ban
             found = changed.astype(np.float64)
         if not found.max() < np.inf:
             raise AdapmoeError("a logits processor made a logit NaN or +inf; -inf bans a token")

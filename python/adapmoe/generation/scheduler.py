@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every step of an open pack: which prompts run, in which slots, and what they cost.
+"""Runs every step of an open pack: which prompts run, in which slots, and what they cost.
 
 Streams drive it: they decide in which thread a step runs and how to wait for a slot.
 """
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """One thread, started when first needed, that runs the steps of all asynchronous streams.
+    """One thread that runs the steps of all asynchronous streams; it starts when first needed.
 
-    More threads would not help: the core runs one step at a time, and one thread takes turns
-    fairly.
+    More threads would not help: the core runs one step at a time, and a single thread gives every
+    stream its turn.
     """
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """Start no thread yet."""
         self._opened_in = OpenedIn()
         self._closed = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapmoe")
 
     async def run(self, call: Callable[[], None]) -> None:
-        """Run `call` in the thread; if the task is cancelled, raise only when `call` has ended."""
+        """Run `call` in the thread. A cancelled task waits for `call` to end before it raises."""
         self._opened_in.check()
         try:
             future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         except RuntimeError as error:  # shut down
             if not self._closed and threading.current_thread() is not threading.main_thread():
-                raise SystemExit from error  # Python exits, which ends the core's steps likewise
+                raise SystemExit from error  # Python is exiting; the core's steps end likewise
             raise ClosedError("the model was closed, or Python is exiting") from error
         try:
             await asyncio.shield(future)
@@ -61,13 +61,13 @@ class Worker:
             raise
 
     def close(self) -> None:
-        """Let the thread end; does not wait for it."""
+        """Let the thread end, without waiting for it."""
         self._closed = True
         self._executor.shutdown(wait=False)
 
 
 class Scheduler:
-    """Owns the session of an open pack, its slots and its steps. Thread-safe, as `LLM` says."""
+    """Owns the session of an open pack, its slots and its steps. Thread-safe as `LLM` describes."""
 
     def __init__(self, session: "_core.Session", path: Path, prefill_chunk: int) -> None:
         """Take over `session`, opened from the pack at `path`.
@@ -105,11 +105,11 @@ class Scheduler:
         return self._session is None or self._opened_in.forked
 
     def new_sequence(self) -> Sequence:
-        """Open a sequence in a free slot. Raises AdapmoeError where there is none, ClosedError."""
+        """Open a sequence in a free slot. Raises AdapmoeError if there is none, ClosedError."""
         return self.open_in(self.slots.take())
 
     def open_in(self, slot: Slot) -> Sequence:
-        """Open a sequence in a slot, which is given back if that fails."""
+        """Open a sequence in `slot`, which is given back if that fails."""
         try:
             return Sequence(self.session.new_sequence(), slot, self.vocab_size)
         except BaseException:
@@ -129,15 +129,15 @@ class Scheduler:
         *,
         answers: bool = False,
     ) -> "Batch":
-        """Prepare prompts to run; everything that can be refused is refused here.
+        """Prepare prompts to run. Whatever can be refused is refused here.
 
         Args:
             prompts: int32 `[n]` each, n >= 1, ids inside the vocabulary.
             params: for all of them.
             tokenizer: turns tokens into text.
-            continued: a sequence that holds the beginning of the only prompt, shorter than it; it
-                stays open.
-            answers: the texts are answers of a chat, not continuations of the prompts.
+            continued: a sequence that already holds the beginning of the only prompt; it stays
+                open.
+            answers: the texts are answers in a chat, not continuations of the prompts.
 
         Raises:
             ContextOverflowError: a prompt and its answer do not fit into the context.
@@ -158,9 +158,9 @@ class Scheduler:
         return Batch(self, requests, continued)
 
     def prefill(self, request: Request, sequence: Sequence) -> None:
-        """Compute the next part of a prompt, and after the last part the first token.
+        """Compute the next part of a prompt; the last part also gives the first token.
 
-        One part only, so that others get their turn and a cancelled prompt ends soon.
+        Only one part, so that others get their turn and a cancelled prompt ends soon.
         """
         part = request.prompt[sequence.length :][: self._prefill_chunk]
         with self.power.span() as span:
@@ -179,9 +179,9 @@ class Scheduler:
             request.stats.add_decode(sequence.last_stats, span.seconds, span.joules)
 
     def close(self) -> None:
-        """Close all sequences and the session, after a step that is running. Twice is harmless.
+        """Close all sequences and the session once the running step ends. Twice is harmless.
 
-        In a fork of the process that opened the pack, nothing is done.
+        Does nothing in a fork of the process that opened the pack.
         """
         if self._opened_in.forked:
             return
@@ -233,17 +233,17 @@ class Batch:
         self._active[request.index] = (request, sequence)
 
     def step(self, owner: Hashable) -> None:
-        """Prefill the next part of a prompt if there is one, or else decode all sequences.
+        """Prefill the next part of a prompt if there is one, otherwise decode all sequences.
 
-        `owner`: holds the slots that further prompts take if some are free.
+        `owner`: the thread or task that holds the slots which this step may take.
         """
         self.scheduler.check_process()  # before the power meter takes locks
         if self._waiting and (slot := self.scheduler.slots.try_take(owner)):
             self.begin(slot)
         active = list(self._active.values())
-        begun = [item for item in active if not item[0].token_ids]
-        if begun:
-            active = begun[:1]
+        prefilling = [item for item in active if not item[0].token_ids]
+        if prefilling:
+            active = prefilling[:1]
             self.scheduler.prefill(*active[0])
         else:
             self.scheduler.decode(active)
@@ -266,7 +266,7 @@ class Batch:
 
     @property
     def results(self) -> list[GenerationResult]:
-        """What there is of every prompt, in order."""
+        """What every prompt has generated so far, in order."""
         return [request.result() for request in self._all]
 
     def close(self) -> None:

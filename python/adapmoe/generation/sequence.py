@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One token stream, driven step by step."""
+"""One sequence of tokens, driven step by step."""
 
 import weakref
 from collections.abc import Sequence as TokenSequence
@@ -24,18 +24,18 @@ def as_token_ids(ids: TokenIds, vocab_size: int, name: str = "ids") -> NDArray[n
     """Check token ids and turn them into int32 `[n]`.
 
     Raises:
-        TypeError: not a sequence of integers; booleans and floats are none.
+        TypeError: not a sequence of integers; booleans and floats are not integers.
         ValueError: empty, not one-dimensional, or outside `[0, vocab_size)`.
     """
     return checks.token_ids(name, ids, vocab_size)
 
 
 class Sequence(NotCopied):
-    """A token stream with its own KV cache, from `LLM.new_sequence()` or `fork()`.
+    """A sequence of tokens with its own KV cache, from `LLM.new_sequence()` or `fork()`.
 
-    Close it, or use it as a context manager, to give its slot back. Steps of different sequences
-    may come from different threads; calls on one sequence from several threads are safe but make
-    one stream, in the order in which they happen to arrive.
+    Close it, or use it as a context manager, to give its slot back. Different threads may step
+    different sequences. Several threads may call one sequence safely, but their tokens are appended
+    in the order in which the calls happen to arrive.
     """
 
     def __init__(self, core: "_core.Sequence", slot: Slot, vocab_size: int) -> None:
@@ -57,8 +57,8 @@ class Sequence(NotCopied):
             float32 `[vocab_size]`, or `[n, vocab_size]` with `all_logits`.
 
         Raises:
-            TypeError: ids that are not integers.
-            ValueError: no ids, or ids that are not in the vocabulary.
+            TypeError: an id is not an integer.
+            ValueError: there are no ids, or one is not in the vocabulary.
             ContextOverflowError: more tokens than `max_context`; nothing was appended.
             ReadError: an expert could not be read; nothing was appended.
             NonFiniteError: the model computed NaN or infinity; nothing was appended.
@@ -90,7 +90,7 @@ class Sequence(NotCopied):
     def _open(self) -> "_core.Sequence":
         core = self._core
         if core is None:
-            raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
+            raise ClosedError("this sequence is closed; open another one with LLM.new_sequence()")
         return core
 
     @property
@@ -98,7 +98,7 @@ class Sequence(NotCopied):
         """What the last step did.
 
         Raises:
-            ValueError: there was none yet.
+            ValueError: no step has run yet.
         """
         if self._last_stats is None:
             raise ValueError("no step has run on this sequence yet: call prefill first")
@@ -120,16 +120,16 @@ class Sequence(NotCopied):
 
         Raises:
             TypeError: `length` is not an integer.
-            ValueError: `length` is negative or more than there are.
+            ValueError: `length` is negative, or more than the sequence has.
             ClosedError: the sequence or the model is closed.
         """
         core = self._open
         core.truncate(checks.integer("truncate: length", length, 0, core.length))
 
     def fork(self) -> "Sequence":
-        """Return a second sequence with the same tokens; each goes its own way from here.
+        """Return a second sequence with the same tokens, independent of this one.
 
-        The KV cache is copied, nothing is computed. The new sequence takes a slot of its own.
+        The KV cache is copied and nothing is computed. The new sequence takes a slot of its own.
 
         Raises:
             AdapmoeError: all `max_sequences` slots are taken.
@@ -143,11 +143,11 @@ class Sequence(NotCopied):
             raise
 
     def reset(self) -> None:
-        """Forget all tokens and keep the slot. Raises ClosedError if it has none any more."""
+        """Forget all tokens and keep the slot. Raises ClosedError if the sequence is closed."""
         self._open.reset()
 
     def close(self) -> None:
-        """Give the slot back, after a step that is running. Closing twice is harmless."""
+        """Give the slot back once a running step ends. Closing twice is harmless."""
         core, self._core = self._core, None
         if core is not None:
             core.close()

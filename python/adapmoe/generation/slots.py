@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `max_sequences` slots for KV caches: who holds one and who waits for one."""
+"""The `max_sequences` slots for sequences: who holds one, and who waits for one."""
 
 import threading
 import weakref
@@ -36,15 +36,15 @@ class Slot:
 class Slots:
     """Thread-safe. A slot that becomes free goes to whoever has waited longest.
 
-    Only generations wait, and only for generations of others, because those end by themselves. A
-    sequence opened by hand ends when its user likes, and waiting for a slot you hold yourself would
+    Only generations wait, and only for other owners' generations, because those end by themselves.
+    A sequence opened by hand may stay open for ever, and waiting for a slot you hold yourself would
     deadlock, so both raise instead.
     """
 
     def __init__(self, total: int) -> None:
         """`total`: number of slots."""
         self._opened_in = OpenedIn()
-        # Reentrant: the garbage collector may drop a sequence while this thread is in here.
+        # Reentrant: the garbage collector may close a sequence while this thread holds the lock.
         self._lock = threading.RLock()
         self._total = total
         self._held: set[Slot] = set()
@@ -62,10 +62,10 @@ class Slots:
         return self._total - len(self._held)
 
     def take(self, owner: Hashable = None) -> Slot:
-        """Take a free slot at once; `owner`: see `reserve`, None for a sequence opened by hand.
+        """Take a free slot; `owner`: see `reserve`, None for a sequence opened by hand.
 
         Raises:
-            AdapmoeError: there is none.
+            AdapmoeError: no slot is free.
         """
         slot = self.try_take(owner)
         if slot is None:
@@ -73,7 +73,7 @@ class Slots:
         return slot
 
     def try_take(self, owner: Hashable) -> Slot | None:
-        """Take a free slot if there is one."""
+        """A free slot, or None."""
         self._opened_in.check()
         with self._lock:
             return self._new_slot(owner) if self._free > 0 else None
@@ -82,11 +82,11 @@ class Slots:
         """Ask for a slot for a generation of `owner` (a thread or a task).
 
         Returns:
-            A future of the slot. Cancelling it leaves the queue.
+            A future of the slot. Cancel it to leave the queue.
 
         Raises:
-            AdapmoeError: all slots are taken, and none of them by a generation of somebody else
-                that can be waited for; or not `may_wait`.
+            AdapmoeError: all slots are taken, and waiting might never end: `owner` holds one, or
+                sequences opened by hand hold all of them. Also if not `may_wait`.
             ClosedError: the model is closed.
         """
         self._opened_in.check()

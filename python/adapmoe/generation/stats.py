@@ -29,19 +29,19 @@ _SPLIT_FIELDS = (
 class GenerationStats:
     """Sums over the steps of one generation.
 
-    A decode step that several sequences share counts whole for each of them.
+    A decode step that several sequences share counts in full for each of them.
 
     Attributes:
-        prefill_tokens, decode_tokens: token rows of this sequence.
+        prefill_tokens, decode_tokens: tokens of this sequence.
         prefill_s, decode_s: wall time of its steps; decode includes sampling and detokenising.
-        experts_used: expert visits, one per expert, layer and chunk; expert_hits: those found
-            resident.
+        experts_used: expert visits, one per expert, layer and chunk; expert_hits: visits that found
+            the expert resident.
         bytes_read: expert bytes read from the pack.
-        stall_s: time spent waiting for expert tiles; compute_s: the core's time without it.
-        prefill_energy_j, decode_energy_j: joules of the whole machine, as far as it has rails or
-            counters, during these steps; None where they are not measured.
-        throttled: what slowed the machine down meanwhile, empty for nothing; None where it does
-            not say, or before the end.
+        stall_s: time spent waiting for expert tiles; compute_s: the core's other time.
+        prefill_energy_j, decode_energy_j: energy of the whole machine during these steps; None if
+            any of it was not measured.
+        throttled: what slowed the machine down meanwhile, perhaps nothing; None if the machine does
+            not report it, and until the generation ends.
     """
 
     prefill_tokens: int = 0
@@ -82,22 +82,22 @@ class GenerationStats:
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """Prompt tokens per second; 0 before the first."""
+        """Prompt tokens per second; 0 before the first step."""
         return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Generated tokens per second without the first, which prefill gives; 0 before that."""
+        """Generated tokens per second, not counting the first, which comes from prefill."""
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
 
     @property
     def hit_rate(self) -> float:
-        """Share of expert visits that found the expert resident, 0 to 1; 0 before the first."""
+        """Share of expert visits that found the expert resident, 0 to 1."""
         return self.expert_hits / self.experts_used if self.experts_used else 0.0
 
     @property
     def joules_per_token(self) -> float | None:
-        """Energy of decoding per token; None where it is not measured, and before the first."""
+        """Energy of decoding per token; None if not measured, or nothing was decoded."""
         if self.decode_energy_j is None:
             return None
         return self.decode_energy_j / self.decode_tokens
@@ -114,14 +114,14 @@ class GenerationStats:
 
 
 def _add(total: float | None, joules: float | None, *, first: bool) -> float | None:
-    """A sum that is None once a part of it was not measured."""
+    """The total, or None if any step was not measured."""
     if joules is None or first:
         return joules
     return None if total is None else total + joules
 
 
 def split_as_dict(split: "MemorySplit") -> dict[str, int]:
-    """The memory split by name, ready for JSON. Bytes, except for the two counts of frames."""
+    """The memory split by name, ready for JSON: bytes, and two counts of frames."""
     return {name: getattr(split, name) for name in _SPLIT_FIELDS}
 
 
@@ -139,7 +139,7 @@ def describe_split(split: "MemorySplit") -> str:
         ),
         ("one token's experts", split.cycle_bytes, "read per token without any hit"),
     ]
-    if split.host_bytes:  # the rest lies in a GPU's own memory
+    if split.host_bytes:  # the rest is in a GPU's own memory
         rows.append(("CPU memory beside", split.host_bytes, "staging, and rows that the CPU reads"))
     return "\n".join(
         f"  {label:<20} {format_bytes(size):>12}  {remark}".rstrip() for label, size, remark in rows

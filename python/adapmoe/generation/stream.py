@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chunks of text as an iterator, for threads and for asyncio."""
+"""Iterators over chunks of text, for threads and for asyncio."""
 
 import asyncio
 import threading
@@ -14,11 +14,11 @@ from adapmoe.machine.process import NotCopied
 
 
 class GenerationStream(NotCopied, Iterator[GenerationChunk]):
-    """Iterator of chunks over one or several prompts, from `LLM.generate(..., stream=True)`.
+    """Iterator over the chunks of one or several prompts, from `LLM.generate(..., stream=True)`.
 
     Steps run in the thread that asks for chunks. Up to `max_sequences` prompts are decoded
-    together; the next one starts when one has finished. Each text is the same as if its prompt had
-    been alone. Leaving early: `close()`, or use it as a context manager. One stream belongs to one
+    together; the next one starts when one has finished. Each text is the same as if its prompt were
+    alone. To leave early, call `close()` or use it as a context manager. Use one stream in one
     thread at a time.
     """
 
@@ -27,10 +27,10 @@ class GenerationStream(NotCopied, Iterator[GenerationChunk]):
         self._batch = batch
 
     def __next__(self) -> GenerationChunk:
-        """Run steps until a chunk is ready. Raises what the steps raise, and is closed then.
+        """Run steps until a chunk is ready. If a step raises, the stream is closed.
 
-        Waits while other threads' generations hold all slots; AdapmoeError if this thread holds
-        one itself or all are held by sequences opened by hand, where waiting might never end.
+        Waits while other threads' generations hold all slots. Raises AdapmoeError where waiting
+        might never end: this thread holds a slot itself, or sequences opened by hand hold them all.
         """
         while not self._batch.ready:
             if self._batch.finished:
@@ -58,11 +58,11 @@ class GenerationStream(NotCopied, Iterator[GenerationChunk]):
 
     @property
     def results(self) -> list[GenerationResult]:
-        """What there is of every prompt, in order; complete once the iterator has ended."""
+        """What every prompt has generated so far, in order; complete once the iterator ends."""
         return self._batch.results
 
     def close(self) -> None:
-        """Stop; give all slots back. `results` keeps what was generated."""
+        """Stop and give all slots back. `results` keeps what was generated."""
         self._batch.close()
 
     def __enter__(self) -> "GenerationStream":
@@ -75,14 +75,14 @@ class GenerationStream(NotCopied, Iterator[GenerationChunk]):
 
 
 class AsyncGenerationStream(NotCopied, AsyncIterator[GenerationChunk]):
-    """Asynchronous iterator of chunks, from `LLM.generate_async` or `LLM.chat_async`.
+    """Asynchronous iterator over chunks, from `LLM.generate_async` or `LLM.chat_async`.
 
-    Steps run in a worker thread and the event loop stays free. Several streams may run at once;
-    their steps take turns. A stream that finds all slots taken by streams of other tasks, or by
-    generations of other threads, waits for one. Cancelling the task stops the generation after the
-    step that is running (one token, or `prefill_chunk` tokens of a prompt) and gives its slot back.
-    Leaving early: `await aclose()`, or use it as an asynchronous context manager. One stream
-    belongs to one task at a time.
+    Steps run in a worker thread, so the event loop stays free. Several streams may run at once;
+    their steps take turns. A stream waits for a slot while other tasks' streams or other threads'
+    generations hold them all. Cancelling the task stops the generation after the running step (one
+    token, or `prefill_chunk` tokens of a prompt) and gives its slot back. To leave early, call
+    `await aclose()` or use it as an asynchronous context manager. Use one stream in one task at a
+    time.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -90,10 +90,10 @@ class AsyncGenerationStream(NotCopied, AsyncIterator[GenerationChunk]):
         self._batch = batch
 
     async def __anext__(self) -> GenerationChunk:
-        """Run steps until a chunk is ready. Raises what the steps raise, and is closed then.
+        """Run steps until a chunk is ready. If a step raises, the stream is closed.
 
-        AdapmoeError if all slots are taken and waiting might never end: this task holds one
-        itself by another stream, or all are held by sequences opened by hand.
+        Raises AdapmoeError if all slots are taken and waiting might never end: this task holds one
+        itself through another stream, or sequences opened by hand hold them all.
         """
         while not self._batch.ready:
             if self._batch.finished:
@@ -120,12 +120,12 @@ class AsyncGenerationStream(NotCopied, AsyncIterator[GenerationChunk]):
 
     @property
     def results(self) -> list[GenerationResult]:
-        """What there is of every prompt, in order; complete once the iterator has ended."""
+        """What every prompt has generated so far, in order; complete once the iterator ends."""
         return self._batch.results
 
     async def aclose(self) -> None:
-        """Stop; give all slots back. `results` keeps what was generated."""
-        try:  # in the thread, because it may have to wait for somebody else's step
+        """Stop and give all slots back. `results` keeps what was generated."""
+        try:  # in the thread, because it may have to wait for another stream's step
             await self._batch.scheduler.worker.run(self._batch.close)
         except (ClosedError, ForkError):
             self._batch.close()
@@ -140,7 +140,7 @@ class AsyncGenerationStream(NotCopied, AsyncIterator[GenerationChunk]):
 
 
 def _abandon(waiting: "Future[Slot]") -> None:
-    """Leave the queue, or give back a slot that arrived while the wait was interrupted."""
+    """Leave the queue, or give back a slot that arrived after all."""
     if not waiting.cancel() and waiting.exception() is None:
         waiting.result().give_back()
 

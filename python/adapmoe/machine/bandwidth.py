@@ -19,9 +19,21 @@ if TYPE_CHECKING:
     from adapmoe import _core
 _HUGE_PAGE = 2 << 20
 
+DEFAULT_READ_DEPTH = 4
+_DEPTHS = (4, 2, 8, 16, 32)  # the default first
+_REQUESTS = {512 << 10: (16, 32), 2 << 20: (8, 16)}  # bytes -> depths, for larger tiles
+_BURST_BYTES = 48 << 20
+_MIN_BURST_TILES = 4
+_MIN_ROUNDS = 3
+_MIN_GAIN = 1.15  # how much faster than the default a setting must be to replace it
+_SEED = 20240814
+
+# Read by all threads together: so much that what a last-level cache holds of it hardly counts.
+_MEMORY_TEST_BYTES = 256 << 20
+
 
 def open_direct(path: Path) -> tuple[int, bool]:
-    """Open for reading.
+    """Open a file for reading, past the page cache where the file system allows it.
 
     Returns:
         The descriptor, and whether the page cache is bypassed.
@@ -36,8 +48,8 @@ def open_direct(path: Path) -> tuple[int, bool]:
 def read_buffer(size: int) -> Iterator[memoryview]:
     """Memory of `size` bytes, page-aligned, as O_DIRECT wants it.
 
-    Private and advised to have huge pages, like the runtime's arena: into the small pages of shared
-    memory the same reads can take twice as long.
+    It is private and asks for huge pages, like the runtime's arena: the same reads into the small
+    pages of shared memory can take twice as long.
     """
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     with mmap.mmap(-1, size + _HUGE_PAGE, flags=private) as mapping:
@@ -47,19 +59,9 @@ def read_buffer(size: int) -> Iterator[memoryview]:
             yield buffer
 
 
-DEFAULT_READ_DEPTH = 4
-_DEPTHS = (4, 2, 8, 16, 32)  # the default first
-_REQUESTS = {512 << 10: (16, 32), 2 << 20: (8, 16)}  # bytes -> depths, for larger tiles
-_BURST_BYTES = 48 << 20
-_FIRST_TILES = 4
-_ROUNDS = 3  # wanted; more where time is left
-_WORTH = 1.15
-_SEED = 20240814
-
-
 @dataclass(frozen=True)
 class Tiles:
-    """Pieces of a file that follow each other: `count` of `tile_bytes` each, from `offset` on."""
+    """`count` tiles of `tile_bytes` each, one after another in a file from `offset` on."""
 
     file: Path
     offset: int
@@ -69,14 +71,14 @@ class Tiles:
 
 @dataclass(frozen=True)
 class DiskSpeed:
-    """Bursts of tiles from a random place, each from idle to the last arrival.
+    """How fast one setting reads bursts of tiles, from an idle disk to the last tile's arrival.
 
     Attributes:
         read_depth: reads at the same time.
         bytes_per_s: median of the bursts.
-        direct: whether the page cache was bypassed; if not, the figure may be memory's.
-        request_bytes: of one read at most; 0: a whole tile.
-        gain: over the default in the same round, the lower quartile of the rounds.
+        direct: whether the page cache was bypassed; if not, this may be the speed of memory.
+        request_bytes: largest single read; 0: a whole tile.
+        gain: speed relative to the default in the same round, the lower quartile of the rounds.
     """
 
     read_depth: int
@@ -88,12 +90,12 @@ class DiskSpeed:
 
 @dataclass(frozen=True)
 class DiskProbe:
-    """What was measured, the default first.
+    """The speed of every setting that was tried.
 
     Attributes:
-        reader: that read, "io_uring" or "pread".
-        tile_bytes: of this pack.
-        speeds: empty where the disk is so slow that not every setting had its turn in time.
+        reader: what read, "io_uring" or "pread".
+        tile_bytes: size of a tile of this pack.
+        speeds: the default first; empty if the disk was too slow to try every setting in time.
     """
 
     reader: str
@@ -103,16 +105,16 @@ class DiskProbe:
     @property
     def best(self) -> DiskSpeed | None:
         """The setting to use; None without measurements."""
-        return choose(self.speeds, self.tile_bytes) if self.speeds else None
+        return choose_speed(self.speeds, self.tile_bytes) if self.speeds else None
 
 
 def measure_disk(tiles: Tiles, *, reader: str = "auto", seconds: float = 0.6) -> DiskProbe:
-    """Measure settings in turns, in the memory of one burst.
+    """Measure all settings in turns.
 
     Args:
         tiles: what to read.
         reader: as for LLM.
-        seconds: about how long; at most twice as long, and one burst of some tiles.
+        seconds: about how long to measure. The limit is twice this and one short burst.
 
     Raises:
         PackError: the file cannot be opened.
@@ -121,15 +123,16 @@ def measure_disk(tiles: Tiles, *, reader: str = "auto", seconds: float = 0.6) ->
     from adapmoe import _core
 
     tile_bytes = tiles.tile_bytes
-    most = min(max(_BURST_BYTES // tile_bytes, _FIRST_TILES), tiles.count)
-    probe = _core.ReadProbe(str(tiles.file), reader, most * tile_bytes)
+    max_tiles = min(max(_BURST_BYTES // tile_bytes, _MIN_BURST_TILES), tiles.count)
+    probe = _core.ReadProbe(str(tiles.file), reader, max_tiles * tile_bytes)
     bursts = _Bursts(probe, tiles)
     settings = settings_for(tile_bytes)
     end = time.perf_counter() + seconds
-    first = min(_FIRST_TILES, most)
-    speed = bursts.speed(*settings[0], first)  # wakes the disk, and says what can be afforded
-    affordable = int(speed * seconds / (len(settings) * _ROUNDS)) // tile_bytes
-    rounds = _rounds(bursts, settings, min(max(affordable, first), most), end, seconds)
+    min_tiles = min(_MIN_BURST_TILES, max_tiles)
+    speed = bursts.speed(*settings[0], min_tiles)  # wakes the disk, and tells how fast it is
+    affordable = int(speed * seconds / (len(settings) * _MIN_ROUNDS)) // tile_bytes
+    count = min(max(affordable, min_tiles), max_tiles)
+    rounds = _rounds(bursts, settings, count, end, seconds)
     speeds = [
         DiskSpeed(read_depth, median(column), probe.direct, request_bytes, _gain(column, rounds))
         for (read_depth, request_bytes), column in zip(
@@ -145,13 +148,13 @@ def settings_for(tile_bytes: int) -> list[tuple[int, int]]:
     return [(read_depth, 0) for read_depth in _DEPTHS] + pieces
 
 
-def choose(speeds: list[DiskSpeed], tile_bytes: int) -> DiskSpeed:
+def choose_speed(speeds: list[DiskSpeed], tile_bytes: int) -> DiskSpeed:
     """The first of `speeds`, the default, unless another is clearly faster in most rounds.
 
-    Then what has the least in flight of those about as fast as the fastest: reads for a need that
-    has just come up wait behind what is in flight.
+    Of those that are about as fast as the fastest, the one with the fewest bytes in flight: a read
+    that is suddenly needed has to wait behind them.
     """
-    faster = [speed for speed in speeds if speed.gain >= _WORTH]
+    faster = [speed for speed in speeds if speed.gain >= _MIN_GAIN]
     if not faster:
         return speeds[0]
     best = max(speed.bytes_per_s for speed in faster)
@@ -167,7 +170,7 @@ def _gain(column: tuple[float, ...], rounds: list[list[float]]) -> float:
 def _rounds(
     bursts: "_Bursts", settings: list[tuple[int, int]], tiles: int, end: float, seconds: float
 ) -> list[list[float]]:
-    """Bytes per second of every setting, in rounds; every other round goes backwards."""
+    """Bytes per second of every setting, round by round; every other round runs backwards."""
     rounds: list[list[float]] = []
     begin = time.perf_counter()
     while True:
@@ -183,7 +186,7 @@ def _rounds(
 
 
 class _Bursts:
-    """Bursts of neighbouring tiles, each from another random place."""
+    """Bursts of neighbouring tiles, each from another random offset."""
 
     def __init__(self, probe: "_core.ReadProbe", tiles: Tiles) -> None:
         self._probe, self._tiles = probe, tiles
@@ -198,22 +201,17 @@ class _Bursts:
         return count * tile_bytes / max(seconds, 1e-9)
 
 
-# Of all threads: what a last-level cache holds of it hardly counts. In a small container, half of
-# what may be taken.
-_BYTES = 256 << 20
-
-
 def measure_memory(*, threads: int | None = None, seconds: float = 1.0) -> float:
-    """Bytes per second that all cores read together from memory in float32 maxima.
+    """Bytes per second that all cores together read from memory, looking for float32 maxima.
 
     Args:
         threads: None: one per core available to the process.
-        seconds: at least one round is measured even if it takes longer.
+        seconds: how long to measure; one round is always finished.
     """
     from adapmoe import _core
 
     count = threads or _core.usable_cpus()
-    total = min(_BYTES, _core.available_memory() // 2)
+    total = min(_MEMORY_TEST_BYTES, _core.available_memory() // 2)
     parts = [np.ones(max(total // 4 // count, 1), np.float32) for _ in range(count)]
     size = sum(part.nbytes for part in parts)
     best, deadline = 0.0, time.perf_counter() + seconds

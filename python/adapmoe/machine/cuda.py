@@ -10,6 +10,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+_log = logging.getLogger("adapmoe")
+
+LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10")  # that arithmetic="tensorrt" can use
+_PACKAGE = "tensorrt_libs"
 _MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16  # CU_DEVICE_ATTRIBUTE_...
 
 
@@ -18,9 +22,9 @@ class Device:
     """A GPU.
 
     Attributes:
-        capability: such as "8.7".
-        memory_bytes: of the GPU; where it is integrated, the machine's own memory.
-        integrated: shares memory with the CPU.
+        capability: its compute capability, such as "8.7".
+        memory_bytes: the GPU's memory; the machine's if the GPU is integrated.
+        integrated: whether it shares memory with the CPU.
     """
 
     name: str
@@ -32,18 +36,18 @@ class Device:
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver that answers: the newest CUDA it can run, such as "12.6", and its devices."""
+    """A working driver: the newest CUDA it can run, such as "12.6", and its devices."""
 
     version: str
     devices: list[Device]
 
 
 class DriverError(Exception):
-    """The driver is there and refuses; the text says what it answered."""
+    """The driver is installed, but a call to it failed; the message says which."""
 
 
 def ask_driver(library: Any) -> Driver:
-    """Initialise the driver and list its devices; no context is made.
+    """Initialise the driver and list its devices, without creating a context.
 
     Raises:
         DriverError: a call failed.
@@ -92,9 +96,9 @@ def _call(library: Any, name: str, *arguments: Any) -> None:
 
 
 class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """What tells devices of one compute capability apart: an AGX Orin from an Orin Nano."""
+    """Tells apart devices of the same compute capability, such as an AGX Orin and an Orin Nano."""
 
-    name: str  # the driver's, such as "Orin"
+    name: str  # as the driver calls it, such as "Orin"
     multiprocessors: Annotated[int, Meta(ge=1)]
 
     def __str__(self) -> str:
@@ -104,14 +108,14 @@ class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """A device."""
+    """A GPU that engines are built for."""
 
     target: str  # its compute capability, such as "sm_87"
     model: DeviceModel
 
 
 def find_device() -> CudaDevice | None:
-    """Device 0; None where there is no driver or no device."""
+    """The first device; None if there is no driver or no device."""
     try:
         devices = ask_driver(ctypes.CDLL("libcuda.so.1")).devices
     except (OSError, DriverError):
@@ -123,23 +127,18 @@ def find_device() -> CudaDevice | None:
     return CudaDevice(target, DeviceModel(first.name, first.multiprocessors))
 
 
-_log = logging.getLogger("adapmoe")
-
-LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10")  # that arithmetic="tensorrt" can use
-_PACKAGE = "tensorrt_libs"
-
-
 def packaged_library(name: str) -> Path | None:
-    """The library `name` in the package, which is not imported; None where there is none."""
+    """Where the pip package has the library `name`; None if it has not. Imports nothing."""
     spec = find_spec(_PACKAGE)
     folders = (spec and spec.submodule_search_locations) or []
     return next((path for folder in folders if (path := Path(folder, name)).is_file()), None)
 
 
 def load_packaged_tensorrt() -> None:
-    """Load what the package has: the core, which asks by name, is then given the same library.
+    """Load TensorRT from the pip package, so that the core, which loads it by name, gets the same.
 
-    It goes before a library of the system, as it does for `import tensorrt`, which builds engines.
+    The package takes precedence over the system's library, as it does for `import tensorrt`, which
+    builds the engines.
     """
     for path in filter(None, map(packaged_library, LIBRARIES)):
         try:

@@ -20,14 +20,14 @@ from adapmoe.errors import PackError
 _log = logging.getLogger("adapmoe")
 
 _CHUNK_BYTES = 8 << 20
-MOST_TEXT_BYTES = 256 << 20  # no model reads more in a day
+MAX_TEXT_BYTES = 256 << 20  # no model reads more in a day
 _MAX_RECORD_BYTES = 4 << 20  # larger files are not ours
 
 Record = TypeVar("Record")
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one, whole, at any moment. Raises OSError."""
+    """Replace a file so that readers see all of the old one or all of the new. Raises OSError."""
     # Not temporary_path(): threads, and containers with the same process id, may share the folder.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -41,7 +41,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where another process of ours writes the next `path`, in the same folder."""
+    """Where a worker process writes the next `path`: in the same folder."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
@@ -57,7 +57,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a file that is synced already, and sync the name. Raises OSError."""
+    """Rename a file that is already synced, and sync the name. Raises OSError."""
     temporary.replace(path)
     sync_folder(path.parent)
 
@@ -79,8 +79,8 @@ def read_text(path: Path) -> str:
         ValueError: it is too long or not UTF-8; the message has the path.
     """
     with path.open("rb") as file:
-        data = file.read(MOST_TEXT_BYTES + 1)
-    if len(data) > MOST_TEXT_BYTES:
+        data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
         raise text_too_long(path)
     try:
         text = data.decode("utf-8")
@@ -93,7 +93,7 @@ def read_text(path: Path) -> str:
 
 def text_too_long(name: object) -> ValueError:
     """The error for a text without end, such as that of /dev/zero."""
-    return ValueError(f"{name}: longer than {MOST_TEXT_BYTES >> 20} MiB; give a shorter text")
+    return ValueError(f"{name}: longer than {MAX_TEXT_BYTES >> 20} MiB; give a shorter text")
 
 
 def check_writable(path: Path) -> None:
@@ -117,7 +117,7 @@ def check_writable(path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """64 hex digits. Raises OSError."""
+    """The SHA-256 of a file, 64 hex digits. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while data := file.read(_CHUNK_BYTES):
@@ -127,7 +127,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Create `folder` and hold its lock, which ends with this process however that ends.
+    """Create `folder` and hold its lock, which this process loses however it ends.
 
     What an earlier run left half written is removed first.
 
@@ -161,7 +161,7 @@ def cached_path(name: str) -> Path | None:
 
 
 def read_cached(name: str, kind: type[Record]) -> Record | None:
-    """The record of that name.
+    """Read the record of that name.
 
     Args:
         name: of its file.
@@ -183,7 +183,7 @@ def read_cached(name: str, kind: type[Record]) -> Record | None:
 
 
 def write_cached(name: str, record: msgspec.Struct) -> bool:
-    """Replace the record of that name; whether that could be done."""
+    """Replace the record of that name; return whether that worked."""
     path = cached_path(name)
     if path is None:
         _log.debug("%s is not kept: there is no home directory", name)

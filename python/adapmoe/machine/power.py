@@ -15,13 +15,14 @@ from adapmoe.machine.procfs import KernelTree
 _LABELS = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label"
 _LABEL = re.compile(r"(.*)/in(\d+)_label")
 _TOTAL = "VDD_IN"  # the whole module, where it is measured
-_WITHIN = {"VDDQ_VDD2_1V8AO"}  # fed from VIN_SYS_5V0, which is counted
+_PART_OF_ANOTHER = {"VDDQ_VDD2_1V8AO"}  # fed from VIN_SYS_5V0, which is counted
 
 
 class Rails:
-    """The rails whose sum is the module's power. Without VDD_IN (AGX Orin): all that are labelled.
+    """The power rails that add up to the module's power.
 
-    Each is a voltage in mV and a current in mA.
+    That is VDD_IN alone where it exists, and otherwise (AGX Orin) every labelled rail. Each is a
+    voltage in mV and a current in mA.
     """
 
     def __init__(self, tree: KernelTree, files: dict[str, tuple[str, str]]) -> None:
@@ -31,11 +32,11 @@ class Rails:
 
     @classmethod
     def find(cls, tree: KernelTree) -> "Rails | None":
-        """None where there is no rail that can be read."""
+        """None if no rail can be read."""
         files = {}
         for path in tree.glob(_LABELS):
             label, match = tree.text(path), _LABEL.fullmatch(path)
-            if not label or match is None or label == "NC" or label in _WITHIN:
+            if not label or match is None or label == "NC" or label in _PART_OF_ANOTHER:
                 continue
             folder, number = match[1], match[2]
             voltage, current = f"{folder}/in{number}_input", f"{folder}/curr{number}_input"
@@ -52,7 +53,7 @@ class Rails:
         return f"INA3221 {' + '.join(sorted(self._files))}"
 
     def watts(self) -> float | None:
-        """The sum now; None if a rail has vanished."""
+        """The sum now; None if a rail has disappeared."""
         total = 0
         for voltage_file, current_file in self._files.values():
             voltage, current = self._tree.number(voltage_file), self._tree.number(current_file)
@@ -62,21 +63,21 @@ class Rails:
         return total / 1e6
 
 
-_CLASS = "sys/class/powercap"
+_POWERCAP = "sys/class/powercap"
 _DOMAIN = re.compile(r"intel-rapl:\d+(:\d+)?")  # intel-rapl-mmio repeats the package
 # "core" and "uncore" are inside the package; "psys" is the platform, and contains it.
 _COUNTED = re.compile(r"package-\d+|dram")
 
 
 def counters(tree: KernelTree) -> dict[str, str]:
-    """{folder: name} of the packages and their memory, whether they may be read or not."""
-    folders = [f"{_CLASS}/{name}" for name in tree.names(_CLASS) if _DOMAIN.fullmatch(name)]
+    """{folder: name} of the processor packages and their memory, readable or not."""
+    folders = [f"{_POWERCAP}/{name}" for name in tree.names(_POWERCAP) if _DOMAIN.fullmatch(name)]
     names = {folder: tree.text(f"{folder}/name") or "" for folder in folders}
     return {folder: name for folder, name in names.items() if _COUNTED.fullmatch(name)}
 
 
 class Rapl:
-    """Adds up what the counters advance. They wrap, and must be read more often than that."""
+    """Adds up how far the energy counters advance. They wrap, so read them more often than that."""
 
     def __init__(self, tree: KernelTree, folders: dict[str, str], last: dict[str, int]) -> None:
         """Use `find`."""
@@ -88,7 +89,7 @@ class Rapl:
 
     @classmethod
     def find(cls, tree: KernelTree) -> "Rapl | None":
-        """None where there are no counters, or only root may read them."""
+        """None if there are no counters, or only root may read them."""
         folders = counters(tree)
         last = {f: value for f in folders if (value := tree.number(f"{f}/energy_uj")) is not None}
         return cls(tree, folders, last) if folders and last.keys() == folders.keys() else None
@@ -99,7 +100,7 @@ class Rapl:
         return f"RAPL {' + '.join(sorted(self._folders.values()))}"
 
     def joules(self) -> float | None:
-        """Since `find`; None if a counter has vanished or is not to be understood."""
+        """Since `find`; None if a counter disappeared or wrapped with an unknown range."""
         for folder in self._folders:
             now = self._tree.number(f"{folder}/energy_uj")
             if now is None:
@@ -125,10 +126,13 @@ _OVER_CURRENT = re.compile(r"oc\d+_event_cnt")
 
 
 class Throttle:
-    """Counts how often each reason was seen. A count that has risen since is a reason."""
+    """Counts how often each reason for throttling was seen.
+
+    Compare counts before and after: a reason whose count rose slowed the machine down.
+    """
 
     def __init__(self, tree: KernelTree) -> None:
-        """Finds what there is to look at."""
+        """Find what this machine reports."""
         self._tree = tree
         self._devices = {
             folder: kind
@@ -140,7 +144,7 @@ class Throttle:
 
     @property
     def available(self) -> bool:
-        """Whether the machine says anything about it."""
+        """Whether the machine reports throttling at all."""
         return bool(self._devices or self._counters)
 
     def active(self) -> list[str]:
@@ -149,7 +153,7 @@ class Throttle:
         return sorted(kind for kind, state in states.items() if state and state > 0)
 
     def counts(self) -> dict[str, int]:
-        """{reason: count}; those of cooling devices rise by looking while they are active."""
+        """{reason: count}. A cooling device counts each time it is found active here."""
         for kind in self.active():
             self._seen[kind] += 1
         found = dict(self._seen)
@@ -171,10 +175,10 @@ def risen(before: dict[str, int], now: dict[str, int]) -> list[str]:
     return sorted(reason for reason, count in now.items() if count > before.get(reason, 0))
 
 
-_FRESH_S = 0.02  # a younger reading is not repeated: what a span loses by it, the next one gains
-_PERIOD_S = 0.2  # between readings of the thread
-_IDLE_READINGS = 5  # that it waits for the next span
-_STALE_S = 1.0  # power that was read longer ago says nothing about the time since
+_FRESH_S = 0.02  # a newer reading is reused; what one span misses, the next one gets
+_PERIOD_S = 0.2  # between the thread's readings
+_IDLE_READINGS = 5  # the thread ends after this many without a span
+_STALE_S = 1.0  # an older reading of the power says nothing about the time since
 
 
 @dataclass
@@ -183,7 +187,7 @@ class Span:
 
     Attributes:
         seconds: wall time.
-        joules: of the machine in that time; None where it is not measured.
+        joules: energy of the whole machine in that time; None if it is not measured.
     """
 
     seconds: float = 0.0
@@ -191,7 +195,10 @@ class Span:
 
 
 class PowerMeter:
-    """Thread-safe. Where the machine has neither rails nor counters, spans have only seconds."""
+    """Measures energy over spans of time. Thread-safe.
+
+    On a machine with neither rails nor counters, spans have only seconds.
+    """
 
     def __init__(
         self, tree: KernelTree | None = None, clock: Callable[[], float] = time.perf_counter
@@ -203,7 +210,7 @@ class PowerMeter:
         self._rapl = None if self._rails else Rapl.find(tree)
         self._throttle = Throttle(tree)
         self._lock = threading.Lock()
-        self._joules: float | None = 0.0  # None once a rail or counter has vanished
+        self._joules: float | None = 0.0  # None once a rail or counter has disappeared
         self._watts: float | None = None
         self._read_at = float("-inf")
         self._spans = 0
@@ -220,7 +227,7 @@ class PowerMeter:
 
     @contextmanager
     def span(self) -> Iterator[Span]:
-        """Measure what is done inside; also when it raises."""
+        """Measure what runs inside, even if it raises."""
         measured = Span()
         began, before = self._clock(), self._change(1)
         try:
@@ -232,24 +239,24 @@ class PowerMeter:
                 measured.joules = after - before
 
     def throttle_counts(self) -> dict[str, int] | None:
-        """To be passed to `throttled_since` later; None where the machine says nothing."""
+        """For `throttled_since`; None if the machine does not report throttling."""
         if not self._throttle.available:
             return None
         with self._lock:
             return self._throttle.counts()
 
     def throttled_since(self, before: dict[str, int] | None) -> list[str] | None:
-        """What has slowed the machine down since; None where it does not say."""
+        """What slowed the machine down since `before`; None if it does not report that."""
         now = self.throttle_counts()
         return None if before is None or now is None else risen(before, now)
 
     def _change(self, spans: int) -> float | None:
-        """Begin (1) or end (-1) a span. Returns the joules so far, None where not measured."""
+        """Begin (1) or end (-1) a span. Returns the joules so far, None if not measured."""
         if self.source is None:
             return None
         with self._lock:
             if self._spans == 0 and self._clock() - self._read_at > _STALE_S:
-                self._watts = None  # nobody looked since; the pause is not counted
+                self._watts = None  # nobody has looked since; do not count the pause
             self._spans += spans
             if self._rails and self._joules is not None and self._thread is None:
                 self._thread = threading.Thread(target=self._keep_reading, daemon=True)
@@ -276,7 +283,7 @@ class PowerMeter:
         self._watts = watts
 
     def _renew(self) -> None:
-        """In a fork: nobody holds the lock, and the thread is gone."""
+        """In a forked child: the thread is gone, and the lock might stay locked for ever."""
         self._lock = threading.Lock()
         self._thread = None
         self._spans = 0
@@ -286,7 +293,7 @@ class PowerMeter:
             time.sleep(_PERIOD_S)
 
     def _read_once(self) -> bool:
-        """Whether the thread should go on."""
+        """Returns whether the thread should go on."""
         with self._lock:
             self._idle = 0 if self._spans else self._idle + 1
             if self._spans:

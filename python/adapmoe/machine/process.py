@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds threads, locks and memory: refused in a fork, and never copied."""
+"""Guards for what holds threads, locks or memory: no use in a fork, no copies."""
 
 import os
 from typing import NoReturn, SupportsIndex
@@ -10,8 +10,8 @@ from adapmoe.errors import ForkError
 class OpenedIn:
     """Remembers the process in which something was opened.
 
-    A fork has a copy of its locks, perhaps locked, but none of its threads. Check before taking a
-    lock or waiting for a thread.
+    A fork gets a copy of the locks, perhaps locked, but none of the threads. Call `check` before
+    taking a lock or waiting for a thread.
     """
 
     def __init__(self) -> None:

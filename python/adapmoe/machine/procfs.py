@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of machine and process: /proc, /sys, control groups, mounts."""
+"""What the kernel says about this machine and process: /proc, /sys, control groups, mounts."""
 
 import re
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 
 class KernelTree:
-    """Files below a root such as `/`. Whatever is missing or unreadable is None or empty.
+    """Files below a root such as `/`. What is missing or unreadable is None or empty.
 
-    Paths are written without the leading slash: `proc/meminfo`. Tests pass trees of their own.
+    Paths have no leading slash: `proc/meminfo`. Tests use trees of their own.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -19,11 +19,11 @@ class KernelTree:
 
     @property
     def root(self) -> str:
-        """As the core takes it: "" for the machine's own files."""
+        """The root as the core takes it: "" for the machine's own files."""
         return "" if self._root == Path("/") else str(self._root)
 
     def text(self, path: str) -> str | None:
-        """The contents without surrounding white space and NULs; None where it cannot be read."""
+        """The contents without surrounding white space and NULs; None if it cannot be read."""
         try:
             raw = (self._root / path).read_bytes()
         except OSError:
@@ -31,7 +31,7 @@ class KernelTree:
         return raw.decode(errors="replace").strip("\0 \t\r\n")
 
     def number(self, path: str) -> int | None:
-        """The integer in a file; None where there is none."""
+        """The integer in a file; None if there is none."""
         try:
             return int(self.text(path) or "")
         except ValueError:
@@ -45,7 +45,7 @@ class KernelTree:
             return []
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths that match, sorted, written as they would be passed to `text`."""
+        """Matching paths, sorted, as `text` takes them."""
         try:
             found = sorted(self._root.glob(pattern))
         except OSError:
@@ -53,14 +53,14 @@ class KernelTree:
         return [path.relative_to(self._root).as_posix() for path in found]
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file or directory that may be seen."""
+        """Whether there is such a file or directory, and it may be seen."""
         try:
             return (self._root / path).exists()
         except OSError:
             return False
 
     def fields(self, path: str) -> dict[str, str]:
-        """A file of `name: value` lines, such as `proc/meminfo`; the first of a name counts."""
+        """{name: value} of a file of such lines, like `proc/meminfo`; the first wins."""
         found: dict[str, str] = {}
         for line in (self.text(path) or "").splitlines():
             name, colon, value = line.partition(":")
@@ -78,7 +78,10 @@ _MOUNT = "sys/fs/cgroup"
 
 
 def control_files(tree: KernelTree, controller: str, unified: str, legacy: str) -> Iterator[str]:
-    """Where a limit may stand, as `tree` takes it: called `unified` in version 2, else `legacy`."""
+    """Files that may hold a limit of this process, its own group's first, then the parents'.
+
+    The file is called `unified` in cgroup version 2 and `legacy` in version 1.
+    """
     for line in (tree.text("proc/self/cgroup") or "").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -98,7 +101,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of mountinfo: device number "259:1", where it is mounted, type, and source."""
+    """A line of mountinfo: device number such as "259:1", mount point, file system, and source."""
 
     device: str
     point: str
@@ -132,7 +135,7 @@ def _unescape(text: str) -> str:
 
 
 def peak_rss_bytes() -> int:
-    """Most memory this process ever had in RAM, file-backed pages included, in bytes.
+    """The most memory that this process has ever had in RAM, file-backed pages included, in bytes.
 
     Read from the kernel's VmHWM: getrusage would report a larger parent's peak after fork and exec.
     """

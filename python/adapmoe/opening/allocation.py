@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How layers share the memory for experts, and what calibration knows of each."""
+"""How layers share the memory for experts, and what calibration knows about each layer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ class CalibrationFacts:
     Attributes:
         frequency: float64 `[num_layers, num_experts]`, share of tokens that use an expert.
         overlap: float64 `[num_layers]`, share of a token's experts that the next one uses too.
-        accuracy: depth -> share of needed experts that looking so many layers ahead predicts, one
-            per layer; None where nothing looks ahead to.
-        first_layer_accuracy: the same of the trained gate of layer 0.
-        layers: what the dynamic programme wants to know.
+        accuracy: look-ahead depth -> share of needed experts that it predicts, one per layer; None
+            for layers that nothing looks ahead to.
+        first_layer_accuracy: the same for layer 0's trained gate.
+        layers: what the dynamic programme needs.
     """
 
     frequency: NDArray[np.float64]
@@ -38,12 +38,12 @@ class CalibrationFacts:
 
     @property
     def next_layer(self) -> float:
-        """Mean accuracy of looking one layer ahead, the trained gate for layer 0."""
+        """Mean accuracy of looking one layer ahead; for layer 0, of the trained gate."""
         return float(np.mean(self.layers.prefetch_accuracy))
 
     @classmethod
     def of(cls, pack: Path) -> "CalibrationFacts | None":
-        """From a pack's calibration.json; None where there is none.
+        """From a pack's calibration.json; None if it has none.
 
         Raises:
             CalibrationError: it is damaged, or of another pack or version.
@@ -69,7 +69,7 @@ class CalibrationFacts:
 
 
 def check_allocation(pack: Path, allocation: str) -> None:
-    """Raise before anything is opened what `allocate` would raise."""
+    """Raise what `allocate` would raise, before anything is opened."""
     if allocation == "dp":
         read_calibration(pack)
 
@@ -77,7 +77,7 @@ def check_allocation(pack: Path, allocation: str) -> None:
 def allocate(
     pack: Path, geometry: PackGeometry, split: "MemorySplit", allocation: str, gating: str
 ) -> list[int]:
-    """Soft floors for the memory that there is now: experts per layer, [] for "global".
+    """Soft floors for the present memory: experts per layer, [] for "global".
 
     Raises:
         CalibrationError: allocation "dp" without calibration.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How experts are computed: exactly, or by the fastest way that this device has.
+"""How experts are computed: exactly, or in the fastest way that this device has.
 
-Measuring takes a moment and is done once: the result is kept in the user's cache directory, under
-the shape of the pack, the device and the versions that it was measured with. A record that cannot
-be read is measured again.
+Measuring takes a moment and is done once. The result is kept in the user's cache directory, by the
+shape of the experts, the device and the versions it was measured with. A record that cannot be read
+is measured again.
 """
 
 import ctypes
@@ -36,44 +36,44 @@ class _Measured(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Choice:
-    """The path to open a session with, and one line for the user where it was measured."""
+    """The path to open a session with, and one line for the user if it was measured."""
 
     path: str
     note: str = ""
 
     def backend(self, asked: str) -> str:
-        """The backend that runs this path; engines are one of the GPU's."""
+        """The backend that runs this path; engines belong to the GPU's."""
         return "cuda" if self.path == ENGINES and asked == "auto" else asked
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What measures: `paths` can run here; `seconds` of one expert by each."""
+    """What a device can run, and how fast it is."""
 
     paths: Callable[[], ExpertPaths]
-    seconds: Callable[[str], float]
-    key: Callable[[], dict[str, Any]]  # what a measurement is good for
+    seconds: Callable[[str], float]  # of one expert by a path
+    key: Callable[[], dict[str, Any]]  # what a measurement is valid for
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
-    """The path that takes least time; the exact one where it is among the fastest."""
+    """The path that takes the least time; among equals, the exact one."""
     least = min(seconds.values())
     return EXACT if seconds.get(EXACT) == least else min(seconds, key=lambda path: seconds[path])
 
 
-def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
+def choose_expert_path(arithmetic: str, *, exact: bool, probe: Probe) -> Choice:
     """The path for what the user asked for.
 
     Args:
-        experts: "auto", or a path, which the core checks.
-        exact: only paths with the bits of the CPU; there is one, so nothing is measured.
+        arithmetic: "auto", or a path, which the core checks.
+        exact: only paths with the CPU's bits; there is one, so nothing is measured.
         probe: the device.
 
     Raises:
         BackendUnavailableError, ReadError: a measurement failed.
     """
-    if experts != "auto" or exact:
-        return Choice(experts)
+    if arithmetic != "auto" or exact:
+        return Choice(arithmetic)
     paths, without_engines = probe.paths()
     if len(paths) == 1:
         return Choice(paths[0], without_engines)
@@ -92,7 +92,7 @@ def choose_expert_path(experts: str, *, exact: bool, probe: Probe) -> Choice:
 
 def device_probe(pack: Path, backend: str) -> Probe:
     """Measures the experts of `pack` on the device that `backend` would use."""
-    from adapmoe import _core
+    from adapmoe import _core  # tests of the choice need no core
 
     def find_paths() -> ExpertPaths:
         if any(pack.glob(_LISTS)):
@@ -107,7 +107,7 @@ def device_probe(pack: Path, backend: str) -> Probe:
 
 
 def _key(pack: Path, manifest: Manifest, version: str) -> dict[str, Any]:
-    """Shape of an expert, device and versions, those of the engines too."""
+    """Shape of an expert, the device, and all versions, the engines' included."""
     experts = manifest.experts
     try:
         driver = ask_driver(ctypes.CDLL("libcuda.so.1"))

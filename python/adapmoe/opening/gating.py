@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a session that come from the pack's calibration unless the user gives them."""
+"""Settings that come from the pack's calibration unless the user gives them."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _log = logging.getLogger("adapmoe")
 
 @dataclass(frozen=True)
 class Gating:
-    """A gate: mode, T of the rule, and s_i, one per layer (empty for "off")."""
+    """A gate: its mode, the rule's threshold T, and s_i, one per layer (empty for "off")."""
 
     mode: str
     threshold: float
@@ -34,11 +34,11 @@ class Gating:
 def choose_gating(
     pack: Path, mode: str, threshold: float | None, sensitivity: Sequence[float]
 ) -> Gating:
-    """What is given wins; the rest comes from calibration.json.
+    """What the user gives wins; the rest comes from calibration.json.
 
     Raises:
-        CalibrationError: something is needed from a calibration, and there is none of this pack.
-        ValueError: sensitivities without the threshold that belongs to them.
+        CalibrationError: the pack has no calibration, and something is needed from it.
+        ValueError: sensitivities without their threshold.
     """
     if mode not in ("sensitivity", "residency"):
         return Gating(mode, threshold or 0.0, list(sensitivity))  # the session knows its modes
@@ -55,13 +55,13 @@ def choose_gating(
     calibrated = found.gating.threshold(mode)
     if calibrated is None:
         raise CalibrationError(
-            f"{pack / FILE}: has no threshold for gating={mode!r}, which was left out; "
+            f"{pack / FILE}: has no threshold for gating={mode!r}, which calibration skipped; "
             "calibrate the pack again, or give gating_threshold="
         )
     if not calibrated.pays:
         _log.warning(
-            "%s: gating=%r does not pay for this model within +%g %% perplexity; nothing is left "
-            "out",
+            "%s: gating=%r does not pay for this model within +%g %% perplexity; no expert is "
+            "skipped",
             pack,
             mode,
             100 * found.gating.max_perplexity_increase,
@@ -71,11 +71,10 @@ def choose_gating(
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """How layer 0 is foreseen: by a trained gate `[num_local_experts * hidden_size]`, flat, or []
-    for none, and by its own router on the embedding."""
+    """How layer 0's experts are predicted."""
 
-    gate: list[float]
-    embedding: bool
+    gate: list[float]  # a trained gate, `[num_local_experts * hidden_size]` flat; [] for none
+    embedding: bool  # by its own router, from the token's embedding
 
     @property
     def options(self) -> dict[str, Any]:
@@ -84,10 +83,10 @@ class FirstLayer:
 
 
 def choose_first_layer(pack: Path, prefetch: int, first_layer: str) -> FirstLayer:
-    """Without calibration there is no trained gate.
+    """What the setting `first_layer` means for this pack. Without calibration: no trained gate.
 
     Raises:
-        CalibrationError: the calibration is of another pack.
+        CalibrationError: the calibration belongs to another pack.
     """
     gate: list[float] = []
     if prefetch > 0 and first_layer in ("both", "hidden") and (pack / FILE).exists():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queue depth and size of a read for a pack: as given, as probed earlier, or the default."""
+"""How to read a pack: how many reads at a time, and how large, as given, probed or by default."""
 
 import logging
 import os
@@ -31,10 +31,9 @@ class ReadSettings:
 
     Attributes:
         read_depth: reads at the same time.
-        request_bytes: of one read at most; 0: a whole tile.
-        reader: as asked for.
-        register_buffers: likewise.
-        source: "given" by the caller, "probed" on this disk, or the "default".
+        request_bytes: largest single read; 0: a whole tile.
+        source: "given" by the caller, "probed" on this disk, or "default".
+        reader, register_buffers: as given.
     """
 
     read_depth: int = DEFAULT_READ_DEPTH
@@ -57,7 +56,7 @@ class ReadSettings:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON; `reader` is left to who knows which one is in use."""
+        """Ready for JSON, without `reader`: it may be "auto", and only the session knows more."""
         return {name: value for name, value in asdict(self).items() if name != "reader"}
 
 
@@ -68,13 +67,13 @@ def read_settings(
     request_bytes: int | None = None,
     register_buffers: bool = False,
 ) -> ReadSettings:
-    """What to open `pack` with; quick, nothing is measured.
+    """How to read `pack`. Measures nothing.
 
     Args:
         pack: its directory.
-        reader: as for LLM; what was probed with another one does not count.
-        read_depth, request_bytes: as the caller gave them, or None. One alone takes the default
-            of the other.
+        reader: as for LLM; what another reader was probed with does not count.
+        read_depth, request_bytes: as the caller gave them, or None. If only one is given, the other
+            has its default.
         register_buffers: as for LLM.
     """
     if read_depth is not None or request_bytes is not None:
@@ -92,7 +91,7 @@ def settle(
     read_depth: int | None = None,
     request_bytes: int | None = None,
 ) -> ReadSettings:
-    """`read_settings`, after a probe where nothing is given and nothing is known yet.
+    """`read_settings`, but probe the disk first if nothing is given and nothing known.
 
     Args:
         experts: `experts` of the pack's manifest.
@@ -108,11 +107,11 @@ def settle(
 
 
 def remember(pack: Path, probe: DiskProbe) -> DiskSpeed | None:
-    """Keep what a probe found for later openings of `pack` on this disk.
+    """Keep what a probe found for the next time `pack` is opened on this disk.
 
     Returns:
-        The setting that they will use; None where nothing was kept: without measurements, through
-        the page cache, or where the cache directory cannot be written.
+        The setting that was kept. None if none was: there are no measurements, they went through
+        the page cache, or the cache directory cannot be written.
     """
     best = probe.best
     if best is None or not best.direct:
@@ -133,14 +132,14 @@ def _probed(pack: Path, reader: str) -> ReadSettings | None:
 
 
 def _name(pack: Path) -> str | None:
-    """One record per pack and file system: a copy on another disk has its own.
+    """The record's file: one per pack and file system, so a copy on another disk has its own.
 
-    None where the pack cannot be read: opening it says what is wrong.
+    None if the pack cannot be read; opening it will say why.
     """
     try:
         where = os.statvfs(pack)
         disk = where.f_fsid or pack.stat().st_dev
         return f"{manifest_sha256(pack)}-{disk:x}.disk.json"
     except (OSError, PackError) as error:
-        _log.debug("nothing is remembered of the disk of %s: %s", pack, error)
+        _log.debug("nothing is kept about the disk of %s: %s", pack, error)
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experts that were resident when a model was closed, read again when it is opened next.
+"""Keeps the list of resident experts when a model is closed, to read them when it opens again.
 
-One small JSON file per pack in the user's cache directory. It is advice: whatever is wrong with it
+The list is a small JSON file per pack in the user's cache directory. It is only advice: a wrong one
 costs a few reads and never an error.
 """
 
@@ -34,7 +34,7 @@ class WarmRestart:
     """Saves and restores the resident set of one pack."""
 
     def __init__(self, pack: Path) -> None:
-        """For the pack in a directory; a pack without a manifest is left alone."""
+        """For the pack in this directory; does nothing for one without a manifest."""
         try:
             self._sha256 = manifest_sha256(pack)
         except PackError:
@@ -42,7 +42,7 @@ class WarmRestart:
 
     @classmethod
     def of(cls, pack: Path, session: "_core.Session") -> "WarmRestart":
-        """For a pack that has just been opened: what was saved is being read."""
+        """For a pack that has just been opened; starts reading what was saved."""
         warm = cls(pack)
         warm.restore(session)
         return warm
@@ -51,7 +51,7 @@ class WarmRestart:
         """Start reading the saved experts in the background, as far as memory is free.
 
         Returns:
-            How many; reads that a step needs go before them.
+            How many experts. Reads that a step needs go first.
         """
         if not self._sha256:
             return 0
@@ -61,7 +61,7 @@ class WarmRestart:
         return session.warm(found.experts) if found.experts else 0
 
     def save(self, session: "_core.Session") -> None:
-        """Remember what is resident now, first what the next prompt will need first."""
+        """Save what is resident now, in the order in which the next prompt will need it."""
         if not self._sha256:
             return
         try:

@@ -19,7 +19,7 @@ FILE = "calibration.json"
 GATE_FILE = "first_layer_gate.npy"
 _FORMAT, _VERSION = "adapmoe-calibration", 1
 
-Foreseen = list[float | None]  # one value per layer; None where there is no earlier layer
+Foreseen = list[float | None]  # per layer; None if no layer looks ahead to it
 
 
 class Provenance(Struct, frozen=True):
@@ -33,13 +33,13 @@ class Provenance(Struct, frozen=True):
 
 
 class Sensitivities(Provenance, frozen=True, kw_only=True):
-    """What leaving experts out costs in each layer, measured by one method."""
+    """What dropping experts costs in each layer, measured by one method."""
 
     values: list[float]
 
 
 class Trained(Struct, frozen=True):
-    """How well the experts of layer 0 are foreseen, by four rules; the gate's file."""
+    """How well four rules predict layer 0's experts; and the trained gate's file."""
 
     accuracy: float
     accuracy_with_embedding: float
@@ -53,9 +53,9 @@ class Threshold(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The threshold of a gate that keeps the contract, and what it saves.
 
     Attributes:
-        pays: false, and the threshold 0, where too few activations would be saved. Then neither
+        pays: false, with threshold 0, if too few activations would be saved. Then neither
             the perplexity increase nor the share of gated steps is known.
-        bytes_per_token: read while decoding with `memory_fraction` of the experts resident.
+        bytes_per_token: read when decoding with `memory_fraction` of the experts resident.
     """
 
     pays: bool
@@ -69,7 +69,7 @@ class Threshold(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Gating(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The contract, and the thresholds that keep it; `residency` where it was asked for."""
+    """The contract, and the thresholds that keep it; `residency` if it was measured."""
 
     method: str
     max_perplexity_increase: float
@@ -78,16 +78,16 @@ class Gating(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_fraction: float | None = None
 
     def threshold(self, mode: str) -> Threshold | None:
-        """That of gating="sensitivity" or "residency"."""
+        """The threshold of gating="sensitivity" or "residency"."""
         return self.residency if mode == "residency" else self.sensitivity
 
 
 class Predictor(Struct, frozen=True):
-    """Share of needed experts that looking ahead foresees: depth -> one value per layer.
+    """Share of needed experts that looking ahead predicts: depth -> one value per layer.
 
     Attributes:
-        as_is: from the MoE input as the source layer's norm left it.
-        renormalized: from the hidden state put through the target layer's norm.
+        as_is: from the source layer's MoE input.
+        renormalized: from its hidden state, put through the target layer's norm.
     """
 
     as_is: dict[int, Foreseen]
@@ -95,7 +95,7 @@ class Predictor(Struct, frozen=True):
 
 
 class Routing(Struct, frozen=True):
-    """Per layer, over all windows.
+    """How the tokens of all windows were routed, per layer.
 
     Attributes:
         expert_frequency: `[layers][experts]`, share of tokens that use the expert; a row sums to
@@ -114,7 +114,7 @@ class Calibration(Sidecar, kw_only=True):
 
     Attributes:
         sensitivity: by method, "direct" and perhaps "fisher".
-        rank_correlation: of the two methods; None where only one was measured.
+        rank_correlation: of the two methods; None if only one was measured.
         single_ratio: share of tokens that keep a single expert, per layer.
     """
 
@@ -128,7 +128,7 @@ class Calibration(Sidecar, kw_only=True):
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a part refers to another that is not there."""
+        """Raise ValueError if a part refers to another that is missing."""
         if self.gating.method not in self.sensitivity:
             raise ValueError(f"`sensitivity` lacks the method {self.gating.method!r} of `gating`")
         if 1 not in self.predictor.as_is:

@@ -59,14 +59,14 @@ class Quantization(Struct, frozen=True):
 
 
 class Quantizations(Struct, frozen=True):
-    """Of the experts, and of every other matrix but the router."""
+    """How the experts are stored, and every other matrix except the router."""
 
     experts: Quantization
     dense: Quantization
 
 
 class Experts(Struct, frozen=True):
-    """Where the experts lie; `crc32c` has 8 digits per tile and one string per expert."""
+    """Where the experts are; `crc32c` has one string per expert, with 8 digits per tile."""
 
     file: str
     data_offset: int
@@ -81,7 +81,7 @@ class Experts(Struct, frozen=True):
         return self.crc32c[index][8 * tile : 8 * tile + 8]
 
     def offset(self, index: int, tile: int = 0) -> int:
-        """Where that tile begins in the file."""
+        """The offset of that tile in the file."""
         return self.data_offset + index * self.expert_bytes + tile * self.tile_bytes
 
     def all_tiles(self, pack: Path) -> Tiles:
@@ -113,7 +113,7 @@ class DenseVector(Struct, frozen=True, tag_field="kind", tag="vector"):
 
 
 class Dense(Struct, frozen=True):
-    """Where everything lies that is not an expert."""
+    """Where everything else is."""
 
     file: str
     data_offset: int
@@ -175,12 +175,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return [(layer, expert) for layer in range(layers) for expert in range(experts)]
 
     def expert_index(self, layer: int, expert: int) -> int:
-        """The place of an expert in the file."""
+        """The index of an expert in the file."""
         return layer * self.config.num_local_experts + expert
 
     @property
     def weight_errors(self) -> dict[str, float]:
-        """Relative RMSE by kind of tensor, where the manifest has the exporter's shape."""
+        """Relative RMSE by kind of tensor, as far as the manifest has it."""
         errors = self.quantization_error
         found = {
             kind: error.get("relative_rmse") if isinstance(error, dict) else None
@@ -190,7 +190,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     @property
     def source_config_sha256(self) -> str | None:
-        """SHA-256 of the checkpoint's config.json; None where the manifest does not say."""
+        """SHA-256 of the checkpoint's config.json; None if the manifest does not have it."""
         origin = self.provenance
         found = origin.get("source_config_sha256") if isinstance(origin, dict) else None
         return found if isinstance(found, str) else None
@@ -204,11 +204,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class PackGeometry:
-    """Counts, and sizes in bytes.
+    """The counts and byte sizes of a pack that routing and planning work with.
 
     Attributes:
         manifest_sha256: which pack.
-        fixed_bytes: what a session takes besides experts: dense weights, KV cache and scratch.
+        fixed_bytes: what a session needs besides experts: dense weights, KV cache and scratch.
     """
 
     manifest_sha256: str
@@ -220,7 +220,7 @@ class PackGeometry:
 
     @classmethod
     def of(cls, manifest: Manifest, split: "MemorySplit") -> "PackGeometry":
-        """Of a pack that is open with this memory split."""
+        """The geometry of a pack that is open with this memory split."""
         return cls(
             manifest.sha256,
             manifest.config.num_hidden_layers,
@@ -242,7 +242,7 @@ class PackGeometry:
 
     @property
     def everything_bytes(self) -> int:
-        """The ceiling from which on all experts are resident."""
+        """The smallest memory ceiling with which all experts are resident."""
         return self.fixed_bytes + self.experts * self.expert_bytes
 
     def capacity(self, memory_bytes: int) -> int:

@@ -41,7 +41,7 @@ def model_file(layer: int, expert: int) -> str:
 
 
 def read_onnx_models(pack: Path, folder: Path) -> dict[tuple[int, int], OnnxModel]:
-    """What `folder` lists, by (layer, expert); the files themselves are not looked at.
+    """What `folder` lists, by (layer, expert); does not look at the files themselves.
 
     Raises:
         EngineError: there is no list, or it is damaged, of another pack or version.

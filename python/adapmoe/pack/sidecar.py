@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the JSON files beside a pack have in common: how they are read, checked and written."""
+"""How the JSON files beside a pack are read, checked and written."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class Sidecar(Struct, kw_only=True):
-    """What each begins with: what it is, and the pack it belongs to."""
+    """The fields that all of them have: what the file is, and which pack it belongs to."""
 
     format: str = ""
     format_version: int = 0

@@ -78,7 +78,7 @@ def _expert_parts(manifest: Manifest) -> list[_Part]:
 
 
 def _checked_chunks(path: Path, parts: list[_Part]) -> Iterator[NDArray[np.uint8]]:
-    """All bytes of a file, which ends with `parts`; each is checked when its last byte was read."""
+    """All bytes of a file, which ends with `parts`; each part is checked once it was read."""
     try:
         with path.open("rb", buffering=0) as file:
             offset = os.fstat(file.fileno()).st_size - sum(part.nbytes for part in parts)

@@ -64,7 +64,7 @@ def unpack_quants(
 
 
 F64 = NDArray[np.float64]
-_ROWS_AT_ONCE = 512  # of a matrix in float64, when it is multiplied
+_ROWS_AT_ONCE = 512  # of a matrix that is multiplied in float64
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ class ExpertWeights:
 
 
 class ExpertReader:
-    """Reads experts, a tile at a time, and checks each tile."""
+    """Reads experts tile by tile, and checks each tile."""
 
     def __init__(self, pack: Path) -> None:
-        """Look at the manifest. Raises PackError."""
+        """Read the manifest. Raises PackError."""
         self.manifest = Manifest.read(pack)
         self.hidden_size = self.manifest.config.hidden_size
         self.intermediate_size = self.manifest.config.intermediate_size
@@ -169,13 +169,13 @@ def tile_shapes(manifest: Manifest) -> tuple[PackedShape, PackedShape, PackedSha
 
 
 def tile_parts(tile: NDArray[np.uint8], shapes: tuple[PackedShape, ...]) -> list[NDArray[np.uint8]]:
-    """The packed matrices in a tile, which follow each other from its first byte."""
+    """The packed matrices of a tile, one after another from its first byte."""
     ends = np.cumsum([shape.nbytes for shape in shapes])
     return np.split(tile[: ends[-1]], ends[:-1])
 
 
 def _read(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
-    """Fill `data` from `offset` on; what the file lacks stays zero, and the checksum finds it."""
+    """Fill `data` from `offset` on; past the end it stays zero, which the checksum finds."""
     done = 0
     while done < data.size and (n := os.preadv(descriptor, [data[done:].data], offset + done)):
         done += n
@@ -192,7 +192,7 @@ def _unpack(data: NDArray[np.uint8], shape: PackedShape) -> ExpertMatrix:
 def _join(
     parts: list[ExpertMatrix], axis: int, rows: int, cols: int, group_size: int
 ) -> ExpertMatrix:
-    """One matrix `[rows, cols]` from its tiles, which follow along rows (0) or columns (1)."""
+    """One matrix `[rows, cols]` from its tiles, joined along rows (0) or columns (1)."""
     quants = np.concatenate([part.quants for part in parts], axis)[:rows, :cols]
     scales = [part.scales for part in parts if part.scales is not None]
     if not scales:
@@ -204,10 +204,10 @@ F32 = NDArray[np.float32]
 
 
 class DenseTensors:
-    """Reads single tensors; nothing is kept."""
+    """Reads dense tensors one at a time, and keeps none."""
 
     def __init__(self, pack: Path) -> None:
-        """Look at the manifest. Raises PackError."""
+        """Read the manifest. Raises PackError."""
         dense = Manifest.read(pack).dense
         self._tensors = dense.tensors
         self._file = np.memmap(pack / dense.file, np.uint8, "r", offset=dense.data_offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything the plan measures on this machine, in one pass of about ten seconds."""
+"""Measures what a plan needs to know about this machine, in about ten seconds."""
 
 import time
 from collections.abc import Callable
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 _PROMPT_TOKENS = 32
 _WARM_UP = 8
-_FEWEST_STEPS = 24
+_MIN_STEPS = 24
+_MIN_DIFFERENCE = 0.15  # of hit rates that tell two times apart
+_QUARTERS = 4
 
 
 @dataclass(frozen=True)
 class DecodeTimes:
-    """One value per step, float64 `[n]`: seconds in all, without waiting for experts, hit rate."""
+    """Of every step, float64 `[n]`: wall time, time without waiting for experts, hit rate."""
 
     wall_s: NDArray[np.float64]
     compute_s: NDArray[np.float64]
@@ -49,10 +51,10 @@ def time_decode(sequence: Sequence, ids: NDArray[np.int32], *, seconds: float) -
     """Prefill the first tokens and append the others one by one, as decoding would.
 
     Args:
-        sequence: an open one; what it holds is forgotten.
-        ids: int32 `[n]`, n > 1; no more than fit into the context. If they are few, all but the
-            prompt are decoded again.
-        seconds: no further step is begun after this time; one step is always measured.
+        sequence: an open one; its tokens are forgotten.
+        ids: int32 `[n]`, n > 1, that fit into the context. If they are few, those after the prompt
+            are decoded several times.
+        seconds: no further step is started after this time; one step is always measured.
     """
     prompt = min(_PROMPT_TOKENS, len(ids) // 2)
     rest = ids[prompt:]
@@ -60,7 +62,7 @@ def time_decode(sequence: Sequence, ids: NDArray[np.int32], *, seconds: float) -
     sequence.prefill(ids[:prompt])
     rows: list[tuple[float, float, float]] = []
     deadline = time.perf_counter() + seconds
-    for number, token in enumerate(islice(cycle(rest), max(len(rest), _WARM_UP + _FEWEST_STEPS))):
+    for number, token in enumerate(islice(cycle(rest), max(len(rest), _WARM_UP + _MIN_STEPS))):
         if number % len(rest) == 0:
             sequence.truncate(prompt)
         begin = time.perf_counter()
@@ -77,19 +79,16 @@ def time_decode(sequence: Sequence, ids: NDArray[np.int32], *, seconds: float) -
 
 Statistic = Callable[[NDArray[np.float64]], Any]
 
-_WORTH_TELLING_APART = 0.15  # of the hit rate
-_PARTS = 4
-
 
 @dataclass(frozen=True)
 class Measurements:
-    """Of one pack on one machine.
+    """What was measured for one pack on one machine.
 
     Attributes:
-        split: of the ceiling that was asked for.
+        split: of the memory ceiling that the plan is for.
         tiles: per expert.
-        probe: reading with several queue depths and sizes of a read.
-        memory_bytes_per_s: read by all cores together.
+        probe: reading with several queue depths and read sizes.
+        memory_bytes_per_s: read from memory by all cores together.
         token_bytes: weights that one token reads, experts included.
         times: expected, slow and fast.
     """
@@ -110,7 +109,7 @@ class Measurements:
         return best
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON. Seconds and bytes."""
+        """Ready for JSON, in seconds and bytes."""
         expected = self.times[0]
         return {
             "disk": [vars(speed) for speed in self.probe.speeds],
@@ -132,16 +131,16 @@ def measure(
 ) -> Measurements:
     """Measure disk, memory, computing, and reading while computing.
 
-    The ceiling of `llm` is lowered for a moment and then is what it was.
+    This lowers the memory ceiling of `llm` for a moment and then restores it.
 
     Args:
         llm: an open model with gating and prefetch off.
-        ids: int32 `[n]`, text to decode, cut to what the context holds; at least 2 tokens.
-        seconds: about how long all of it may take.
+        ids: int32 `[n]`, at least 2 tokens of text to decode; cut to what the context holds.
+        seconds: about how long everything may take.
         on_phase: called with what is measured next.
 
     Raises:
-        ReadError: the disk cannot be read, or not fast enough to be measured in the time.
+        ReadError: the disk cannot be read, or is too slow to be measured in that time.
     """
     manifest, split = Manifest.read(llm.path), llm.memory_split
     geometry, experts = PackGeometry.of(manifest, split), manifest.experts
@@ -158,7 +157,7 @@ def measure(
     dense = _dense_bytes(manifest)
     times = [
         _fit(decodes, statistic, dense, geometry, experts.tiles)
-        for statistic in (np.mean, slowest_part, fastest_part)
+        for statistic in (np.mean, slowest_quarter, fastest_quarter)
     ]
     return Measurements(
         geometry,
@@ -174,7 +173,7 @@ def measure(
 def _decodes(
     llm: "LLM", ids: NDArray[np.int32], seconds: float, on_phase: Callable[[str], None]
 ) -> list[DecodeTimes]:
-    """The same tokens with all memory, with half of it, and with the least."""
+    """Decode the same tokens with all of the memory, with half of it, and with the least."""
     split = llm.memory_split
     useful = min(split.memory_bytes, llm.geometry.everything_bytes)
     ceilings = {
@@ -214,22 +213,22 @@ def _fit(
     half, least = (
         Measured(float(statistic(times.wall_s)), times.mean_hit_rate) for times in (partly, starved)
     )
-    far_enough = half.hit_rate - least.hit_rate > _WORTH_TELLING_APART
+    far_enough = half.hit_rate - least.hit_rate > _MIN_DIFFERENCE
     return time.fitted(least, half if far_enough else None)
 
 
-def slowest_part(seconds: NDArray[np.float64]) -> float:
-    """The worst mean of the quarters of a row of steps: other work comes and goes."""
-    return max(float(part.mean()) for part in np.array_split(seconds, _PARTS) if len(part))
+def slowest_quarter(seconds: NDArray[np.float64]) -> float:
+    """The slowest mean of a quarter of the steps, as other work on the machine comes and goes."""
+    return max(float(part.mean()) for part in np.array_split(seconds, _QUARTERS) if len(part))
 
 
-def fastest_part(seconds: NDArray[np.float64]) -> float:
-    """The best mean of the quarters."""
-    return min(float(part.mean()) for part in np.array_split(seconds, _PARTS) if len(part))
+def fastest_quarter(seconds: NDArray[np.float64]) -> float:
+    """The fastest mean of a quarter of the steps."""
+    return min(float(part.mean()) for part in np.array_split(seconds, _QUARTERS) if len(part))
 
 
 def _dense_bytes(manifest: Manifest) -> int:
-    """Dense weights that one token reads: all but the embedding, of which it reads one row."""
+    """Bytes of dense weights that one token reads: of an untied embedding, only one row."""
     tensors = manifest.dense.tensors
     skipped = {"model.embed_tokens.weight"} if "lm_head.weight" in tensors else set()
     return sum(place.bytes for name, place in tensors.items() if name not in skipped)

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-# Of the experts read ahead, as many should be needed.
-_USEFUL_ACCURACY = 0.6
+_MIN_ACCURACY = 0.6  # share of the experts read ahead that should be needed
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One budget.
+    """What to expect from one budget.
 
     Attributes:
-        memory_bytes: the ceiling; experts: how many fit under it, share: of all.
+        memory_bytes: the ceiling.
+        experts, share: how many experts fit under it, and what share of all that is.
         hit_rate: of the recommended policy; belady_hit_rate: of the best possible one.
-        tokens_per_s: expected; low, high: with the slowest and the fastest quarter of what was
-            measured.
+        tokens_per_s: expected; low, high: by the slowest and the fastest quarter of the steps that
+            were measured.
     """
 
     memory_bytes: int
@@ -51,11 +51,11 @@ class Plan:
     """What `adapmoe plan` prints.
 
     Attributes:
-        at_memory: the prediction for the ceiling that was asked for.
+        at_memory: the prediction for the given ceiling.
         curve: predictions from the floor to everything resident.
-        recommended: settings for `LLM`; reasons: one sentence for each.
+        recommended: settings for `LLM`; reasons: a few words for each.
         routing: where the hit rates come from.
-        warnings: one sentence each.
+        warnings: a sentence each.
     """
 
     memory_bytes: int
@@ -77,13 +77,14 @@ class Plan:
 def make_plan(
     measured: Measurements, trace: Trace, routing: str, next_layer_accuracy: float | None
 ) -> Plan:
-    """Predict.
+    """Predict speeds and recommend settings.
 
     Args:
-        measured: on this machine, with the ceiling that was asked for.
-        trace: routing as decoding would have it.
-        routing: one word for people: where the trace comes from.
-        next_layer_accuracy: mean of look-ahead by one layer, from calibration; None without one.
+        measured: on this machine, with the ceiling that the plan is for.
+        trace: the routing of decoding.
+        routing: where the trace comes from, for people.
+        next_layer_accuracy: mean accuracy of looking one layer ahead, from calibration; None
+            without one.
     """
     size, split = measured.geometry, measured.split
     capacity = min(max(split.frames // measured.tiles, 1), size.experts)
@@ -118,7 +119,7 @@ def predict(measured: Measurements, trace: Trace, policy: str, memory_bytes: int
     experts = max(size.capacity(memory_bytes), 1)
     needed, hits = run_policy(trace, experts, policy)
     best = run_policy(trace, experts, "belady").hits
-    # What fits is read once and then stays: the first reads of a long run do not count.
+    # If everything fits, it is read once and stays; those first reads do not count.
     hit_rate = 1.0 if experts == size.experts else hits / needed
     expected, slow, fast = (1 / time.token_s(hit_rate) for time in measured.times)
     return Prediction(
@@ -166,7 +167,7 @@ def _recommend(
 def _prefetch(at_memory: Prediction, accuracy: float | None) -> tuple[int, str]:
     if at_memory.hit_rate == 1.0:
         return 0, "everything is resident"
-    if accuracy is not None and accuracy < _USEFUL_ACCURACY:
+    if accuracy is not None and accuracy < _MIN_ACCURACY:
         return 0, f"only {accuracy:.0%} of the experts can be predicted"
     return 1, "used while decoding measures that it makes steps shorter"
 
@@ -179,7 +180,7 @@ def _warnings(measured: Measurements, size: PackGeometry) -> list[str]:
         found.append(
             f"experts get {format_bytes(split.expert_bytes)}, less than the "
             f"{format_bytes(split.cycle_bytes)} that one token needs: most of them are read again "
-            f"for every token; from {format_bytes(need)} of memory on it gets better"
+            f"for every token; {format_bytes(need)} of memory or more would help"
         )
     if not measured.disk.direct:
         found.append(
@@ -194,7 +195,7 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Check:
-    """One budget: the prediction, and what was measured, the median of some rounds."""
+    """The prediction for one budget, and what was measured: the median of some rounds."""
 
     predicted: Prediction
     tokens_per_s: float
@@ -205,7 +206,7 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """Predicted over measured speed: 1 is perfect, above 1 is too hopeful."""
+        """Predicted over measured speed: 1 is perfect, above 1 is too optimistic."""
         return self.predicted.tokens_per_s / self.tokens_per_s
 
 
@@ -215,10 +216,10 @@ def check_plan(
     """Decode a text at three budgets of the plan, in interleaved rounds.
 
     Args:
-        llm: the model that was planned for, opened with the recommended policy.
+        llm: the model of the plan, opened with the recommended policy.
         plan: its plan.
-        ids: int32 `[n]`, text that decoding was not measured on, cut to what the context holds; at
-            least 2 tokens.
+        ids: int32 `[n]`, at least 2 tokens of text that was not used for the plan; cut to what the
+            context holds.
         seconds: per budget.
     """
     before = llm.memory_split.memory_bytes
@@ -251,7 +252,7 @@ def _check(budget: Prediction, runs: list[DecodeTimes]) -> Check:
 
 
 def budgets_to_check(plan: Plan) -> list[Prediction]:
-    """A quarter, a half and three quarters of the experts where they fit, else what is nearest."""
+    """A quarter, half and three quarters of the experts, or what comes nearest and fits."""
     within = [p for p in plan.curve if p.memory_bytes <= plan.memory_bytes]
     top = max(p.share for p in within)
     wanted = (0.25, 0.5, 0.75) if top >= 0.75 else (top / 3, 2 * top / 3, top)

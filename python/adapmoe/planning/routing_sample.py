@@ -27,16 +27,16 @@ def sample_from_text(
     *,
     seconds: float = 10.0,
 ) -> Trace:
-    """Route a text and write down what decoding it token by token would have needed.
+    """Record the routing that decoding a text token by token would have.
 
-    The prompt path computes many tokens with one read of each expert, so this is much faster than
-    decoding, and it routes the same: the same bits come out of both.
+    This runs the text as a prompt, which computes many tokens for one read of an expert and so is
+    much faster than decoding. The routing is the same, because both give the same bits.
 
     Args:
         llm: a model with a free sequence.
         geometry: of its pack.
-        ids: int32 `[n]`; what does not fit into the context is routed in pieces of that length.
-        seconds: no further chunk is begun after this time.
+        ids: int32 `[n]`; a text longer than the context is routed in pieces.
+        seconds: no further chunk is started after this time.
     """
     deadline = time.perf_counter() + seconds
     chosen = []
@@ -59,7 +59,7 @@ def sample_from_statistics(
     *,
     tokens: int = 512,
 ) -> Trace:
-    """Draw routing with given frequencies in which consecutive tokens share as much as measured.
+    """Draw routing at random, with the frequencies and the overlap that were measured.
 
     Args:
         geometry: of the pack.
@@ -90,7 +90,7 @@ def _next_experts(
     free = weights.copy()
     free[kept] = 0.0
     missing = len(now) - len(kept)
-    if np.count_nonzero(free) < missing:  # experts that were never seen
+    if np.count_nonzero(free) < missing:  # the others were never seen
         free = np.ones_like(weights)
         free[kept] = 0.0
     drawn = rng.choice(len(weights), missing, replace=False, p=free / free.sum())
@@ -100,7 +100,7 @@ def _next_experts(
 def _keep_probability(
     weights: NDArray[np.float64], overlap: float, k: int, rng: np.random.Generator
 ) -> float:
-    """What to keep on purpose so that, with what is drawn again by chance, `overlap` comes out."""
+    """The probability of keeping an expert that, with experts drawn again, gives `overlap`."""
     samples = [rng.choice(len(weights), k, replace=False, p=weights) for _ in range(64)]
     chance = float(np.mean([np.isin(a, b).mean() for a in samples[:32] for b in samples[32:]]))
     return min(max((overlap - chance) / (1.0 - chance), 0.0), 1.0) if chance < 1.0 else 1.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a decode step: per layer, computing and reading experts overlap."""
+"""A model of a decode step, in which each layer computes and reads experts at the same time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ class LayerTime:
         num_layers, top_k, tiles: of the pack; tiles per expert.
         dense_s: everything but experts.
         expert_s: computing one expert.
-        wait_s: what a layer with misses takes longer even if they are read in no time.
+        wait_s: how much longer a layer with misses takes even if reading takes no time.
         read_s: reading one expert, as the runtime does it.
     """
 
@@ -27,18 +27,18 @@ class LayerTime:
     read_s: float = 0.0
 
     def layer_s(self, misses: int) -> float:
-        """Reads begin first; only the last tile's computation cannot hide behind them."""
+        """One layer. Reads start first; only computing the last tile cannot overlap with them."""
         computing = self.top_k * self.expert_s
         if misses == 0:
             return self.dense_s + computing
         return self.dense_s + max(computing, self.reading_s(misses) + self.expert_s / self.tiles)
 
     def reading_s(self, misses: int) -> float:
-        """Until the last of some experts, asked for together, has arrived."""
+        """Until the last of `misses` experts, requested together, has arrived."""
         return self.wait_s + misses * self.read_s
 
     def token_s(self, hit_rate: float) -> float:
-        """Expected time of a token whose experts are found resident independently."""
+        """Expected time of a token if each expert is resident with this probability."""
         miss = 1.0 - hit_rate
         k = self.top_k
         return self.num_layers * sum(
@@ -46,12 +46,12 @@ class LayerTime:
         )
 
     def fitted(self, starved: "Measured", partly: "Measured | None" = None) -> "LayerTime":
-        """The same with the `read_s`, and the `wait_s`, that explain measured tokens.
+        """The same with the `read_s` and `wait_s` that explain measured tokens.
 
         Args:
-            starved: with little memory: nearly every layer waits for all of its experts.
-            partly: with more memory: most layers that wait do so for one expert; this tells the
-                two times apart. None leaves `wait_s` 0.
+            starved: with little memory, so that nearly every layer waits for all of its experts.
+            partly: with more memory, so that most layers that wait do so for one expert, which
+                tells the two times apart. None: `wait_s` is 0.
         """
         if partly is None:
             return self._with_read(0.0, starved)
@@ -81,7 +81,7 @@ class Measured:
 def bisect(
     make: Callable[[float], LayerTime], most: float, too_fast: Callable[[LayerTime], bool]
 ) -> LayerTime:
-    """`make` of the least parameter from 0 to `most` that is no longer too fast."""
+    """`make` of the smallest parameter from 0 to `most` that is not too fast."""
     if not too_fast(make(0.0)):
         return make(0.0)
     low, high = 0.0, most
@@ -97,10 +97,10 @@ def bisect(
 def split_compute(
     compute_s: float, dense_bytes: int, expert_bytes: int, num_layers: int, top_k: int, tiles: int
 ) -> LayerTime:
-    """Share a token's computing time between dense weights and experts by their bytes.
+    """Divide a token's computing time between dense weights and experts by their bytes.
 
     Args:
-        compute_s: of one token with everything resident.
+        compute_s: of one token, with everything resident.
         dense_bytes: dense weights that one token reads.
         expert_bytes: of one expert.
         num_layers, top_k, tiles: of the pack.

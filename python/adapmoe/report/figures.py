@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a report: drawing, heat map, hit rates, accuracy."""
+"""Draws the figures of a report: heat map, hit rates, accuracy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from adapmoe.opening.allocation import CalibrationFacts
 from adapmoe.tracing.replay import POLICIES, run_policy
 from adapmoe.tracing.trace import Trace
 
-# Told apart by people who see red and green alike, and in print (Okabe and Ito).
+# Distinct for colour-blind people and in print (Okabe and Ito).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -25,7 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def drawing(
     path: Path, title: str, x: str, y: str, size: tuple[float, float] = (8.0, 5.0)
 ) -> Iterator[Axes]:
-    """Axes to draw into; written to a PNG file at the end. `size` is in inches."""
+    """Axes to draw into, which are then written to a PNG file. `size` is in inches."""
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -38,12 +38,12 @@ def drawing(
 
 
 def legend_below(axes: Axes) -> None:
-    """What the lines are, of twin axes too, where no line can hide it."""
+    """A legend for all lines, those of twin axes included, where no line can hide it."""
     assert isinstance(axes.figure, Figure)
     axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
-_MOST_NUMBERS = 160  # cells that still have room for one
+_MAX_NUMBERED_CELLS = 160  # more cells have no room for a number
 
 
 def draw_heat_map(path: Path, frequency: NDArray[np.float64], name: str) -> None:
@@ -58,7 +58,7 @@ def draw_heat_map(path: Path, frequency: NDArray[np.float64], name: str) -> None
         assert axes.figure is not None
         bar = axes.figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0))
         bar.set_label("share of tokens")
-        if frequency.size > _MOST_NUMBERS:
+        if frequency.size > _MAX_NUMBERED_CELLS:
             return
         for (layer, expert), value in np.ndenumerate(frequency):
             color = "black" if value > 0.6 * top else "white"
@@ -71,7 +71,7 @@ _POINTS = 9
 
 
 def draw_hit_rates(path: Path, trace: Trace, name: str) -> None:
-    """One line per policy over the share of experts that fit, and Belady's optimum above them."""
+    """Hit rate by the share of experts that fit: a line per policy, and Belady's optimum."""
     size = trace.geometry
     least = max(size.top_k, 1)
     capacities = sorted(
@@ -111,7 +111,7 @@ def _rate(trace: Trace, capacity: int, policy: str) -> float:
 
 
 def draw_accuracy(path: Path, facts: CalibrationFacts, top_k: int, name: str) -> None:
-    """One line per look-ahead depth, the trained gate for layer 0, and what guessing gives."""
+    """Accuracy by layer: a line per look-ahead depth, layer 0's trained gate, and guessing."""
     layers, experts = facts.frequency.shape
     with drawing(
         path, f"Experts predicted, by layer: {name}", "layer", "needed experts predicted"

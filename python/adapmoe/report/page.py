@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws every figure that there is data for, and a page that shows them."""
+"""Draws every figure for which there is data, and writes a page that shows them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from adapmoe.tracing.trace import Trace
 
 @dataclass(frozen=True)
 class Drawn:
-    """One figure, or why there is none: then `file` is empty."""
+    """A figure; or, with an empty `file`, a caption that says why there is none."""
 
     file: str
     caption: str
@@ -33,15 +33,15 @@ def draw_report(
     """Write PNG files and `index.html` into `out`.
 
     Args:
-        pack: its directory; calibrated for what comes from calibration.
+        pack: its directory; some figures need a calibrated one.
         traces: recorded with this pack.
-        out: a directory, made if it is missing.
-        text: measures quality against speed; None leaves that out.
+        out: a directory, created if it is missing.
+        text: to measure quality against speed; None: skip that.
         on_progress: called while measuring.
 
     Raises:
-        TraceError: a trace is damaged, or of another pack.
-        CalibrationError: calibration.json is of another pack or lacks something.
+        TraceError: a trace is damaged or belongs to another pack.
+        CalibrationError: calibration.json belongs to another pack or lacks something.
         OSError: `out` cannot be written to.
     """
     name = pack.name.removesuffix(".adapmoe")
@@ -68,14 +68,14 @@ def draw_report(
 def _load(path: Path, pack: Path) -> Trace:
     trace = Trace.load(path)
     if trace.geometry.manifest_sha256 != manifest_sha256(pack):
-        raise TraceError(f"{path}: was recorded with another pack than {pack}")
+        raise TraceError(f"{path}: was recorded with another pack, not with {pack}")
     if not trace.decode_only().visits:
         raise TraceError(f"{path}: holds no decoded token; record one with `adapmoe run --trace`")
     return trace
 
 
 def _draw_trace(out: Path, stem: str, recorded: Trace) -> list[Drawn]:
-    """Decoding alone: a prompt needs most experts anyway."""
+    """Figures of the decoded tokens only, since a prompt needs most experts anyway."""
     trace = recorded.decode_only()
     draw_hit_rates(out / f"{stem}.hit_rate.png", trace, stem)
     draw_heat_map(out / f"{stem}.experts.png", trace.counts() / trace.passes, stem)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quality against speed: measured for several thresholds, and drawn."""
+"""Measures and draws quality against speed, for several thresholds of the gate."""
 
 import math
 import time
@@ -20,16 +20,16 @@ from adapmoe.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """One threshold: 0.01 is one percent more perplexity; `saved` of the activations."""
+    """What one threshold costs and gains."""
 
     threshold: float
-    perplexity_increase: float
-    saved: float
+    perplexity_increase: float  # 0.01 is one percent
+    saved: float  # share of the activations
     decode_speedup: float  # tokens/s over those without gating
 
 
 def draw_quality(path: Path, points: list[QualityPoint], chosen: float | None, name: str) -> None:
-    """Perplexity on the left axis, activations saved and speed gained on the right one.
+    """Draw perplexity on the left axis, activations saved and speed gained on the right one.
 
     Args:
         path: the PNG file.
@@ -37,21 +37,23 @@ def draw_quality(path: Path, points: list[QualityPoint], chosen: float | None, n
         chosen: the threshold that calibration chose; None: gating does not pay.
         name: of the pack.
     """
-    places = range(len(points))
+    positions = range(len(points))
     labels = ["off" if p.threshold == 0 else f"{p.threshold:.2g}" for p in points]
     if chosen is not None:
-        best = min(places, key=lambda i: abs(points[i].threshold - chosen))
+        best = min(positions, key=lambda i: abs(points[i].threshold - chosen))
         labels[best] += "\nchosen"
     title = f"Quality against speed, by threshold: {name}"
     with drawing(path, title, "T", "perplexity increase") as axes:
         increase = [p.perplexity_increase for p in points]
-        axes.plot(places, increase, color=COLORS[0], marker="o", label="perplexity increase (left)")
+        axes.plot(
+            positions, increase, color=COLORS[0], marker="o", label="perplexity increase (left)"
+        )
         right = axes.twinx()
         saved, faster = [p.saved for p in points], [p.decode_speedup - 1 for p in points]
-        right.plot(places, saved, color=COLORS[1], marker="s", label="activations saved")
-        right.plot(places, faster, color=COLORS[2], marker="^", ls="--", label="decoding faster")
+        right.plot(positions, saved, color=COLORS[1], marker="s", label="activations saved")
+        right.plot(positions, faster, color=COLORS[2], marker="^", ls="--", label="decoding faster")
         right.set_ylabel("saved, faster", fontsize=11)
-        axes.set_xticks(list(places), labels)
+        axes.set_xticks(list(positions), labels)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         right.spines["top"].set_visible(False)
@@ -59,8 +61,7 @@ def draw_quality(path: Path, points: list[QualityPoint], chosen: float | None, n
         legend_below(axes)
 
 
-# Around the threshold that calibration chose.
-_FACTORS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+_FACTORS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)  # times the threshold that calibration chose
 _ROUNDS = 3
 _DECODED_TOKENS = 64
 
@@ -73,21 +74,21 @@ def measure_quality(
     experts_resident: float = 0.5,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[QualityPoint], float | None]:
-    """Perplexity, activations and decode speed by T, decoding with a share of experts resident.
+    """Measure perplexity, activations and decode speed for several thresholds.
 
     Args:
-        pack: calibrated.
-        text: at least four windows of 256 tokens, not the one that the pack was calibrated with.
-        windows: how many of them.
-        experts_resident: of the experts resident.
-        on_progress: called with (thresholds done, thresholds).
+        pack: a calibrated pack.
+        text: at least four windows of 256 tokens, other than the calibration text.
+        windows: how many windows to use.
+        experts_resident: share of the experts that is resident while decoding.
+        on_progress: called with (thresholds done, thresholds in all).
 
     Returns:
         One point per threshold, the first with gating off; and the threshold that calibration
-        chose, None where gating does not pay.
+        chose, None if gating does not pay.
 
     Raises:
-        CalibrationError: the pack is not calibrated, or the text too short.
+        CalibrationError: the pack is not calibrated, or the text is too short.
         ReadError: an expert could not be read.
     """
     found = read_calibration(pack)
@@ -113,7 +114,7 @@ def measure_quality(
 
 
 def _perplexity(probe: Probe, windows: list[Ids]) -> tuple[float, float]:
-    """Mean nats per token, and the share of activations saved."""
+    """Nats per token, and the share of activations saved."""
     nll, tokens, activated = [], 0, 0
     for window in windows:
         logits, stats = probe.prefill(window)
@@ -130,7 +131,7 @@ def _speeds(probe: Probe, thresholds: list[float], values: list[float], ids: Ids
     for _ in range(_ROUNDS):
         for row, threshold in zip(rounds, thresholds, strict=True):
             probe.set_gating("sensitivity", threshold, values)
-            probe.decode(ids)  # the experts that the threshold before left behind are not its own
+            probe.decode(ids)  # warm up: the last threshold left other experts resident
             begin = time.perf_counter()
             probe.decode(ids)
             row.append(len(ids) / (time.perf_counter() - begin))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT engines of a pack's experts: built from its ONNX models, recorded, read back checked.
+"""TensorRT engines of a pack's experts: built from its ONNX models, recorded, and checked.
 
-A plan is machine code that TensorRT believes. So one is deserialised only if engines.json lists its
+A plan is machine code that TensorRT trusts. So it is deserialised only if engines.json lists its
 SHA-256, and only by the library version and on the devices that it was built for.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the engine of every expert, several at a time, going on where an earlier run stopped."""
+"""Builds the engine of every expert, several at a time, and continues an interrupted build."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -29,13 +29,15 @@ from adapmoe.tensorrt.records import (
 )
 from adapmoe.tensorrt.worker_pool import WorkerPool
 
-Progress = Callable[[int, int], None]  # (engines in place so far, engines in all)
+Progress = Callable[[int, int], None]  # (engines built so far, engines in all)
 _WORKSPACE = "workspace="  # a flag
-_WORKSPACE_SHARE = 4  # the part of a build's memory that kernels on the device may work in
+_WORKSPACE_SHARE = 4  # kernels on the device may use one part in 4 of a build's memory
+_MODEL_COPIES = 6  # of an ONNX model that a builder may hold at once
+_SHOWN_FAILURES = 3
 
 
 class TagBuild:
-    """The engines of one tag while they are built. REQUIRES: the folder is locked."""
+    """The engines of one tag while they are being built. REQUIRES: the folder is locked."""
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class TagBuild:
         models: Path,
         limit: int,
     ) -> None:
-        """`limit`: bytes of memory that a build may take."""
+        """`limit`: bytes of memory that a build may use."""
         self._pack = pack
         self._builder = builder
         self._targets = targets
@@ -56,21 +58,21 @@ class TagBuild:
         self.records: dict[Key, EngineRecord] = {}
 
     def keep(self, models: Sequence[OnnxModel], progress: Progress) -> None:
-        """Keep the recorded engines that would come out of building `models` again."""
+        """Keep the recorded engines that building `models` again would give."""
         before: dict[Key, EngineRecord] = {}
-        with suppress(EngineError):  # nothing that could be kept
+        with suppress(EngineError):  # then there is nothing to keep
             before = load_records(self._pack, self.tag)
         for model in models:
             record = before.get((model.layer, model.expert))
             if record is None or not self._fits(record, model):
                 continue
-            with suppress(EngineError):  # it is built again
+            with suppress(EngineError):  # then it is built again
                 check_plan(self._pack, self.tag, record)
                 self.records[record.key] = record
             progress(len(self.records), len(models))
 
     def job(self, model: OnnxModel) -> dict[str, Any]:
-        """For a worker."""
+        """What a worker needs to build `model`."""
         plan = self._folder / plan_file(model.layer, model.expert)
         return {
             "kind": "build",
@@ -85,7 +87,7 @@ class TagBuild:
         }
 
     def finish(self, model: OnnxModel, result: dict[str, Any]) -> None:
-        """Put a plan in its place and record it."""
+        """Publish a plan that a worker built, and record it."""
         plan = self._folder / plan_file(model.layer, model.expert)
         publish(temporary_path(plan), plan)
         workspace = (f"{_WORKSPACE}{self._workspace_bytes}",) if self._builder.device else ()
@@ -105,7 +107,7 @@ class TagBuild:
         write_records(self._pack, self.tag, self.records.values())
 
     def _fits(self, record: EngineRecord, model: OnnxModel) -> bool:
-        # Other workspace is no reason to build again: --max-rss may be raised on the way.
+        # A different workspace is no reason to build again: --max-rss may be raised meanwhile.
         flags = tuple(flag for flag in record.flags if not flag.startswith(_WORKSPACE))
         builder = self._builder
         origin = (record.library, record.version, record.targets, record.device)
@@ -118,23 +120,19 @@ class TagBuild:
         return self._pack / FOLDER / self.tag
 
 
-_COPIES = 6  # of an ONNX model that a builder may hold at once
-_NAMED_FAILURES = 3
-
-
 @dataclass(frozen=True)
 class BuildSummary:
-    """What is in the folder of a tag now."""
+    """What the folder of a tag holds now."""
 
     tag: str
     folder: str
     library: str
     version: str
     engines: int
-    kept: int  # of them, those that an earlier run built and that are intact
+    kept: int  # engines from an earlier run
     jobs: int
     bytes: int  # of all plans
-    seconds: float  # of all builds, added up
+    seconds: float  # sum over all builds
     peak_rss_bytes: int  # the largest of all builds
 
 
@@ -154,15 +152,17 @@ def build_engines(
         builder: "tensorrt", "tensorrt_rtx", or "auto": the first that can build here.
         targets: compute capabilities such as "sm_86"; (): the builder's default.
         onnx_folder: None: `pack`/onnx.
-        jobs: builds at a time; 0: one per core as far as memory goes, one where builds are timed.
-        max_rss_bytes: resident memory of a build, at most; 0: chosen from the size of the models.
-            On a device, kernels may work in a quarter of that.
+        jobs: builds at a time; 0: one per core if memory allows, but only one if the builder times
+            kernels.
+        max_rss_bytes: most resident memory of a build; 0: chosen from the size of the models. On a
+            device, kernels may use a quarter of it.
 
     Raises:
-        PackError: the pack.
-        EngineError: the models, the targets, a dtype or `jobs` that the builder does not take, or
-            experts that could not be built; the others are recorded, and the next run keeps them.
-        BackendUnavailableError: no such builder here.
+        PackError: the pack is not usable.
+        EngineError: the models are not usable; the builder refuses the targets, the dtype or
+            `jobs`; or experts could not be built. The others are recorded, and the next run keeps
+            them.
+        BackendUnavailableError: there is no such builder here.
     """
     quantization = Manifest.read(pack).quantization
     chosen = open_builder(builder)
@@ -171,7 +171,7 @@ def build_engines(
     models = sorted(read_onnx_models(pack, folder).values(), key=lambda m: (m.layer, m.expert))
     if not models:
         raise EngineError(f"{folder}: lists no models; make them: adapmoe export {pack} --onnx")
-    limit = max_rss_bytes or chosen.working_bytes + _COPIES * max(m.bytes for m in models)
+    limit = max_rss_bytes or chosen.working_bytes + _MODEL_COPIES * max(m.bytes for m in models)
     build = TagBuild(pack, chosen, chosen.choose_targets(targets), folder, limit)
     jobs = jobs or (_fitting_jobs(limit) if chosen.parallel else 1)
     progress = progress or (lambda done, total: None)
@@ -231,7 +231,7 @@ def _build_missing(
             workers.stop()
             pool.shutdown(cancel_futures=True)
     if failures:
-        shown = "; ".join(failures[:_NAMED_FAILURES])
+        shown = "; ".join(failures[:_SHOWN_FAILURES])
         raise EngineError(
             f"{len(failures)} of {len(models)} engines could not be built: {shown}; the others are "
             "recorded, and the same command tries these again"
@@ -239,7 +239,7 @@ def _build_missing(
 
 
 def _fitting_jobs(limit: int) -> int:
-    """One per core that may be used, as far as memory goes."""
+    """One per usable core, as far as memory allows."""
     return max(1, min(_core.usable_cpus(), _core.available_memory() // limit))
 
 
@@ -256,5 +256,5 @@ def _locked(pack: Path, tag: str) -> Iterator[None]:
     except OSError as error:
         raise EngineError(
             f"{error.filename or folder}: cannot write: {error.strerror}; what is finished is "
-            "recorded, and the same command goes on"
+            "recorded, and the same command continues"
         ) from error

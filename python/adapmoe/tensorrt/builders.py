@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What turns an ONNX model into a plan, and which of two libraries does it here."""
+"""Builders turn an ONNX model into a plan; which of two libraries can do that here."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -10,13 +10,13 @@ from adapmoe.errors import BackendUnavailableError, EngineError
 from adapmoe.machine.cuda import DeviceModel
 from adapmoe.pack.onnx_models import INPUT, MAX_ROWS
 
-# As engines.json records them. The weights' own types are kept; one stream, so that running an
-# expert is ordered by the caller's stream alone.
+# As engines.json records them. The weights keep their types; and without further streams, the
+# caller's stream alone orders the work.
 FLAGS = ("STRONGLY_TYPED", f"rows=1..{MAX_ROWS}", "max_aux_streams=0")
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger of the library `trt` whose `errors` are what it said went wrong."""
+    """A logger for the library `trt`; its `errors` are the errors that were logged."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -34,7 +34,7 @@ def build_plan(trt: Any, onnx: Path, configure: Callable[[Any], None]) -> memory
     """Build with the library `trt`; `configure` may add to the builder's configuration.
 
     Raises:
-        EngineError: with what the library said.
+        EngineError: the build failed; the message has what the library said.
     """
     logger = make_logger(trt)
     builder = trt.Builder(logger)
@@ -57,13 +57,13 @@ def build_plan(trt: Any, onnx: Path, configure: Callable[[Any], None]) -> memory
 
 
 class EngineBuilder(Protocol):
-    """One library. Making one imports it; raises ModuleNotFoundError where it is not installed.
+    """A library that builds engines. Creating a builder imports it, or raises ModuleNotFoundError.
 
     Attributes:
         name: the library's module.
-        parallel: whether builds may run side by side. Not if they time kernels on a device.
-        working_bytes: resident memory that a build may take besides a few copies of the weights.
-        dtypes: of the experts that it can build.
+        parallel: whether builds may run at the same time. Not if they time kernels on a device.
+        working_bytes: resident memory that a build may need besides a few copies of the weights.
+        dtypes: of experts that it can build.
     """
 
     name: ClassVar[str]
@@ -73,16 +73,16 @@ class EngineBuilder(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the library."""
+        """The library's version."""
         ...
 
     @property
     def device(self) -> DeviceModel | None:
-        """The only one that plans run on; None: whatever the targets cover."""
+        """The only device that plans run on; None: all that the targets cover."""
         ...
 
     def choose_targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """The compute capabilities to build for, or the default for none.
+        """The compute capabilities to build for: `wanted`, or the default if it is empty.
 
         Raises EngineError for what the library cannot build, BackendUnavailableError if it needs a
         device and there is none.
@@ -92,15 +92,15 @@ class EngineBuilder(Protocol):
     def build(
         self, onnx: Path, targets: Sequence[str], timing_cache: Path, workspace_bytes: int
     ) -> memoryview:
-        """The plan of the model at `onnx`; what was timed is kept in the file `timing_cache`.
+        """Build the model at `onnx` and return its plan; timings are kept in `timing_cache`.
 
-        `workspace_bytes`: device memory that kernels may work in. For builds on a device only.
-        Raises EngineError with what the library said.
+        `workspace_bytes`: device memory that kernels may use, for builds on a device. Raises
+        EngineError with what the library said.
         """
         ...
 
 
-# By name; "auto" tries them in this order.
+# "auto" tries them in this order.
 _MODULES = {
     "tensorrt": ("adapmoe.tensorrt.tensorrt_builder", "TensorRtBuilder"),
     "tensorrt_rtx": ("adapmoe.tensorrt.tensorrt_rtx_builder", "TensorRtRtxBuilder"),
@@ -114,10 +114,10 @@ _INSTALL = (
 
 
 def open_builder(name: str) -> EngineBuilder:
-    """A builder by its name, or with "auto" the first that can build here.
+    """The builder of that name; with "auto", the first that can build here.
 
     Raises:
-        EngineError: no such builder.
+        EngineError: there is no builder of that name.
         BackendUnavailableError: it is not installed, or "auto" found none.
     """
     if name == "auto":

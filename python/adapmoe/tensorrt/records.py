@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of engines beside their plans: written, read, checked."""
+"""engines.json, the record of the engines beside it: written, read and checked."""
 
 import hashlib
 import re
@@ -32,11 +32,11 @@ class EngineRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         file: its name in the folder of engines.json.
         library: "tensorrt" or "tensorrt_rtx".
-        targets: compute capabilities that it runs on: "sm_87", or "sm_80+" for that and later.
-        flags: what else the builder was told.
-        seconds: that building took, in its own process.
-        peak_rss_bytes: of that process.
-        device: that it was built on and for; UNSET if ahead of time, or if nobody recorded it.
+        targets: compute capabilities that it runs on: "sm_87", or "sm_80+" for sm_80 and later.
+        flags: the builder's other settings.
+        seconds: time that the build took, in a process of its own.
+        peak_rss_bytes: peak memory of that process.
+        device: what it was built on and for; UNSET if built ahead of time, or not recorded.
     """
 
     layer: Count
@@ -101,7 +101,7 @@ def rebuild_command(pack: Path, tag: str) -> str:
 
 
 def load_records(pack: Path, tag: str) -> dict[Key, EngineRecord]:
-    """What engines.json lists, by (layer, expert); the plans themselves are not looked at.
+    """What engines.json lists, by (layer, expert); does not look at the plans themselves.
 
     Raises:
         EngineError: there is none, or it is damaged, of another pack or version.
@@ -140,14 +140,14 @@ def write_records(pack: Path, tag: str, records: Iterable[EngineRecord]) -> None
 
 @dataclass(frozen=True)
 class EngineRecords:
-    """The engines of one tag: recorded, complete, and right for this library and device."""
+    """The engines of one tag: recorded, complete, and for this library and device."""
 
     pack: Path
     tag: str
     records: Mapping[Key, EngineRecord]
 
     def read_plan(self, layer: int, expert: int) -> bytes:
-        """The bytes of a plan, which are those that were built.
+        """The bytes of a plan, exactly as built.
 
         Raises:
             EngineError: it is not listed, cannot be read, or its bytes have another SHA-256.
@@ -181,11 +181,11 @@ def read_engine_records(
     """The engines that may run here.
 
     Args:
-        pack: a pack that was validated.
+        pack: a validated pack.
         tag: the folder below `engines/`.
         library: "tensorrt" or "tensorrt_rtx", the one that is loaded.
         version: its version; plans of any other are refused.
-        device: that they shall run on.
+        device: what they are to run on.
         check_plans: read every plan and compare its SHA-256 now. `read_plan` does so in any case.
 
     Raises:
@@ -231,7 +231,7 @@ def _readable(path: Path, pack: Path, tag: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Building again mends what is missing, not what cannot be opened.
+        # Building again helps if the plan is missing, not if it cannot be opened.
         advice = f"; {_rebuild(pack, tag)}" if isinstance(error, FileNotFoundError) else ""
         raise EngineError(f"{path}: cannot be read: {error.strerror}{advice}") from error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT: builds for the device of this machine, on which it times its kernels."""
+"""TensorRT: builds for this machine's device, on which it times its kernels."""
 
 import importlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class TensorRtBuilder:
     name: ClassVar[str] = "tensorrt"
     parallel: ClassVar[bool] = False
     working_bytes: ClassVar[int] = 4 << 30
-    # It dequantises no blocks of int8: NvInfer.h, IDequantizeLayer.
+    # It cannot dequantise blocks of int8: NvInfer.h, IDequantizeLayer.
     dtypes: ClassVar[tuple[str, ...]] = ("int4", "f16", "f32")
 
     def __init__(self) -> None:
@@ -28,16 +28,16 @@ class TensorRtBuilder:
 
     @property
     def version(self) -> str:
-        """Of the library."""
+        """The library's version."""
         return str(self._trt.__version__)
 
     @property
     def device(self) -> DeviceModel | None:
-        """The one of this machine: kernels are chosen by their times on it."""
+        """This machine's: kernels are chosen by their times on it."""
         return self._device.model if self._device else None
 
     def choose_targets(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """The device of this machine. Raises EngineError for any other."""
+        """This machine's device. Raises EngineError for any other."""
         if self._device is None:
             raise BackendUnavailableError(
                 "tensorrt builds on a CUDA device, and there is none here; run this on the device, "
@@ -54,7 +54,7 @@ class TensorRtBuilder:
     def build(
         self, onnx: Path, targets: Sequence[str], timing_cache: Path, workspace_bytes: int
     ) -> memoryview:
-        """The plan, with the help of what was timed before."""
+        """The plan, built with the timings of earlier builds."""
         configs: list[Any] = []
 
         def configure(config: Any) -> None:
@@ -69,7 +69,7 @@ class TensorRtBuilder:
         return plan
 
     def _load_timings(self, config: Any, path: Path) -> None:
-        """Those in the file, or none if it is not there or from another device or version."""
+        """Use the timings in the file, unless it is missing or from another device or version."""
         data = path.read_bytes() if path.is_file() else b""
         for timings in (data, b""):
             cache = config.create_timing_cache(timings)

@@ -18,7 +18,7 @@ from adapmoe.tensorrt.builders import make_logger, open_builder
 from adapmoe.tensorrt.records import FOLDER, EngineRecords, read_engine_records
 from adapmoe.tensorrt.worker_pool import WorkerPool
 
-TOLERANCE = 0.01  # relative L2: products in fp16, perhaps accumulated in fp16
+TOLERANCE = 0.01  # relative L2; products are fp16, and perhaps their sums
 _ROWS = (1, 2, MAX_ROWS)
 _MAX_RSS_BYTES = 6 << 30
 
@@ -26,7 +26,7 @@ F16 = NDArray[np.float16]
 
 
 def check_can_validate() -> None:
-    """Raises BackendUnavailableError without a CUDA device or pycuda."""
+    """Raise BackendUnavailableError if there is no CUDA device or no pycuda."""
     _device()
     if importlib.util.find_spec("pycuda") is None:
         raise BackendUnavailableError(
@@ -41,11 +41,11 @@ def validate_engines(
     max_rss_bytes: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> float:
-    """Run every engine of a tag, each in a process of its own; the worst `relative_error`.
+    """Run every engine of a tag, each in a process of its own; return the worst `relative_error`.
 
     Raises:
         BackendUnavailableError: there is no CUDA device or no pycuda.
-        EngineError: an engine may not run here, cannot, or is further off than TOLERANCE.
+        EngineError: an engine is not for this machine, fails, or is further off than TOLERANCE.
     """
     check_can_validate()
     records = _engines(pack, tag).records
@@ -65,10 +65,10 @@ def validate_engines(
 
 
 def relative_error(pack: Path, tag: str, layer: int, expert: int) -> float:
-    """The worst relative L2 distance of an engine's result, over 1 to 16 rows.
+    """The largest relative L2 error of an engine's results for 1, 2 and 16 rows.
 
     Raises:
-        EngineError: the plan is not the recorded one, may not run here, or cannot.
+        EngineError: the plan is not the recorded one, is not for this machine, or fails.
     """
     engines = _engines(pack, tag)
     plan = engines.read_plan(layer, expert)
@@ -81,7 +81,7 @@ def relative_error(pack: Path, tag: str, layer: int, expert: int) -> float:
         np.linalg.norm(y - reference[: len(y)]) / np.linalg.norm(reference[: len(y)])
         for y in results
     ]
-    if not np.isfinite(errors).all():  # max() may pass over NaN
+    if not np.isfinite(errors).all():  # max() may skip NaN
         raise EngineError(
             f"{pack / FOLDER / tag / engines.records[layer, expert].file}: its results are NaN or "
             "infinite; do not use these engines"
@@ -100,7 +100,7 @@ def _device() -> CudaDevice:
 
 
 def _engines(pack: Path, tag: str) -> EngineRecords:
-    """Those of a tag, if the library and the device that are here may run them."""
+    """The engines of a tag, if they are for this machine's library and device."""
     library = tag.partition("-")[0]
     version = open_builder(library).version
     return read_engine_records(
@@ -114,7 +114,7 @@ def _inputs(hidden_size: int) -> F16:
 
 
 def _run(trt: Any, plan: bytes, x: F16) -> list[NDArray[np.float64]]:
-    """What the engine makes of the first 1, 2 and 16 rows of `x`."""
+    """The engine's results for the first 1, 2 and 16 rows of `x`."""
     cuda: Any = importlib.import_module("pycuda.driver")
     cuda.init()
     context = cuda.Device(0).retain_primary_context()
@@ -123,7 +123,7 @@ def _run(trt: Any, plan: bytes, x: F16) -> list[NDArray[np.float64]]:
         logger = make_logger(trt)
         try:
             runtime = trt.Runtime(logger)
-        except TypeError:  # its bindings' word for null
+        except TypeError:  # raised by its bindings for a null pointer
             raise EngineError(f"{trt.__name__} cannot start: {'; '.join(logger.errors)}") from None
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:

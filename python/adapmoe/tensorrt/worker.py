@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One job in a process of its own: `python -m adapmoe.tensorrt.worker`, JSON in, JSON out.
+"""Runs one job in a process of its own: `python -m adapmoe.tensorrt.worker`, JSON in, JSON out.
 
-A library that crashes or takes too much memory then costs one expert, and the peak memory of a
-build can be told apart from that of the others.
+If the library crashes or takes too much memory, that costs one expert, and the peak memory of every
+build can be measured by itself.
 """
 
 import ctypes
@@ -55,7 +55,7 @@ def build(job: Job) -> Job:
 
 
 def validate(job: Job) -> Job:
-    """Run a plan on the device; how far it is from the pack's weights in float64."""
+    """Run a plan on the device and compare it with the pack's weights in float64."""
     pack, layer, expert = Path(job["pack"]), job["layer"], job["expert"]
     return {"relative_l2": relative_error(pack, job["tag"], layer, expert)}
 
@@ -64,7 +64,7 @@ JOBS = {"build": build, "validate": validate}
 
 
 def main() -> None:
-    """Read the job from stdin, do it, print the result. What libraries print goes to stderr."""
+    """Read a job from stdin, do it, print the result. What libraries print goes to stderr."""
     _die_with_parent()
     results = os.dup(1)
     os.dup2(2, 1)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _die_with_parent() -> None:
-    """A build whose result nobody waits for must not go on."""
+    """End with the parent: then nobody waits for the result."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

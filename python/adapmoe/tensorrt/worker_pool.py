@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts workers, bounds their memory, and turns whatever happens to them into a typed error."""
+"""Starts workers, limits their memory, and turns their failures into typed errors."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from adapmoe.machine.procfs import KernelTree
 from adapmoe.units import format_bytes
 
 _POLL_SECONDS = 0.05
-_LEAST_AVAILABLE = 256 << 20  # for this process and others while a worker runs
-_TAIL_LINES = 4  # of what a crashed worker said
+_MIN_AVAILABLE = 256 << 20  # left for other processes while a worker runs
+_SHOWN_LINES = 4  # the last ones that a crashed worker wrote
 
 
 class WorkerPool:
@@ -28,18 +28,18 @@ class WorkerPool:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Kill the workers that run, and start no more."""
+        """Kill all running workers, and start no more."""
         self._stopped.set()
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """The result of a job of adapmoe.tensorrt.worker.
 
         Raises:
-            EngineError: the job failed, crashed, was stopped or took too much memory.
+            EngineError: the job failed, crashed, was stopped, or took too much memory.
         """
         command = [sys.executable, "-m", "adapmoe.tensorrt.worker"]
         pipe = subprocess.PIPE
-        # What lies in the current directory is not to be imported by accident.
+        # So that no module in the current directory is imported by accident.
         env = os.environ | {"PYTHONSAFEPATH": "1"}
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as process:
             try:
@@ -62,16 +62,16 @@ class WorkerPool:
             try:
                 return process.communicate(unsent, timeout=_POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                unsent = None  # the first call keeps it
+                unsent = None  # the first call has taken it
             if reason := reason_to_end(KernelTree(), process.pid, self._max_rss_bytes):
                 raise EngineError(reason)
 
 
 def reason_to_end(tree: KernelTree, pid: int, max_rss_bytes: int) -> str:
-    """Why a worker takes too much memory; empty where it does not, or is gone.
+    """Why a worker takes too much memory; empty if it does not, or has ended.
 
-    The memory of an integrated GPU is not in its resident memory: only the machine's shows it. A
-    cgroup's limit counts too: at it the kernel would end whichever process is the largest.
+    What it uses on an integrated GPU is not in its resident memory, but shows in the machine's free
+    memory. A cgroup's limit counts too: there, the kernel would kill the largest process.
     """
     rss = tree.fields(f"proc/{pid}/status").get("VmRSS", "0 kB")
     taken = int(rss.split()[0]) * 1024
@@ -81,10 +81,10 @@ def reason_to_end(tree: KernelTree, pid: int, max_rss_bytes: int) -> str:
             "memory, and was ended; allow it more: --max-rss"
         )
     available = _core.available_memory(tree.root)
-    if available < _LEAST_AVAILABLE:
+    if available < _MIN_AVAILABLE:
         return (
             f"{format_bytes(available)} of memory were left (MemAvailable, cgroups), less than "
-            f"{format_bytes(_LEAST_AVAILABLE)}, and the worker, with {format_bytes(taken)} of its "
+            f"{format_bytes(_MIN_AVAILABLE)}, and the worker, with {format_bytes(taken)} of its "
             "own and perhaps more on the GPU, was ended; end other programs, or build with less "
             "workspace: a smaller --max-rss"
         )
@@ -95,5 +95,5 @@ def _describe_crash(code: int, said: bytes) -> str:
     how = f"exit code {code}"
     if code < 0:
         how = f"signal {-code} ({signal.strsignal(-code)})"
-    lines = said.decode(errors="replace").strip().splitlines()[-_TAIL_LINES:]
+    lines = said.decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
     return f"the worker ended with {how}" + (f": {' | '.join(lines)}" if lines else "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From messages to the text that the model was trained to see."""
+"""Chat templates: from messages to the text that the model was trained on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class ChatTemplates:
         Args:
             pack: its directory, for messages.
             templates: Jinja texts; may be empty.
-            special_tokens: what templates write as `bos_token` and so on.
+            special_tokens: the text of `bos_token` and so on, which templates refer to.
         """
         self._pack = pack
         self._templates = dict(templates)
@@ -88,8 +88,8 @@ class ChatTemplates:
         known = ", ".join(sorted(self._templates)) or "none"
         raise ChatTemplateError(
             f"{self._pack}: the pack has no chat template named {wanted!r} (it has: {known}); pass "
-            "one as chat_template= (--chat-template on the command line), Jinja text as the "
-            "model's card shows it, or use generate"
+            "one as chat_template= (--chat-template on the command line), in Jinja, from "
+            "the model's card, or use generate"
         )
 
 
@@ -101,8 +101,8 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     Keys with the value None are dropped; `content` may be missing where there are `tool_calls`.
 
     Raises:
-        TypeError: something of another type.
-        ValueError: no messages, an empty role, or what JSON cannot hold.
+        TypeError: something has another type.
+        ValueError: there are no messages, a role is empty, or JSON cannot hold a value.
     """
     example = 'a non-empty list such as [{"role": "user", "content": "Hello"}]'
     listed = checks.items("messages", messages, example)
@@ -118,7 +118,7 @@ def _check_message(where: str, message: object) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(present, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} must hold nothing but what JSON can: {error}") from error
+        raise ValueError(f"{where} must hold only what JSON can hold: {error}") from error
     role, content = plain.get("role"), plain.get("content")
     if not checks.text(f"{where}['role']", role):
         raise checks.out_of_range(f"{where}['role']", "a non-empty string", role)

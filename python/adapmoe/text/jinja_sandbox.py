@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jinja for templates that nobody has read: no way to Python's objects, and an end to every loop.
+"""Jinja for templates that nobody has read: no access to Python's objects, no endless loops.
 
-A template comes with a model from the internet. The sandbox keeps it from attributes that lead out
-of it. Beyond that, loops and macros count their rounds, and texts and powers that would become
-larger than any prompt are refused. It is not a limit on memory to the byte.
+A template comes with a model from the internet. Jinja's sandbox keeps it away from attributes that
+lead to Python's internals. Beyond that, loops and macros count their rounds, and texts and powers
+larger than any prompt are refused. This does not limit memory to the byte.
 """
 
 import json
@@ -72,7 +72,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return tree
 
     def count_round(self) -> None:
-        """Called at the beginning of every round of a loop and every call of a macro."""
+        """Templates call this at the start of every loop round and macro call."""
         left = _rounds_left.get() - 1
         if left < 0:
             raise SecurityError(f"more than {MAX_ROUNDS} rounds of loops")
@@ -104,7 +104,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Limits(NodeTransformer):
-    """Puts the calls of `count_round` and `join` into a template."""
+    """Adds the calls of `count_round` and `join` to a template."""
 
     def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:
         return self._count(node)
@@ -135,7 +135,7 @@ def _call(method: str, arguments: list[jinja2.nodes.Expr], lineno: int) -> jinja
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """{% generation %} marks answers in training data; for rendering it means nothing."""
+    """{% generation %} marks answers in training data; rendering ignores it."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 reads a class attribute
 
@@ -166,7 +166,7 @@ def _check_name(name: object) -> None:
 
 def _check_length(length: int) -> None:
     if length > MAX_LENGTH:
-        raise SecurityError(f"something longer than {MAX_LENGTH} was to be made")
+        raise SecurityError(f"something would be longer than {MAX_LENGTH}")
 
 
 def _raise_exception(message: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files beside tokenizer.json say: special tokens, and which begin and end a text."""
+"""The files beside tokenizer.json: special tokens, and which of them begin and end a text."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class EndToken(NamedTuple):
     Attributes:
         token_id: its id.
         text: how it is written; None if the tokenizer does not know it.
-        sources: who says so: "config" is the model's config.json, the others are files.
+        sources: where it is named: "config" is the model's config.json, the others are files.
     """
 
     token_id: int
@@ -43,9 +43,9 @@ class EndToken(NamedTuple):
 
 
 def special_tokens(directory: Path) -> dict[str, SpecialToken]:
-    """The special tokens by name ("bos_token" and so on); null and "" are as good as absent.
+    """The special tokens by name ("bos_token" and so on); null and "" count as absent.
 
-    As in transformers, special_tokens_map.json goes before tokenizer_config.json, unless the latter
+    As in transformers, special_tokens_map.json wins over tokenizer_config.json, unless the latter
     lists all added tokens itself.
 
     Raises:
@@ -64,10 +64,10 @@ def special_tokens(directory: Path) -> dict[str, SpecialToken]:
 
 
 def read_end_tokens(directory: str | Path) -> list[EndToken]:
-    """All tokens that end a generation, in the order of their ids, and who says so.
+    """All tokens that end a generation, by ascending id, and where each is named.
 
-    They are those of the model's config, of generation_config.json and of the tokenizer together:
-    fine-tunes often change only one of the three. Any of them may be missing.
+    These are the tokens of the model's config, generation_config.json and the tokenizer together:
+    fine-tunes often change only one of the three. Any of the files may be missing.
 
     Raises:
         PackError: a file cannot be used.
@@ -84,7 +84,7 @@ def read_end_tokens(directory: str | Path) -> list[EndToken]:
 def find_end_tokens(
     directory: Path, backend: tokenizers.Tokenizer | None, special: dict[str, SpecialToken]
 ) -> tuple[list[EndToken], list[str]]:
-    """End tokens by id, and notes."""
+    """End tokens by ascending id, and notes for the user."""
     sources: dict[int, list[str]] = {}
     generation = directory / "generation_config.json"
     for path, name, config in (
@@ -101,7 +101,7 @@ def find_end_tokens(
         if named_id is not None:
             sources.setdefault(named_id, []).append(named.source)
         elif sources:
-            notes.append(f"{unknown}, so it ends no answer")
+            notes.append(f"{unknown}, so it does not end answers")
         else:
             raise PackError(unknown)
     return [EndToken(i, _written(backend, i), tuple(sources[i])) for i in sorted(sources)], notes
@@ -122,12 +122,12 @@ def model_config(directory: Path) -> dict[str, Any]:
 def read_backend(
     path: Path, config: dict[str, Any], special: dict[str, SpecialToken]
 ) -> tokenizers.Tokenizer:
-    """The tokenizer, with the tokens that only the files beside it call added or special."""
+    """The tokenizer, with the added and special tokens that only the files beside it name."""
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise PackError(f"{path}: not a tokenizer that can be used: {error}") from error
-    backend.no_truncation()  # a saved limit would cut prompts without a word
+    backend.no_truncation()  # a saved limit would silently cut prompts
     backend.no_padding()
     _add_tokens(backend, _added_tokens(path.with_name(CONFIG), config.get("added_tokens_decoder")))
     in_vocabulary = [t.text for t in special.values() if backend.token_to_id(t.text) is not None]
@@ -139,7 +139,7 @@ def read_backend(
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, tokens: list[tokenizers.AddedToken]) -> None:
-    """Make tokens added ones that are not yet; they keep their ids if the vocabulary has them."""
+    """Add tokens that are not added tokens yet; those in the vocabulary keep their ids."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token in tokens:
         if token.content not in known:
@@ -174,7 +174,7 @@ def _token_text(path: Path, name: str, token: object) -> str | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Not so with half of a surrogate pair, which JSON can hold."""
+    """False for half of a surrogate pair, which JSON can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -196,7 +196,7 @@ def find_bos_id(
     config: dict[str, Any],
     special: dict[str, SpecialToken],
 ) -> int | None:
-    """The token to put before texts, if add_bos_token or else the tokenizer itself says so."""
+    """The token to put before texts, if add_bos_token says so or, without it, the tokenizer."""
     path = directory / CONFIG
     wanted = config.get("add_bos_token")
     if wanted is not None and not isinstance(wanted, bool):
@@ -215,7 +215,7 @@ def find_bos_id(
 
 
 def ids_without_embedding(path: Path, backend: tokenizers.Tokenizer, rows: int | None) -> list[str]:
-    """The note that the tokenizer knows more tokens than the model."""
+    """A note if the tokenizer knows more tokens than the model."""
     added = backend.get_added_tokens_decoder()
     size = max([backend.get_vocab_size(), *(token_id + 1 for token_id in added)])
     if rows is None or size <= rows:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to token ids and back, whole or as a stream."""
+"""From text to token ids and back, all at once or token by token."""
 
 import codecs
 import re
@@ -37,7 +37,7 @@ class TokenBytes:
         self._special = {i: t for i, t in backend.get_added_tokens_decoder().items() if t.special}
 
     def special_text(self, token_id: int) -> str | None:
-        """How a control token (such as <s>) is written; None: it is no control token."""
+        """The text of a control token such as <s>; None if it is not a control token."""
         token = self._special.get(token_id)
         return None if token is None else token.content
 
@@ -50,14 +50,14 @@ class TokenBytes:
 
         Args:
             token_id: the token.
-            at_start: it is the first of a text, where the decoder may drop a leading space.
+            at_start: whether it begins a text, where the decoder may drop a leading space.
         """
         token = self._backend.id_to_token(token_id)
         if token is None or token_id in self._special:
             return b""
         if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
             byte = int(match[1], 16)
-            if not at_start or byte >= 0x80:  # the byte of a space may be one to drop
+            if not at_start or byte >= 0x80:  # the decoder may drop a leading space
                 return bytes([byte])
         if self._byte_level is not None and all(char in self._byte_level for char in token):
             return bytes(self._byte_level[char] for char in token)
@@ -68,11 +68,11 @@ class TokenBytes:
 
     @cached_property
     def _anchor(self) -> tuple[list[int], int]:
-        """A token that stands before another while that is decoded, and the length of its text.
+        """A token to put before another one while decoding it, and the length of its text.
 
-        Decoders drop the space before the first word of a text. A token in the middle keeps its
-        space, so it is decoded behind the anchor, whose own text is then cut off. A letter or digit
-        is best: some decoders join punctuation with what follows. Nothing if no token has a text.
+        Decoders drop the space before the first word of a text. To keep the space of a token in the
+        middle, it is decoded after the anchor, whose own text is then cut off. A letter or digit is
+        best: some decoders join punctuation with what follows. Empty if no token has a text.
         """
         second_best: tuple[list[int], int] = ([], 0)
         for token_id in range(self._backend.get_vocab_size()):
@@ -96,9 +96,9 @@ def _decoder_kinds(spec: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Characters by which byte-level vocabularies write bytes.
+    """The characters that byte-level vocabularies write for bytes.
 
-    Printable ones stand for themselves, the others are numbered from code point 256 upwards.
+    Printable bytes stand for themselves; the others are numbered from code point 256 upwards.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -110,9 +110,9 @@ class Tokenizer:
 
     Attributes:
         token_bytes: the bytes of every token.
-        bos_id: put before every text; None: nothing is.
+        bos_id: the token put before every text; None: no token is.
         eos_ids: tokens that end a generation; `read_end_tokens` says where they come from.
-        notes: what a user should know when the pack is opened.
+        notes: what a user should be told when the pack is opened.
     """
 
     def __init__(
@@ -131,11 +131,9 @@ class Tokenizer:
         Args:
             backend: the tokenizer itself.
             token_bytes: its table of bytes.
-            bos_id: see the class.
-            eos_ids: see the class.
+            bos_id, eos_ids, notes: see the class.
             path: the tokenizer's file, for messages.
-            model_vocab_size: ids from here on have no embedding; None: not known.
-            notes: see the class.
+            model_vocab_size: ids from here on have no embedding; None: unknown.
         """
         self._backend = backend
         self.token_bytes = token_bytes
@@ -172,14 +170,14 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, the added ones included. The model may have more rows."""
+        """Number of tokens, added ones included. The model may have more rows of logits."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         """Token ids of `text`, with the begin-of-sequence token in front exactly once.
 
-        A text that already begins with it does not get a second one. Without `add_bos`, only what
-        stands in the text: chat templates write the token themselves where the model wants it.
+        A text that already begins with it does not get a second one. Without `add_bos` none is
+        added: chat templates write it themselves if the model wants it.
 
         Raises:
             PackError: the text needs a token that the model has no embedding for.
@@ -191,7 +189,7 @@ class Tokenizer:
         return ids
 
     def encode_rest(self, text: str, start: int) -> list[int] | None:
-        """Token ids of `text[start:]` as they are within `text`; None if a token lies across.
+        """Token ids of `text[start:]` as part of `text`; None if a token crosses `start`.
 
         Raises:
             PackError: as `encode`.
@@ -215,39 +213,39 @@ class Tokenizer:
             )
 
     def decode(self, ids: Iterable[int], context: Sequence[int] = ()) -> str:
-        """Text of `ids` without special tokens, as it reads after the tokens `context`.
+        """The text of `ids` without special tokens, as a continuation of the tokens `context`.
 
-        Without context, what transformers decodes with skip_special_tokens=True, except that bytes
-        that are not UTF-8 become U+FFFD once per character begun, whatever the tokenizer.
+        Without context this is what transformers decodes with skip_special_tokens=True, except that
+        with every tokenizer, bytes that are not UTF-8 become one U+FFFD per character begun.
         """
         stream = StreamDecoder(self, context)
         return "".join([*map(stream.push, ids), stream.flush()])
 
     def special_text(self, token_id: int) -> str | None:
-        """How a special token is written, which decoding skips; None: it is an ordinary token."""
+        """The text of a special token, which decoding skips; None for an ordinary token."""
         return self.token_bytes.special_text(token_id)
 
 
 class StreamDecoder:
-    """Decodes token by token; a character is returned when its last byte has arrived.
+    """Decodes token by token, and returns a character when its last byte has arrived.
 
     The pieces and `flush()` together are what `Tokenizer.decode` returns for the same tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()) -> None:
-        """`context`: the tokens before, if the text continues theirs.
+        """`context`: the tokens before, if this text continues theirs.
 
-        Tokenizers that write words with the space before them drop it at the start of a text. So
-        with a prompt as context the first word keeps its space, and without it is dropped.
+        Tokenizers that store words with a space in front drop it at the start of a text. With a
+        prompt as context, the first word keeps its space; without context, the space is dropped.
         """
         self._table = tokenizer.token_bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at_start = all(self._table.is_silent(i) for i in context)
-        for token_id in context[-3:]:  # a character begun there may end here: at most 3 bytes of 4
+        for token_id in context[-3:]:  # up to 3 bytes of a character may already be there
             self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        """Take one token; return the text that became complete, often "" or several characters."""
+        """Take one token and return the text that it completes, "" or any number of characters."""
         piece = self._table.lookup(token_id, at_start=self._at_start)
         self._at_start = self._at_start and self._table.is_silent(token_id)
         return self._utf8.decode(piece)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded routing run through the eviction policies of the runtime, without model or disk."""
+"""Runs recorded routing through the runtime's eviction policies, without a model or disk."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _EXPERTS = re.compile(r"\s*(\d+)[\s-]*experts?\s*", re.ASCII)
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What the dynamic programme wants to know, one number per layer, from calibration."""
+    """What the dynamic programme needs from calibration, one number per layer."""
 
     prefetch_accuracy: list[float]
     single_ratio: list[float]
@@ -31,9 +31,9 @@ class ReplayRow:
     """One policy at one budget.
 
     Attributes:
-        budget: as it was asked for; capacity: the experts it holds.
-        visits, hits: experts needed, and of them resident.
-        belady_hits: what the best possible policy would have had.
+        budget: as it was given; capacity: the number of experts it holds.
+        visits, hits: experts needed, and how many of them were resident.
+        belady_hits: the hits of the best possible policy.
     """
 
     budget: str
@@ -56,16 +56,16 @@ class ReplayRow:
 
     @property
     def share_of_belady(self) -> float:
-        """1 where the policy is as good as any can be."""
+        """1 if the policy is as good as any can be."""
         return self.hits / self.belady_hits if self.belady_hits else 1.0
 
 
 def parse_budget(text: str, geometry: PackGeometry) -> int:
-    """Experts that a budget holds: "25%" of all, "16-experts", or a memory ceiling as "12GiB".
+    """How many experts a budget holds: "25%" of all, "16-experts", or a memory ceiling "12GiB".
 
     Raises:
-        BudgetError: a ceiling below the fixed part and one layer's experts.
-        ValueError: not a budget, or a number of experts that the model cannot use.
+        BudgetError: a ceiling that does not hold the fixed part and one layer's experts.
+        ValueError: not a budget, or more experts than the model has.
     """
     if "%" in text:
         return max(1, round(parse_percent(text) * geometry.experts))
@@ -90,7 +90,7 @@ def parse_budget(text: str, geometry: PackGeometry) -> int:
 def layer_floors(
     allocation: str, geometry: PackGeometry, capacity: int, facts: LayerFacts | None
 ) -> list[int]:
-    """Experts that each layer should keep (soft), or [] for one global pool.
+    """How many experts each layer should keep (a soft floor), or [] for one global pool.
 
     Raises:
         ValueError: an unknown allocation, or "dp" without `facts`.
@@ -137,7 +137,7 @@ def replay(
 def run_policy(
     trace: Trace, capacity: int, policy: str, floors: Sequence[int] = ()
 ) -> ReplayCounts:
-    """Run it with room for `capacity` experts."""
+    """Run a trace through one policy, with room for `capacity` experts."""
     size = trace.geometry
     return _core.replay_trace(
         trace.visits, size.num_layers, size.num_experts, capacity, policy, list(floors)
@@ -145,9 +145,9 @@ def run_policy(
 
 
 def recommend(rows: Sequence[ReplayRow]) -> tuple[str, str]:
-    """The (policy, allocation) to use: the first whose hits over all budgets are near the most.
+    """The (policy, allocation) to use: the first with about the most hits over all budgets.
 
-    Near is half a percent, so that the simplest of equals wins and not chance.
+    "About" is half a percent, so that among equals the simplest wins, not chance.
 
     Raises:
         ValueError: no rows.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who was busy when, as a trace for chrome://tracing or ui.perfetto.dev."""
+"""What each thread did when, as a trace for chrome://tracing or ui.perfetto.dev."""
 
 import json
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
     for lane, thread in sorted({(_lane(span.lane), span.thread) for span in spans}):
         name = LANES[lane] if LANES[lane] in ("compute", "stall") else f"{LANES[lane]} {thread}"
         track = _track(lane, thread)
-        place = {"ph": "M", "pid": 1, "tid": track}
-        events.append({"name": "thread_name", "args": {"name": name}} | place)
-        events.append({"name": "thread_sort_index", "args": {"sort_index": track}} | place)
+        metadata = {"ph": "M", "pid": 1, "tid": track}
+        events.append({"name": "thread_name", "args": {"name": name}} | metadata)
+        events.append({"name": "thread_sort_index", "args": {"sort_index": track}} | metadata)
     for lane_name, name, thread, layer, begin_ns, end_ns in spans:
         event = {
             "name": name if layer < 0 else f"{name}, layer {layer}",
@@ -47,7 +47,7 @@ def write_chrome_trace(path: Path, spans: Sequence[Span]) -> None:
 
 def _lane(name: str) -> int:
     if name not in LANES:
-        raise ValueError(f"{name!r} is no lane of a timeline: expected one of {', '.join(LANES)}")
+        raise ValueError(f"{name!r} is not a timeline's lane: expected one of {', '.join(LANES)}")
     return LANES.index(name)
 
 

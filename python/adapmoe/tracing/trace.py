@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded routing: which experts each layer needed, pass by pass, in a file.
 
-A trace is a NumPy .npz archive (zip) of four arrays and a header; PLANNING.md lists them.
+A trace is a NumPy .npz archive (zip) of four arrays and a header; README.md lists them.
 """
 
 import io
@@ -47,14 +47,14 @@ class _Header(_Sizes):
 
 @dataclass(frozen=True)
 class Trace:
-    """Routing of one session, and as much about its pack as a replay needs."""
+    """The routing of one session, and what a replay needs to know about its pack."""
 
     geometry: PackGeometry
     visits: list[RoutingVisit]
 
     @property
     def passes(self) -> int:
-        """How many times the layers were run through."""
+        """How many passes over all layers were recorded."""
         return len({visit.pass_index for visit in self.visits})
 
     def counts(self) -> NDArray[np.int64]:
@@ -70,7 +70,7 @@ class Trace:
         return Trace(self.geometry, [v for v in self.visits if v.pass_index not in prefill])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, or replace it in one step.
+        """Write the file; an old one is replaced in one step.
 
         Raises:
             TraceError: it cannot be written.
@@ -101,7 +101,7 @@ class Trace:
             TraceError: missing, not a trace, damaged, or of an unknown version.
         """
         try:
-            # np.load would leave a path open that is no archive.
+            # Given a path to something else than an archive, np.load would leave the file open.
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 header = str(file["header"][()])
                 arrays = {name: file[name].astype(np.int64) for name in _ARRAYS}
@@ -152,7 +152,7 @@ def _check(
     if not all(a.ndim == 1 for a in (passes, layers, counts, experts)):
         raise _damaged(path, "its arrays must have one dimension")
     if not len(passes) == len(layers) == len(counts) or len(experts) != counts.sum():
-        raise _damaged(path, "its arrays do not have the lengths of each other")
+        raise _damaged(path, "the lengths of its arrays do not match")
     inside = (
         np.all((layers >= 0) & (layers < geometry.num_layers))
         and np.all((experts >= 0) & (experts < geometry.num_experts))

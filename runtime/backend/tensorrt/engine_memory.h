@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hands out ranges of one place of device memory to the engine that is made there. None is handed
-// out twice before reset(): TensorRT may release a range that queued work still uses. An engine
-// that releases and takes again needs more room, and wanted() counts it. Thread-safe.
+// Hands out parts of one piece of device memory to the engine that is created in it. No part is
+// handed out twice before reset(), because TensorRT may release one that queued work still uses. An
+// engine that releases and allocates again needs more memory, which wanted() counts. Thread-safe.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -20,7 +20,7 @@ class EngineMemory {
   EngineMemory(const EngineMemory&) = delete;
   EngineMemory& operator=(const EngineMemory&) = delete;
 
-  // For a new engine in `place`. REQUIRES: nothing uses what was handed out.
+  // For a new engine in the memory `place`. REQUIRES: nothing uses what was handed out.
   void reset(std::span<std::byte> place) {
     const std::lock_guard lock(mutex_);
     place_ = place;
@@ -39,7 +39,7 @@ class EngineMemory {
     return place_.data() + begin;
   }
 
-  // Bytes that the place must have for all that was asked for since reset().
+  // Bytes of memory needed for everything that was requested since reset().
   int64_t wanted() const {
     const std::lock_guard lock(mutex_);
     return static_cast<int64_t>(wanted_);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ExpertCache must do, in plain Python: the model that random tests compare it with."""
+"""What an ExpertCache must do, in plain Python; random tests compare it with this model."""
 
 from collections import Counter
 

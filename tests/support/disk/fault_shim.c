@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loaded with LD_PRELOAD: makes pread, and reads that liburing submits, fail for files whose path
 // ends in a given name. Controlled by a small file, named by FAULT_CONTROL, that the test maps and
-// writes (tests/support/faults.py).
+// writes (tests/support/disk/faults.py).
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

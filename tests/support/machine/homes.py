@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user who is not in the password file, as in many containers."""
+"""A user without an entry in the password file, as in many containers."""
 
 import os
 import pwd

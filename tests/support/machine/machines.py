@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines made of files: what `/proc`, `/sys` and `/etc` say on four kinds of them.
+"""Made-up machines: what `/proc`, `/sys` and `/etc` say on four kinds of them.
 
 Written from documents and public listings, not copied from devices.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damage as disks, copies and people do it: no checksum is made to fit.
+"""Damage as disks, copies and people cause it: checksums are not adjusted.
 
 Each function returns `mutate(pack, rng, bases)`: change the copy at `pack`, drawing from `rng`;
 `bases` is the folder of the undamaged packs.

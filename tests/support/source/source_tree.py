@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = ("runtime", "python", "export", "tests", "jetson")
+FOLDERS = ("runtime", "python", "export", "benchmarks", "tests", "jetson")
 CPP = (".cc", ".h", ".cu", ".cuh")
 PYTHON = (".py", ".pyi")
 

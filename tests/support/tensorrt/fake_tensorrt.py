@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What adapmoe calls of tensorrt and tensorrt_rtx. A plan is the JSON of all that was asked for.
+"""The calls of tensorrt and tensorrt_rtx that adapmoe makes. A plan is JSON of the request.
 
 FAKE_TENSORRT in the environment, "WHAT:PART OF A FILE NAME", makes it crash, refuse, take memory or
 be slow; FAKE_TENSORRT_VERSION is its version.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the pairing with llama.cpp makes figures of runs, and how it holds a process to a limit."""
+"""How the pairing with llama.cpp summarises runs and limits the memory of a process."""
 
 import math
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of `adapmoe doctor`."""
+"""What `adapmoe doctor` finds, topic by topic."""
 
 import dataclasses
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queue depth and size of a read: the choice, the probe's turns, and what is remembered."""
+"""Read depth and read size: how they are probed, chosen and kept."""
 
 import json
 import os
@@ -9,12 +9,12 @@ import pytest
 from adapmoe import _core
 from adapmoe.doctor.disk import examine_depths
 from adapmoe.errors import ReadError
-from adapmoe.machine import bandwidth as disk_probe
+from adapmoe.machine import bandwidth
 from adapmoe.machine.bandwidth import (
     DiskProbe,
     DiskSpeed,
     Tiles,
-    choose,
+    choose_speed,
     measure_disk,
     settings_for,
 )
@@ -30,14 +30,14 @@ def speeds(*figures, direct=True):
 
 
 def test_the_default_stays_unless_another_is_clearly_faster():
-    assert choose(speeds((4, 2.0), (2, 1.0), (8, 2.1), (16, 2.29)), TILE).read_depth == 4
-    assert choose(speeds((4, 2.0), (2, 1.0), (8, 2.4), (16, 2.42)), TILE).read_depth == 8
+    assert choose_speed(speeds((4, 2.0), (2, 1.0), (8, 2.1), (16, 2.29)), TILE).read_depth == 4
+    assert choose_speed(speeds((4, 2.0), (2, 1.0), (8, 2.4), (16, 2.42)), TILE).read_depth == 8
 
 
 def test_of_equals_the_one_with_least_in_flight_is_taken():
     found = speeds((4, 1.0), (2, 1.95), (8, 2.0), (16, 2.0, 2 << 20), (16, 2.0, 512 << 10))
-    assert choose(found, TILE) == found[4]  # 8 MiB in flight
-    assert choose(found[:4], TILE).read_depth == 2  # 16 MiB
+    assert choose_speed(found, TILE) == found[4]  # 8 MiB in flight
+    assert choose_speed(found[:4], TILE).read_depth == 2  # 16 MiB
 
 
 def test_only_reads_smaller_than_a_tile_are_tried():
@@ -70,7 +70,7 @@ def probe_of(monkeypatch, tmp_path):
 
     def probe(bytes_per_s, **options):
         clock = [0.0]
-        monkeypatch.setattr(disk_probe.time, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr(bandwidth.time, "perf_counter", lambda: clock[0])
         disk = FakeDisk(clock, bytes_per_s)
         monkeypatch.setattr(_core, "ReadProbe", lambda path, reader, size: disk)
         return measure_disk(Tiles(tmp_path / "x", 4096, TILE, 64), **options), disk

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorRT engines need around them, piece by piece."""
+"""What TensorRT engines need: SHA-256, device memory, staged files."""
 
 import hashlib
 
