@@ -11,7 +11,7 @@ from adapmoe.perplexity import evaluate
 from adapmoe.tokenizer import Tokenizer
 from support.reference_model import load_reference, reference_perplexity, write_dequantized
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 WINDOW = 256
 
