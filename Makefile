@@ -9,7 +9,7 @@ STRESS_SECONDS ?= 20
 FUZZ_SECONDS ?= 20
 CUDA_KERNELS := ON
 # GPU kernels of the demo: where there is a GPU. `make demo CUDA=ON` asks for them.
-CUDA ?= $(shell tests/support/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
+CUDA ?= $(shell tests/support/build/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
 export CXX
 
 # Configurations share objects, and so do a build and the next after `rm -rf .venv`.
@@ -38,7 +38,7 @@ BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
 SANITIZED := build/sanitize-address,undefined/cmake
-RUN_PARTS := $(PYTHON) tests/support/run_parts.py
+RUN_PARTS := $(PYTHON) tests/support/build/run_parts.py
 # Other parts, or none, for these.
 LEFT_OUT := not emulated and not aarch64 and not slow
 ARM_PYTHON := build/aarch64/python
@@ -75,7 +75,7 @@ bench: $(STAMPS)/bench-tools $(WIDE_PACK)/calibration.json $(PAIRED_PACK)/calibr
 	done
 	$(BIN)/adapmoe bench $(PAIRED_PACK) --experts-resident 100% --text tests/text/evaluation.txt \
 	  $(BENCH_OPTIONS) --profile
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.pairing $(PAIRED_PACK) $(PAIRING_OPTIONS)
+	$(BIN)/python -m benchmarks.pairing $(PAIRED_PACK) $(PAIRING_OPTIONS)
 
 venv: $(STAMPS)/test
 
@@ -86,7 +86,7 @@ lint: $(STAMPS)/test
 	$(BIN)/python -m pytest -q tests/lint
 	$(MAKE) tidy-changed
 
-TIDY := $(BIN)/python tests/support/tidy.py $(BIN)/clang-tidy build/tidy
+TIDY := $(BIN)/python tests/support/build/tidy.py $(BIN)/clang-tidy build/tidy
 tidy-changed: build/tidy/compile_commands.json
 	$(TIDY) --changed
 
@@ -106,7 +106,7 @@ slow: $(STAMPS)/test $(STAMPS)/engines
 
 # The tests that run C++: tests/python has a stand-in for the core.
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
-	tests/support/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 \
+	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 \
 	  -m "$(LEFT_OUT) and not torch and not memory and not alone" \
 	  tests/native tests/fuzz tests/integration tests/export
 
@@ -125,12 +125,12 @@ stress-address,undefined: $(STRESS_PACK)/manifest.json $(STAMPS)/sanitize-addres
 	$(SANITIZED)/tests/stress/adapmoe_stress --pack $(STRESS_PACK) --seconds 5
 
 try-fuzz:
-	@if reason="$$(tests/support/check_fuzzer.sh $(CLANGXX) 2>&1)"; then $(MAKE) fuzz; \
+	@if reason="$$(tests/support/build/check_fuzzer.sh $(CLANGXX) 2>&1)"; then $(MAKE) fuzz; \
 	  else echo "$@: skipped, $$reason"; fi
 
 # New inputs and crashes go to build/fuzz; tests/fuzz/corpus is only read.
 fuzz: $(STAMPS)/build-tools
-	@tests/support/check_fuzzer.sh $(CLANGXX)
+	@tests/support/build/check_fuzzer.sh $(CLANGXX)
 	CXX=$(CLANGXX) $(CONFIGURE) -B build/fuzz -DADAPMOE_PYTHON=OFF -DADAPMOE_FUZZ=ON \
 	  -DADAPMOE_SANITIZE=fuzzer-no-link,address,undefined
 	$(BIN)/cmake --build build/fuzz --target $(FUZZERS)
@@ -144,18 +144,18 @@ fuzz: $(STAMPS)/build-tools
 	done
 
 try-aarch64:
-	@if reason="$$(tests/support/check_aarch64.sh 2>&1)"; then $(MAKE) aarch64; \
+	@if reason="$$(tests/support/build/check_aarch64.sh 2>&1)"; then $(MAKE) aarch64; \
 	  else echo "$@: skipped, $$reason"; fi
 
 # The core and its tools for 64-bit Arm; under emulation they must give this machine's bits. And the
 # wheel, where headers of a Python for Arm are there.
 aarch64: $(STAMPS)/test
-	@tests/support/check_aarch64.sh
-	$(CONFIGURE) -B build/aarch64 --toolchain tests/support/aarch64.cmake \
+	@tests/support/build/check_aarch64.sh
+	$(CONFIGURE) -B build/aarch64 --toolchain tests/support/build/aarch64.cmake \
 	  -DCMAKE_BUILD_TYPE=Release -DADAPMOE_PYTHON=OFF -DADAPMOE_TOOLS=ON -DADAPMOE_WERROR=ON
 	$(BIN)/cmake --build build/aarch64
 	rm -rf build/aarch64/wheel
-	@if headers="$$(tests/support/arm_python.sh $(BIN)/python $(ARM_PYTHON) 2>&1)"; then \
+	@if headers="$$(tests/support/build/arm_python.sh $(BIN)/python $(ARM_PYTHON) 2>&1)"; then \
 	  $(MAKE) aarch64-wheel ARM_HEADERS="$$headers"; \
 	else echo "aarch64: no wheel, $$headers"; fi
 	$(BIN)/python -m pytest -q tests/integration/test_aarch64.py tests/integration/test_aarch64_wheel.py
@@ -165,7 +165,7 @@ aarch64-wheel: $(STAMPS)/test
 	_PYTHON_HOST_PLATFORM=linux-aarch64 \
 	  SETUPTOOLS_EXT_SUFFIX=".$$($(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')-aarch64-linux-gnu.so" \
 	  $(PIP) wheel -q . --no-build-isolation --no-deps -w build/aarch64/wheel \
-	  -C build-dir=build/aarch64-wheel -C cmake.args=--toolchain=tests/support/aarch64.cmake \
+	  -C build-dir=build/aarch64-wheel -C cmake.args=--toolchain=tests/support/build/aarch64.cmake \
 	  -C cmake.define.Python_INCLUDE_DIR=$(ARM_HEADERS) -C cmake.define.ADAPMOE_WERROR=ON \
 	  -C cmake.define.ADAPMOE_CUDA=OFF
 
@@ -212,8 +212,8 @@ clean:
 	rm -rf .venv build
 
 # --- environments -------------------------------------------------------------------------------
-$(STAMPS)/venv: tests/support/check_system.sh
-	tests/support/check_system.sh $(PYTHON)
+$(STAMPS)/venv: tests/support/build/check_system.sh
+	tests/support/build/check_system.sh $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade "pip>=25.1"
 	@mkdir -p $(STAMPS) && touch $@
@@ -266,7 +266,7 @@ $(STAMPS)/sanitize-%: $(STAMPS)/test
 	@touch $@
 
 # CMake without the Python package around it.
-CONFIGURE = tests/support/configure.sh $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+CONFIGURE = tests/support/build/configure.sh $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
   -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DADAPMOE_CUDA=OFF
 
 # File by file: what a compiler is told of each, nothing compiled.
@@ -284,9 +284,9 @@ $(BENCH_PACK)/calibration.json: $(wildcard $(MODEL)/*) | $(STAMPS)/demo
 	$(BIN)/adapmoe export $(MODEL) $(BENCH_PACK) --experts int4
 	$(BIN)/adapmoe calibrate $(BENCH_PACK) --text tests/text/calibration.txt
 
-$(WIDE_PACK)/calibration.json: tests/benchmarks/widen.py | $(BENCH_PACK)/calibration.json
+$(WIDE_PACK)/calibration.json: benchmarks/widen.py | $(BENCH_PACK)/calibration.json
 	rm -rf $(WIDE_PACK)
-	$(BIN)/python tests/benchmarks/widen.py $(MODEL) $(WIDE_PACK) --calibration-of $(BENCH_PACK)
+	$(BIN)/python benchmarks/widen.py $(MODEL) $(WIDE_PACK) --calibration-of $(BENCH_PACK)
 
 $(PAIRED_NARROW)/calibration.json: $(wildcard $(MODEL)/*) | $(STAMPS)/demo
 	rm -rf $(PAIRED_NARROW) $(PAIRED_NARROW).partial
@@ -294,9 +294,9 @@ $(PAIRED_NARROW)/calibration.json: $(wildcard $(MODEL)/*) | $(STAMPS)/demo
 	$(BIN)/adapmoe export $(MODEL) $(PAIRED_NARROW) --experts int4 --dense int4
 	$(BIN)/adapmoe calibrate $(PAIRED_NARROW) --text tests/text/calibration.txt
 
-$(PAIRED_PACK)/calibration.json: tests/benchmarks/widen.py | $(PAIRED_NARROW)/calibration.json
+$(PAIRED_PACK)/calibration.json: benchmarks/widen.py | $(PAIRED_NARROW)/calibration.json
 	rm -rf $(PAIRED_PACK) $(PAIRED_PACK:.adapmoe=.gguf)
-	$(BIN)/python tests/benchmarks/widen.py $(MODEL) $(PAIRED_PACK) --dense int4 \
+	$(BIN)/python benchmarks/widen.py $(MODEL) $(PAIRED_PACK) --dense int4 \
 	  --calibration-of $(PAIRED_NARROW)
 
 # Several tiles per expert.

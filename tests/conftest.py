@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from support.tools import require_gpu
+from support.source.tools import require_gpu
 
 # The same examples in every run; --hypothesis-profile=default draws new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)

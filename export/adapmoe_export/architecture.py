@@ -7,30 +7,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from adapmoe.errors import CheckpointError
+from adapmoe.pack.manifest import ModelConfig
+
 Json = dict[str, Any]
 
+# The two matrices that `tie_word_embeddings` is about, by their published names.
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The Hugging Face config in the pack's words. Field names are Hugging Face's."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    num_local_experts: int
-    num_experts_per_tok: int
-    rms_norm_eps: float
-    rope_theta: float
-    sliding_window: int | None
-    tie_word_embeddings: bool
-    max_position_embeddings: int
-    hidden_act: str
-    bos_token_id: int | None
-    eos_token_id: list[int]
+class ConfigFields:
+    """Fields of a config.json. Every getter raises CheckpointError, which names a wrong field."""
+
+    def __init__(self, raw: Json, path: Path, defaults: Json) -> None:
+        """`raw` is the parsed file at `path`; `defaults` has the fields that may be left out."""
+        self._raw = raw
+        self._fields = defaults | raw
+        self._path = path
+
+    def error(self, problem: str) -> CheckpointError:
+        """An error that names the file."""
+        return CheckpointError(f"{self._path}: {problem}")
+
+    def is_given(self, key: str) -> bool:
+        """Whether the file has the field, null included."""
+        return key in self._raw
+
+    def get(self, key: str) -> object:
+        """The raw value or the default; None where there is neither."""
+        return self._fields.get(key)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """An integer from `low` to `high`."""
+        value = self.get(key)
+        if type(value) is not int or not low <= value <= high:
+            raise self.error(
+                f"{key} is {shown(value)}, expected a whole number from {low} to {high}"
+            )
+        return value
+
+    def number(self, key: str, low: float, high: float) -> float:
+        """A number from `low` to `high`."""
+        value = self.get(key)
+        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+            raise self.error(f"{key} is {shown(value)}, expected a number from {low:g} to {high:g}")
+        return float(value)  # type: ignore[arg-type]
+
+    def boolean(self, key: str) -> bool:
+        """True or false."""
+        value = self.get(key)
+        if not isinstance(value, bool):
+            raise self.error(f"{key} is {shown(value)}, expected true or false")
+        return value
+
+    def token_ids(self, key: str, vocab_size: int) -> list[int]:
+        """A token id, a list of them or null, as a list."""
+        value = self.get(key)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        for token_id in ids:
+            if type(token_id) is not int or not 0 <= token_id < vocab_size:
+                raise self.error(
+                    f"{key} holds {shown(token_id)}, expected 0 to {vocab_size - 1}, or null in "
+                    "place of all if there is no such token"
+                )
+        return list(ids)
+
+
+def shown(value: object) -> str:
+    """A value from a file, for a message: no longer than it helps."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list of lists of...
+        return "a value too long to print"
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 @dataclass(frozen=True)

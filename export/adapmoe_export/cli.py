@@ -4,6 +4,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -23,8 +25,7 @@ from rich.table import Table
 from adapmoe_export.architecture import Json
 from adapmoe_export.destination import partial_path
 from adapmoe_export.errors import ExportError
-from adapmoe_export.onnx_cli import onnx_json, print_models, write_models
-from adapmoe_export.onnx_graph import import_onnx
+from adapmoe_export.onnx_export import OnnxSummary, export_onnx, import_onnx
 from adapmoe_export.pack_writer import export_pack
 
 
@@ -67,7 +68,7 @@ def export(
 ) -> None:
     """Convert a Hugging Face checkpoint into a pack.
 
-    Run the same command again to go on with an export that was interrupted.
+    Run the same command again to resume an interrupted export.
 
     Example: adapmoe export Mixtral-8x7B-v0.1 mixtral.adapmoe --experts int4
 
@@ -76,7 +77,7 @@ def export(
     Example: adapmoe export mixtral.adapmoe --onnx
     """
     if onnx:
-        import_onnx()  # better now than after an hour
+        import_onnx()  # fail now rather than after an hour
     if out is None:
         _export_onnx_only(source, onnx, as_json)
         return
@@ -95,12 +96,12 @@ def export(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             notice=lambda text: bar.console.print(text, highlight=False, soft_wrap=True),
         )
-    models = write_models(out) if onnx else None
+    models = _write_models(out) if onnx else None
     if as_json:
-        print(json.dumps(_summary(out, manifest) | onnx_json(models)))
+        print(json.dumps(_summary(out, manifest) | _onnx_json(models), allow_nan=False))
     else:
         _print_tables(out, manifest)
-        print_models(models)
+        _print_models(models)
 
 
 def _export_onnx_only(pack: Path, onnx: bool, as_json: bool) -> None:
@@ -110,18 +111,23 @@ def _export_onnx_only(pack: Path, onnx: bool, as_json: bool) -> None:
         raise ExportError(
             f"{pack}: is not a pack, so OUT must be given: adapmoe export {pack} OUT --onnx"
         )
-    models = write_models(pack)
+    models = _write_models(pack)
     if as_json:
-        print(json.dumps({"pack": str(pack)} | onnx_json(models)))
+        print(json.dumps({"pack": str(pack)} | _onnx_json(models), allow_nan=False))
     else:
-        print_models(models)
+        _print_models(models)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Shows names as they are: rich would obey [words in brackets]."""
+    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def _parse_width(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal():
-        raise ExportError(f"tile width {text!r}: give 'auto' or a number of columns")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ExportError(f"tile width {text[:40]!r}: give 'auto' or a number of columns")
     return int(text)
 
 
@@ -132,7 +138,7 @@ def _interrupt_message(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         partial = partial_path(out)
         if partial.is_dir():
-            text = f"{partial} keeps what is finished: run the same command again to go on, "
+            text = f"{partial} keeps what is finished: run the same command again to resume, "
             text += "or with --fresh to start over"
         else:
             text = "nothing was finished, and nothing is left behind"
@@ -147,7 +153,7 @@ def _progress_bar() -> Progress:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_console(stderr=True),
         transient=True,
     )
 
@@ -159,7 +165,7 @@ def _summary(out: Path, manifest: Json) -> Json:
 
 
 def _print_tables(out: Path, manifest: Json) -> None:
-    console = Console()
+    console = _console()
     files = Table("file", title=str(out), title_justify="left")
     files.add_column("bytes", justify="right")
     for name, file in sorted(manifest["files"].items()):
@@ -169,3 +175,37 @@ def _print_tables(out: Path, manifest: Json) -> None:
     for kind, error in manifest["quantization_error"].items():
         errors.add_row(kind, f"{error['relative_rmse']:.5f}")
     console.print(files, errors)
+
+
+def _write_models(pack: Path) -> OnnxSummary:
+    """Export with a progress bar on stderr."""
+    columns = (TextColumn("ONNX models"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+            task = bar.add_task("onnx", total=None)
+            return export_onnx(
+                pack, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted; {pack} is complete, and the finished ONNX models are kept; resume "
+            f"with: adapmoe export {pack} --onnx",
+            err=True,
+        )
+        raise
+
+
+def _onnx_json(models: OnnxSummary | None) -> Json:
+    """For --json; nothing where no models were asked for."""
+    return {} if models is None else {"onnx": asdict(models)}
+
+
+def _print_models(models: OnnxSummary | None) -> None:
+    """One line."""
+    if models is not None:
+        _console().print(
+            f"{models.folder}: {models.models} ONNX models, {models.bytes:,} bytes"
+            + (f"; {models.kept} were there already" if models.kept else ""),
+            soft_wrap=True,
+            highlight=False,
+        )

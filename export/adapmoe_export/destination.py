@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapmoe.errors import CheckpointError
+from adapmoe.machine.files import sync_folder
 from adapmoe_export.errors import ExportError
 from adapmoe_export.journal import has_entries
 
@@ -43,8 +44,8 @@ def staged_directory(
 ) -> Iterator[Staging]:
     """Yield the locked staging directory; on success its pack is synced and becomes `out`.
 
-    On failure `out` is as it was, and finished work stays for the next run, unless the checkpoint
-    is at fault: another one cannot use it. Raises ExportError if `out` exists (without
+    On failure `out` is unchanged. Finished work stays for the next run, unless the checkpoint is at
+    fault: a corrected one could not use it. Raises ExportError if `out` exists (without
     `overwrite`), is not a pack or is being written, or if the disk has no room for `needed_bytes`.
     """
     out = out.absolute()
@@ -60,7 +61,7 @@ def staged_directory(
             _remove_small_files(staging.pack)
             _check_room(root, needed_bytes)
             yield staging
-            sync_directory(staging.pack)
+            sync_folder(staging.pack)
             _publish(staging.pack, out, overwrite)
         except BaseException as error:
             kept = not isinstance(error, CheckpointError) and has_entries(staging.journal)
@@ -76,19 +77,10 @@ def _write_failure(root: Path, error: OSError, needed_bytes: int, kept: bool) ->
     remedy = f"the pack needs {needed_bytes} bytes ({needed_bytes / 2**30:.2f} GiB) there"
     if kept:
         remedy += (
-            "; what is finished is kept: run the same command again to go on, "
+            "; what is finished is kept: run the same command again to resume, "
             "or with --fresh to start over"
         )
     return ExportError(f"{error.filename or root}: cannot write: {error.strerror}; {remedy}")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -133,7 +125,7 @@ def _empty(root: Path) -> None:
 
 
 def _remove_small_files(pack: Path) -> None:
-    """They are written last and in no time; those of an older checkpoint must not stay."""
+    """They are written last and quickly. Those of an older checkpoint must not stay."""
     for path in pack.iterdir():
         if path.suffix != ".safetensors":
             path.unlink()
@@ -186,6 +178,6 @@ def _publish(pack: Path, out: Path, overwrite: bool) -> None:
         if had_old:
             replaced.rename(out)
         raise
-    sync_directory(out.parent)
+    sync_folder(out.parent)
     if had_old:
         shutil.rmtree(replaced)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one error that the package `adapmoe` does not have: the destination or an option is wrong."""
+"""The exporter's own error: the destination or an option is wrong."""
 
 from adapmoe.errors import AdapmoeError
 

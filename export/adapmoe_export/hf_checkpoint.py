@@ -2,9 +2,12 @@
 """A Hugging Face checkpoint directory: which tensors it holds, and their rows."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import numpy as np
 
 from adapmoe.errors import CheckpointError
 from adapmoe_export.architecture import Json, MatrixSource, TensorSpec
@@ -20,10 +23,21 @@ from adapmoe_export.unsupported_sources import (
     refuse_dtype,
     refuse_names,
     refuse_path,
+    refuse_pointers,
 )
 
+# Copied into the pack where the checkpoint has them.
+COPIED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+_PIECE_WEIGHTS = 1 << 22  # how many are compared at a time
 
 
 class HfCheckpoint:
@@ -33,30 +47,41 @@ class HfCheckpoint:
         """Read config.json and the index, no weights. Raises CheckpointError."""
         self.path = path
         refuse_path(path)
+        refuse_pointers(_files_to_read(path))
         self.config_path = path / "config.json"
         if not self.config_path.is_file():
             raise CheckpointError(f"{path}: no config.json; give a Hugging Face checkpoint")
-        self.config_bytes = self.config_path.read_bytes()
-        self.config = _parse_object(self.config_path, self.config_bytes)
+        self.config, self.config_bytes = _read_json(self.config_path)
         refuse_config(self.config, self.config_path)
-        self._files = self._index()  # name in the files -> file
+        self._index: dict[str, Path] = {}  # name -> file, as the index says; empty without one
+        self._headers = {file: read_header(file) for file in self._weight_files()}
+        self._files = self._tensors()  # name in the files -> file
         refuse_names(self._files, path)
         self._names = {name: name for name in self._files}  # published name -> name in the files
         self._places: dict[str, TensorPlace] = {}  # published name -> place; filled by check()
         self.dtypes: set[str] = set()  # of the tensors that were checked
 
-    def _index(self) -> dict[str, Path]:
+    def _weight_files(self) -> list[Path]:
+        """The files that transformers would load: of a single file and an index, the file."""
         index_path, single_path = self.path / _INDEX, self.path / _SINGLE
-        if index_path.is_file():
-            weight_map = _parse_object(index_path, index_path.read_bytes()).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise CheckpointError(f"{index_path}: no weight_map")
-            return {name: self._shard(index_path, file) for name, file in weight_map.items()}
         if single_path.is_file():
-            return dict.fromkeys(read_header(single_path), single_path)
+            return [single_path]
+        if index_path.is_file():
+            return self._indexed_files(index_path)
+        if shards := _numbered_shards(self.path):
+            return shards
         raise CheckpointError(
             f"{self.path}: neither {_SINGLE} nor {_INDEX}; only safetensors weights are read"
         )
+
+    def _indexed_files(self, index_path: Path) -> list[Path]:
+        weight_map = read_json_object(index_path).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index_path}: no weight_map")
+        self._index = {name: self._shard(index_path, file) for name, file in weight_map.items()}
+        shards = sorted(set(self._index.values()))
+        refuse_pointers(shards)
+        return shards
 
     def _shard(self, index_path: Path, file: object) -> Path:
         if not isinstance(file, str) or Path(file).name != file:
@@ -66,6 +91,29 @@ class HfCheckpoint:
             raise CheckpointError(f"{shard}: this shard is missing; download it again")
         return shard
 
+    def _tensors(self) -> dict[str, Path]:
+        """Name -> file, from the files themselves.
+
+        transformers loads all that the shards hold, listed in the index or not, and of a tensor
+        that is in two shards the last. So the index alone is not to be trusted.
+        """
+        files: dict[str, Path] = {}
+        for file, header in self._headers.items():
+            for name in header:
+                other = files.setdefault(name, file)
+                if other != file:
+                    raise CheckpointError(
+                        f"{file}: tensor {name} is in {other.name} as well; delete the one that "
+                        "does not belong to the model"
+                    )
+        for name, file in self._index.items():
+            if name not in self._headers[file]:
+                raise CheckpointError(
+                    f"{file}: tensor {name} is missing, though {_INDEX} says that it is there; "
+                    "download both files again"
+                )
+        return files
+
     def rename(self, published_name: Callable[[str], str]) -> None:
         """From now on, find tensors by their published names. Raises CheckpointError."""
         self._names = {}
@@ -73,6 +121,10 @@ class HfCheckpoint:
             other = self._names.setdefault(published_name(name), name)
             if other != name:
                 raise CheckpointError(f"{self.path}: {other} and {name} are the same tensor")
+
+    def use_for(self, missing: str, present: str) -> None:
+        """Find the tensor `missing` where `present` is. Both are published names."""
+        self._names[missing] = self._names[present]
 
     @property
     def names(self) -> Iterable[str]:
@@ -94,37 +146,30 @@ class HfCheckpoint:
         Tensors that `specs` lacks and `ignores` does not name are refused: dropping one would
         change the model. Raises CheckpointError.
         """
+        self._places, self.dtypes = {}, set()
         wanted = {spec.name: spec for spec in specs}
         for name in sorted(set(self._names) - set(wanted)):
             if not ignores(name):
                 file, tensor = self._files[self._names[name]], self._names[name]
                 raise CheckpointError(
-                    f"{file}: unexpected tensor {tensor}; the architecture has none such"
+                    f"{file}: unexpected tensor {tensor}, which the architecture does not have"
                 )
-        by_file: dict[Path, list[TensorSpec]] = {}
         for name, spec in wanted.items():
             if name not in self._names:
                 raise CheckpointError(f"{self.path}: tensor {name} is missing")
-            by_file.setdefault(self._files[self._names[name]], []).append(spec)
-        for path, file_specs in sorted(by_file.items()):
-            self._check_file(path, file_specs)
+            self._places[name] = self._checked_place(spec)
+        self.dtypes = {place.dtype for place in self._places.values()}
 
-    def _check_file(self, path: Path, specs: list[TensorSpec]) -> None:
-        header = read_header(path)
-        for spec in specs:
-            where = self.describe(spec.name)
-            place = header.get(self._names[spec.name])
-            if place is None:
-                raise CheckpointError(f"{where} is missing")
-            if place.dtype not in READABLE:
-                refuse_dtype(where, place.dtype)
-            if place.shape != spec.shape:
-                raise CheckpointError(
-                    f"{where} has shape {list(place.shape)}, "
-                    f"expected {list(spec.shape)} by config.json"
-                )
-            self.dtypes.add(place.dtype)
-            self._places[spec.name] = place
+    def _checked_place(self, spec: TensorSpec) -> TensorPlace:
+        where, name = self.describe(spec.name), self._names[spec.name]
+        place = self._headers[self._files[name]][name]
+        if place.dtype not in READABLE:
+            refuse_dtype(where, place.dtype)
+        if place.shape != spec.shape:
+            raise CheckpointError(
+                f"{where} has shape {list(place.shape)}, expected {list(spec.shape)} by config.json"
+            )
+        return place
 
     def itemsize(self, spec: TensorSpec) -> int:
         """Bytes of one weight of a checked tensor."""
@@ -137,6 +182,17 @@ class HfCheckpoint:
         """
         path = self._files[self._names[spec.name]]
         return read_rows(path, self._places[spec.name], first_row, rows)
+
+    def same_values(self, one: TensorSpec, other: TensorSpec) -> bool:
+        """Whether two checked matrices of one shape hold the same numbers, in whatever dtypes."""
+        rows, cols = one.shape
+        step = max(_PIECE_WEIGHTS // cols, 1)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            left, right = (self.read(spec, first, count).to_float32() for spec in (one, other))
+            if not np.array_equal(left, right):
+                return False
+        return True
 
 
 class LazyMatrix:
@@ -158,11 +214,47 @@ class LazyMatrix:
             return self._weights
 
 
-def _parse_object(path: Path, text: bytes) -> Json:
+def _files_to_read(path: Path) -> list[Path]:
+    """What an export reads, as far as that is known before the index is read."""
+    single = path / _SINGLE
+    weights = [single] if single.is_file() else [path / _INDEX, *path.glob("model-*.safetensors")]
+    names = ("config.json", "added_tokens.json", *COPIED_FILES)
+    return [*(path / name for name in names), *sorted(weights)]
+
+
+def _numbered_shards(path: Path) -> list[Path]:
+    """model-00001-of-0000N.safetensors to the last; [] if there are no such files."""
+    found: dict[int, dict[int, Path]] = {}  # N -> number -> file
+    for file in path.iterdir():
+        if match := _SHARD.fullmatch(file.name):
+            found.setdefault(int(match[2]), {})[int(match[1])] = file
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path}: holds shards of several models (N of {sorted(found)}) and no {_INDEX} that "
+            "says which to read; delete the others"
+        )
+    for total, files in found.items():
+        missing = next((number for number in range(1, total + 1) if number not in files), None)
+        if missing is not None:
+            raise CheckpointError(
+                f"{path}: shard {missing} of {total} is missing, and {_INDEX} too; download them"
+            )
+    return [file for files in found.values() for _, file in sorted(files.items())]
+
+
+def read_json_object(path: Path) -> Json:
+    """The JSON object in a file of the checkpoint. Raises CheckpointError."""
+    return _read_json(path)[0]
+
+
+def _read_json(path: Path) -> tuple[Json, bytes]:
     try:
+        text = path.read_bytes()
         value = json.loads(text)
-    except ValueError as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
-    return value
+    return value, text

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an unfinished export has written, so that it can go on after a kill at any moment.
+"""Records what an unfinished export has written, so that it can resume after a kill at any moment.
 
 One line per tensor of the pack: CRC-32C of the rest of the line, a space, JSON. The first line is
-the fingerprint of checkpoint and options. A torn line, and all that follow, count for nothing.
+the fingerprint of checkpoint and options. A torn line and everything after it are ignored.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from types import TracebackType
 import numpy as np
 
 from adapmoe import _core
+from adapmoe.machine.files import replace_file
+from adapmoe_export.hf_checkpoint import HfCheckpoint
+from adapmoe_export.manifest import FORMAT_VERSION
+from adapmoe_export.plan import PackPlan
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,15 @@ class Journal:
         self.entries.append(entry)
 
     def forget(self, entries: list[JournalEntry]) -> None:
-        """Drop entries whose bytes turned out not to be in the file."""
+        """Drop entries whose bytes are not in the file after all."""
         self.entries = [entry for entry in self.entries if entry not in entries]
         self._file.close()
         self._rewrite()
 
     def _rewrite(self) -> None:
         """Leave exactly the fingerprint and `entries` in the file, then append to it."""
-        fresh = self._path.with_name(self._path.name + ".new")
         text = _line({"fingerprint": self._fingerprint})
-        fresh.write_bytes(text + b"".join(_line(asdict(entry)) for entry in self.entries))
-        fresh.replace(self._path)
+        replace_file(self._path, text + b"".join(_line(asdict(entry)) for entry in self.entries))
         self._file = self._path.open("ab", buffering=0)
 
     def __enter__(self) -> "Journal":
@@ -81,7 +84,7 @@ def has_entries(path: Path) -> bool:
 
 
 def _line(value: object) -> bytes:
-    text = json.dumps(value, separators=(",", ":")).encode()
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (_crc32c(text), text)
 
 
@@ -109,3 +112,30 @@ def _entry(line: dict[str, object]) -> JournalEntry:
 
 def _crc32c(data: bytes) -> int:
     return _core.crc32c(np.frombuffer(data, np.uint8))
+
+
+def fingerprint(plan: PackPlan, checkpoint: HfCheckpoint) -> str:
+    """What an unfinished export must have in common with the run that resumes it.
+
+    The hex digest of everything that the bytes of the pack depend on.
+
+    The weights themselves would take too long: their files count by name, size, modification time
+    and header.
+    """
+    known = {
+        "exporter": _core.__version__,
+        "format_version": FORMAT_VERSION,
+        "config": hashlib.sha256(checkpoint.config_bytes).hexdigest(),
+        "dtypes": [plan.options.experts, plan.options.dense, plan.options.group_size],
+        "tiling": asdict(plan.tiling),
+        "files": [_file(path) for path in checkpoint.files],
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _file(path: Path) -> list[object]:
+    status = path.stat()
+    with path.open("rb") as file:
+        length = file.read(8)
+        header = hashlib.sha256(length + file.read(int.from_bytes(length, "little"))).hexdigest()
+    return [path.name, status.st_size, status.st_mtime_ns, header]

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import CheckpointError
-from adapmoe_export.architecture import ExpertSpec, MatrixSource, ModelConfig, whole
+from adapmoe.pack.manifest import ModelConfig
+from adapmoe_export.architecture import ExpertSpec, MatrixSource, whole
 from adapmoe_export.hf_checkpoint import HfCheckpoint, LazyMatrix
 from adapmoe_export.plan import VECTOR_MULTIPLE, DenseTensor, PackPlan
-from adapmoe_export.safetensors_file import Weights
-from adapmoe_export.tiling import align_up
+from adapmoe_export.safetensors_file import Weights, align_up
 
 _BLOCK_ROWS = 16  # a packed matrix is a sequence of blocks of 16 rows
-_PIECE_WEIGHTS = 1 << 22  # of a dense matrix, about
+_PIECE_WEIGHTS = 1 << 22  # weights per piece of a dense matrix, about
 _LARGEST = {"int4": 7 * 65504.0, "int8": 127 * 65504.0, "f16": 65504.0}
 
 

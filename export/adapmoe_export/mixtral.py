@@ -2,101 +2,171 @@
 """Mixtral: its config.json, its tensor names, its router."""
 
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from adapmoe.pack.manifest import ModelConfig
 from adapmoe_export.architecture import (
+    EMBEDDING,
+    HEAD,
     Architecture,
+    ConfigFields,
     DenseSource,
     ExpertSpec,
     Json,
     MatrixSource,
-    ModelConfig,
     TensorSpec,
+    shown,
     whole,
 )
-from adapmoe_export.config_fields import ConfigFields
+
+# What transformers' MixtralConfig fills in for a field that is left out.
+DEFAULTS: Json = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+}
+_ROPE_THETA = 1e6  # the same, for a base that is given nowhere
+
+_MAX_HEADS_SIZE = 1 << 20  # num_attention_heads * head_dim
+# A smaller base would give frequencies that are no float32.
+_SMALLEST_THETA, _LARGEST_THETA = 1e-30, sys.float_info.max
 
 
 def parse_config(raw: Json, path: Path) -> ModelConfig:
     """Read config.json as transformers 4 or 5 writes it.
 
-    Keys that may be left out have the value that transformers gives them. Raises CheckpointError.
+    The limits are those of the runtime's manifest reader (runtime/store/manifest.cc). Raises
+    CheckpointError.
     """
-    fields = ConfigFields(raw, path)
-    if (act := fields.get("hidden_act", "silu")) != "silu":
-        raise fields.error(f"hidden_act is {act!r}; only 'silu' is implemented")
-    hidden_size = fields.positive_int("hidden_size")
-    heads = fields.positive_int("num_attention_heads")
-    kv_heads = heads
-    if fields.get("num_key_value_heads") is not None:
-        kv_heads = fields.positive_int("num_key_value_heads")
-    if heads % kv_heads:
-        raise fields.error(f"{heads} attention heads do not divide into {kv_heads} KV heads")
-    experts = fields.positive_int("num_local_experts")
-    top_k = fields.positive_int("num_experts_per_tok")
-    if top_k > experts:
-        raise fields.error(f"num_experts_per_tok is {top_k}, but there are {experts} experts")
-    window = fields.get("sliding_window", None)
-    vocab_size = fields.positive_int("vocab_size")
-    bos = fields.token_ids("bos_token_id", vocab_size, default=1)
+    fields = ConfigFields(raw, path, DEFAULTS)
+    if (act := fields.get("hidden_act")) != "silu":
+        raise fields.error(f"hidden_act is {shown(act)}; only 'silu' is implemented")
+    hidden_size = fields.integer("hidden_size", 1, 1 << 20)
+    heads = fields.integer("num_attention_heads", 1, 4096)
+    experts = _experts(fields)
+    vocab_size = fields.integer("vocab_size", 1, 1 << 26)
+    bos = fields.token_ids("bos_token_id", vocab_size)
     if len(bos) > 1:
-        raise fields.error(f"bos_token_id is {bos}, expected one id or null")
+        raise fields.error(f"bos_token_id is {shown(bos)}, expected one id or null")
     return ModelConfig(
         hidden_size=hidden_size,
-        intermediate_size=fields.positive_int("intermediate_size"),
-        num_hidden_layers=fields.positive_int("num_hidden_layers"),
+        intermediate_size=fields.integer("intermediate_size", 1, 1 << 24),
+        num_hidden_layers=fields.integer("num_hidden_layers", 1, 4096),
         num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
+        num_key_value_heads=_kv_heads(fields, heads),
         head_dim=_head_dim(fields, hidden_size, heads),
         vocab_size=vocab_size,
         num_local_experts=experts,
-        num_experts_per_tok=top_k,
-        rms_norm_eps=fields.positive_float("rms_norm_eps"),
-        rope_theta=_rope_theta(fields),
-        sliding_window=None if window is None else fields.positive_int("sliding_window"),
-        tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
-        max_position_embeddings=fields.positive_int("max_position_embeddings"),
+        num_experts_per_tok=fields.integer("num_experts_per_tok", 1, min(experts, 256)),
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-30, 1.0),
+        rope_theta=_rope_theta(fields, path),
+        sliding_window=_sliding_window(fields),
+        tie_word_embeddings=fields.boolean("tie_word_embeddings"),
+        max_position_embeddings=fields.integer("max_position_embeddings", 1, 1 << 26),
         hidden_act="silu",
         bos_token_id=bos[0] if bos else None,
-        eos_token_id=fields.token_ids("eos_token_id", vocab_size, default=2),
+        eos_token_id=fields.token_ids("eos_token_id", vocab_size),
     )
 
 
+def _experts(fields: ConfigFields) -> int:
+    """`num_local_experts`, which transformers also reads by the name `num_experts`."""
+    if not fields.is_given("num_experts"):
+        return fields.integer("num_local_experts", 1, 65536)
+    experts = fields.integer("num_experts", 1, 65536)
+    if fields.is_given("num_local_experts") and fields.get("num_local_experts") != experts:
+        other = shown(fields.get("num_local_experts"))
+        raise fields.error(f"num_local_experts is {other}, but num_experts is {experts}")
+    return experts
+
+
+def _kv_heads(fields: ConfigFields, heads: int) -> int:
+    if fields.get("num_key_value_heads") is None:  # null, as early versions wrote it
+        return heads
+    kv_heads = fields.integer("num_key_value_heads", 1, heads)
+    if heads % kv_heads:
+        raise fields.error(
+            f"num_attention_heads is {heads}, which is no multiple of num_key_value_heads "
+            f"{kv_heads}"
+        )
+    return kv_heads
+
+
 def _head_dim(fields: ConfigFields, hidden_size: int, heads: int) -> int:
-    if fields.get("head_dim", None) is not None:
-        head_dim = fields.positive_int("head_dim")
+    if fields.get("head_dim") is not None:
+        head_dim = fields.integer("head_dim", 2, 1024)
     elif hidden_size % heads == 0:
         head_dim = hidden_size // heads
     else:
-        raise fields.error(f"hidden_size {hidden_size} does not divide into {heads} heads")
-    if head_dim % 2:
-        raise fields.error(f"head_dim is {head_dim}; rotary embedding needs an even one")
+        raise fields.error(
+            f"hidden_size {hidden_size} does not divide into {heads} heads; give head_dim"
+        )
+    if head_dim % 2 or not 2 <= head_dim <= 1024:
+        raise fields.error(f"head_dim is {head_dim}, expected an even number from 2 to 1024")
+    if heads * head_dim > _MAX_HEADS_SIZE:
+        raise fields.error(
+            f"{heads} heads of {head_dim} are {heads * head_dim} rows, expected at most "
+            f"{_MAX_HEADS_SIZE}"
+        )
     return head_dim
 
 
-def _rope_theta(fields: ConfigFields) -> float:
+def _sliding_window(fields: ConfigFields) -> int | None:
+    """The window, which every layer attends through; None: all layers see everything."""
+    window = None
+    if fields.get("sliding_window") is not None:
+        window = fields.integer("sliding_window", 1, 1 << 30)
+    expected = "full_attention" if window is None else "sliding_attention"
+    kinds = fields.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != expected for kind in kinds):
+        raise fields.error(
+            f"layer_types is {shown(kinds)}; sliding_window {window} goes with {expected!r} in "
+            "every layer only"
+        )
+    return window
+
+
+def _rope_theta(fields: ConfigFields, path: Path) -> float:
     """`rope_theta` (transformers 4) or `rope_parameters` (5); only the unscaled kind."""
+    if fields.get("rope_scaling") and fields.get("rope_parameters"):
+        raise fields.error(
+            "rope_scaling and rope_parameters are both given, and transformers reads the first "
+            "only; remove one"
+        )
     thetas = []
-    if fields.get("rope_theta", None) is not None:
-        thetas.append(fields.positive_float("rope_theta"))
+    if fields.get("rope_theta") is not None:
+        thetas.append(fields.number("rope_theta", _SMALLEST_THETA, _LARGEST_THETA))
     for key in ("rope_scaling", "rope_parameters"):
-        rope = fields.get(key, None)
+        rope = fields.get(key)
         if rope is None:
             continue
         if not isinstance(rope, dict):
-            raise fields.error(f"{key} is {rope!r}, expected an object or null")
-        kinds = {rope[name] for name in ("rope_type", "type") if name in rope}
-        if kinds - {"default"} or set(rope) - {"rope_type", "type", "rope_theta"}:
-            raise fields.error(f"{key} is {rope}; only rope_type 'default' is implemented")
+            raise fields.error(f"{key} is {shown(rope)}, expected an object or null")
+        kinds = [rope[name] for name in ("rope_type", "type") if name in rope]
+        if any(k != "default" for k in kinds) or set(rope) - {"rope_type", "type", "rope_theta"}:
+            raise fields.error(f"{key} is {shown(rope)}; only rope_type 'default' is implemented")
         if "rope_theta" in rope:
-            thetas.append(ConfigFields(rope, fields.path).positive_float("rope_theta"))
-    if not thetas:
-        raise fields.error("neither rope_theta nor rope_parameters gives the RoPE base")
+            inner = ConfigFields(rope, path, {})
+            thetas.append(inner.number("rope_theta", _SMALLEST_THETA, _LARGEST_THETA))
     if len(set(thetas)) > 1:
         raise fields.error(f"rope_theta is given as {thetas[0]} and as {thetas[-1]}")
-    return thetas[0]
+    if not thetas and fields.is_given("rope_theta"):
+        raise fields.error("rope_theta is null, and rope_parameters gives no base either")
+    return thetas[0] if thetas else _ROPE_THETA
 
 
 def router(config: ModelConfig) -> Json:
@@ -122,7 +192,7 @@ def dense_sources(config: ModelConfig) -> list[DenseSource]:
         "v_proj": (kv_size, hidden),
         "o_proj": (hidden, q_size),
     }
-    sources = [_dense("model.embed_tokens.weight", (vocab, hidden), "matrix", "embed_tokens")]
+    sources = [_dense(EMBEDDING, (vocab, hidden), "matrix", "embed_tokens")]
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
         for name, shape in projections.items():
@@ -133,7 +203,7 @@ def dense_sources(config: ModelConfig) -> list[DenseSource]:
         sources.append(_dense(gate, (config.num_local_experts, hidden), "router"))
     sources.append(_dense("model.norm.weight", (hidden,), "vector"))
     if not config.tie_word_embeddings:
-        sources.append(_dense("lm_head.weight", (vocab, hidden), "matrix", "lm_head"))
+        sources.append(_dense(HEAD, (vocab, hidden), "matrix", "lm_head"))
     return sources
 
 
@@ -166,12 +236,18 @@ def expert(config: ModelConfig, layer: int, expert: int, fused: bool) -> ExpertS
 
 def ignores(config: ModelConfig, name: str) -> bool:
     """RoPE frequencies follow from the config; a tied head repeats the embedding."""
-    tied_head = config.tie_word_embeddings and name == "lm_head.weight"
-    return tied_head or name.endswith(".self_attn.rotary_emb.inv_freq")
+    tied_head = config.tie_word_embeddings and name == HEAD
+    return tied_head or name.endswith(".rotary_emb.inv_freq")
 
 
 def published_name(name: str) -> str:
-    """In memory, transformers 5 calls the block `mlp`, and a raw state_dict keeps that name."""
+    """Undo what software does to the published names.
+
+    In memory, transformers 5 calls the block `mlp`, and a raw state_dict keeps that name. The bare
+    MixtralModel saves its tensors without the prefix `model.`.
+    """
+    if name.split(".")[0] in ("embed_tokens", "layers", "norm", "rotary_emb"):
+        name = f"model.{name}"
     return re.sub(r"^(model\.layers\.\d+)\.mlp\.", r"\1.block_sparse_moe.", name)
 
 

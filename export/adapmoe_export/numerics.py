@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares the weights of a pack with the checkpoint that it was made from."""
 
-import copy
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,24 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe.errors import PackError
+from adapmoe.pack.manifest import Manifest
 from adapmoe_export.architecture import ExpertSpec, Json, whole
 from adapmoe_export.errors import ExportError
 from adapmoe_export.hf_checkpoint import HfCheckpoint, LazyMatrix
-from adapmoe_export.in_order import in_order
 from adapmoe_export.matrix_packer import rope_inv_freq
-from adapmoe_export.options import ExportOptions
-from adapmoe_export.plan import DenseTensor, PackPlan
+from adapmoe_export.plan import DenseTensor, ExportOptions, PackPlan
 from adapmoe_export.safetensors_file import Weights
 from adapmoe_export.source import open_checkpoint
-from adapmoe_export.workers import choose_workers
+from adapmoe_export.workers import choose_workers, in_order
 
 _BLOCK_ROWS = 16
-_PIECE_WEIGHTS = 1 << 22  # of a dense matrix, compared at a time
+_PIECE_WEIGHTS = 1 << 22  # how many of a dense matrix are compared at a time
 _TOLERANCE = 1e-3  # relative, of the error that the manifest records with six digits
 _EXACT = "exact"  # routers, norms and RoPE frequencies: f32 in the pack, so nothing may change
 
@@ -57,7 +55,7 @@ def compare_weights(pack: Path, checkpoint: Path, progress: Progress | None = No
     worst tensor, if a kind's error exceeds what the manifest records or an exact tensor changed;
     CheckpointError for the checkpoint.
     """
-    manifest = json.loads(_core.inspect_pack(str(pack)))
+    manifest = Manifest.read(pack)
     source, plan = _open_same_model(pack, checkpoint, manifest)
     comparison = _Comparison(pack, manifest, source, plan)
     sums: dict[str, dict[str, list[float]]] = {}  # kind -> tensor -> [error, squares]
@@ -73,8 +71,9 @@ def compare_weights(pack: Path, checkpoint: Path, progress: Progress | None = No
                 progress(done, total)
     report = {kind: _row(tensors, kind, manifest) for kind, tensors in sorted(sums.items())}
     for kind, row in report.items():
-        # Not `>`: an error that is not a number is one.
-        if not row["relative_rmse"] <= row["recorded"] * (1 + _TOLERANCE):
+        # Not `>`: an error that is not a number is one. Infinite: zeros only in the checkpoint.
+        near = row["relative_rmse"] <= row["recorded"] * (1 + _TOLERANCE)
+        if not near or not math.isfinite(row["worst_rmse"]):
             raise PackError(
                 f"{pack}: {kind}: the weights differ from {checkpoint} by a relative RMSE of "
                 f"{row['relative_rmse']:.6g}, the manifest says {row['recorded']:.6g}; worst is "
@@ -84,37 +83,34 @@ def compare_weights(pack: Path, checkpoint: Path, progress: Progress | None = No
     return report
 
 
-def _open_same_model(pack: Path, path: Path, manifest: Json) -> tuple[HfCheckpoint, PackPlan]:
+def _open_same_model(pack: Path, path: Path, manifest: Manifest) -> tuple[HfCheckpoint, PackPlan]:
     """The checkpoint, and the layout that it must have given the pack."""
-    experts, dense = (manifest["quantization"][role] for role in ("experts", "dense"))
-    quantized = [q["group_size"] for q in (experts, dense) if q["dtype"] in ("int4", "int8")]
+    experts, dense = manifest.quantization.experts, manifest.quantization.dense
+    quantized = [q.group_size for q in (experts, dense) if q.dtype in ("int4", "int8")]
     options = ExportOptions(
-        experts=experts["dtype"],
-        dense=dense["dtype"],
+        experts=experts.dtype,
+        dense=dense.dtype,
         group_size=quantized[0] if quantized else 32,
-        tile_width=manifest["experts"]["tile_width"],
+        tile_width=manifest.experts.tile_width,
     )
-    other = PackError(f"{pack}: {path} holds another model: its tensors have other sizes")
+    other = PackError(f"{pack}: {path} holds another model: its tensors differ in name or size")
     try:
         source, plan = open_checkpoint(path, options)
     except ExportError as error:  # not even the tile width fits
         raise other from error
-    geometry = {key: manifest["experts"][key] for key in plan.expert_geometry()}
-    dense = copy.deepcopy(manifest["dense"])
-    for tensor in dense["tensors"].values():
-        del tensor["crc32c"]
-    if geometry != plan.expert_geometry() or dense != plan.dense_geometry():
+    found: Json = msgspec.to_builtins({"experts": manifest.experts, "dense": manifest.dense})
+    for place in (found["experts"], *found["dense"]["tensors"].values()):
+        del place["crc32c"]
+    if found != {"experts": plan.expert_geometry(), "dense": plan.dense_geometry()}:
         raise other
     return source, plan
 
 
-def _row(tensors: dict[str, list[float]], kind: str, manifest: Json) -> Json:
+def _row(tensors: dict[str, list[float]], kind: str, manifest: Manifest) -> Json:
     rmse = {name: _relative_rmse(*sums) for name, sums in tensors.items()}
-    # Comparing with NaN is always false, so it is ranked first by hand.
+    # Comparisons with NaN are always false, so NaN is made the largest.
     worst = max(rmse, key=lambda name: math.inf if math.isnan(rmse[name]) else rmse[name])
-    recorded = 0.0
-    if kind != _EXACT:
-        recorded = manifest.get("quantization_error", {}).get(kind, {}).get("relative_rmse", 0.0)
+    recorded = 0.0 if kind == _EXACT else manifest.weight_errors.get(kind, 0.0)
     error, squares = (sum(column) for column in zip(*tensors.values(), strict=True))
     return {
         "relative_rmse": _relative_rmse(error, squares),
@@ -133,7 +129,9 @@ def _relative_rmse(error: float, squares: float) -> float:
 class _Comparison:
     """Makes the jobs; each reads its part of both sides."""
 
-    def __init__(self, pack: Path, manifest: Json, source: HfCheckpoint, plan: PackPlan) -> None:
+    def __init__(
+        self, pack: Path, manifest: Manifest, source: HfCheckpoint, plan: PackPlan
+    ) -> None:
         self._pack = pack
         self._manifest = manifest
         self._source = source
@@ -147,8 +145,8 @@ class _Comparison:
             yield from self._expert_parts(index, expert)
 
     def _dense_parts(self, tensor: DenseTensor) -> Iterator[_Part]:
-        dense = self._manifest["dense"]
-        offset = dense["data_offset"] + dense["tensors"][tensor.name]["offset"]
+        dense = self._manifest.dense
+        offset = dense.data_offset + dense.tensors[tensor.name].offset
         if not tensor.group_size:
             length = tensor.shape[0]
             yield _Part(tensor.name, _EXACT, length, partial(self._vector, tensor, offset))
@@ -160,18 +158,17 @@ class _Comparison:
             rows = min(step, matrix.rows - first)
             shape = (rows, matrix.cols, tensor.dtype, tensor.group_size)
             wanted = partial(self._source.read, matrix.tensor, first, rows)
-            compare = partial(self._matrix, dense["file"], offset, shape, wanted)
+            compare = partial(self._matrix, dense.file, offset, shape, wanted)
             yield _Part(tensor.name, matrix.kind or _EXACT, rows * matrix.cols, compare)
             offset += _core.packed_bytes(*shape)
 
     def _expert_parts(self, index: int, expert: ExpertSpec) -> Iterator[_Part]:
-        experts, tiling = self._manifest["experts"], self._plan.tiling
+        experts = self._manifest.experts
         dtype, group_size = self._plan.options.experts, self._plan.expert_group_size
-        record = experts["data_offset"] + index * tiling.expert_bytes
         down_proj = LazyMatrix(self._source, expert.down_proj)
-        width = tiling.tile_width
-        for tile in range(tiling.tiles):
-            offset = record + tile * tiling.tile_bytes
+        width = experts.tile_width
+        for tile in range(experts.tiles):
+            offset = experts.offset(index, tile)
             for matrix in expert.matrices():
                 if matrix is expert.down_proj:
                     shape = (matrix.rows, width, dtype, group_size)
@@ -182,12 +179,12 @@ class _Comparison:
                     wanted = partial(
                         self._source.read, matrix.tensor, matrix.first_row + first, rows
                     )
-                compare = partial(self._matrix, experts["file"], offset, shape, wanted)
+                compare = partial(self._matrix, experts.file, offset, shape, wanted)
                 yield _Part(matrix.name, matrix.kind, shape[0] * shape[1], compare)
                 offset += _core.packed_bytes(*shape)
 
     def _vector(self, tensor: DenseTensor, offset: int) -> tuple[float, float]:
-        stored = self._bytes(self._manifest["dense"]["file"], offset, tensor.nbytes)
+        stored = self._bytes(self._manifest.dense.file, offset, tensor.nbytes)
         values = stored.view(np.float32)[: tensor.shape[0]]
         if tensor.source is None:
             return _squared_error(values, rope_inv_freq(self._plan.config))

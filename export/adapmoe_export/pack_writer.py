@@ -2,7 +2,7 @@
 """Streams a checkpoint into a pack, a few tiles in memory at a time."""
 
 import hashlib
-import os
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -10,30 +10,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from adapmoe.machine.files import replace_file
 from adapmoe_export.architecture import Json
 from adapmoe_export.destination import Staging, staged_directory
-from adapmoe_export.error_report import ErrorReport
-from adapmoe_export.fingerprint import fingerprint
 from adapmoe_export.hf_checkpoint import HfCheckpoint
-from adapmoe_export.in_order import in_order
-from adapmoe_export.journal import Journal
-from adapmoe_export.manifest import WrittenFile, join_checksums, make_manifest, serialize
-from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
-from adapmoe_export.options import ExportOptions
-from adapmoe_export.plan import PackPlan
-from adapmoe_export.safetensors_writer import SafetensorsWriter, TensorEntry
-from adapmoe_export.source import open_checkpoint
-from adapmoe_export.workers import choose_workers
-
-# Copied where the checkpoint has them.
-COPIED_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
+from adapmoe_export.journal import Journal, fingerprint
+from adapmoe_export.manifest import (
+    WrittenFile,
+    check_limits,
+    join_checksums,
+    make_manifest,
+    provenance,
+    serialize,
 )
-_MANIFEST_ALLOWANCE = 16 << 20  # more than any manifest.json needs, for the free-space check
+from adapmoe_export.matrix_packer import Job, MatrixPacker, Piece
+from adapmoe_export.plan import ExportOptions, PackPlan
+from adapmoe_export.safetensors_file import TensorEntry
+from adapmoe_export.safetensors_writer import SafetensorsWriter
+from adapmoe_export.source import open_checkpoint
+from adapmoe_export.tokenizer_files import check_tokenizer_files
+from adapmoe_export.workers import choose_workers, in_order
+
+_ALLOWANCE = 8 << 20  # for the journal and for what file systems add, in the free-space check
 
 Progress = Callable[[int, int], None]  # (bytes in place so far, bytes in all)
 
@@ -55,9 +53,9 @@ def export_pack(
     """Write the pack of the checkpoint `source` to `out`; return its manifest.
 
     The options are those of ExportOptions. The checkpoint is checked in full (names, shapes,
-    dtypes) before anything is written, and `out` appears only when it is complete. An export that
-    was interrupted goes on where it stopped if checkpoint and options are the same; `notice` is
-    told so in a sentence. Raises CheckpointError and ExportError.
+    dtypes) before anything is written, and `out` appears only when it is complete. An
+    interrupted export resumes where it stopped if checkpoint and options are the same. `notice` is
+    called with sentences for the user. Raises CheckpointError and ExportError.
     """
     options = ExportOptions(
         experts=experts,
@@ -81,8 +79,12 @@ def write_pack(
 ) -> Json:
     """Write the pack that `plan` lays out to `out`; return its manifest. See export_pack."""
     options = plan.options
-    copied = [path for name in COPIED_FILES if (path := checkpoint.path / name).is_file()]
-    needed = plan.total_bytes() + sum(path.stat().st_size for path in copied) + _MANIFEST_ALLOWANCE
+    copied = check_tokenizer_files(checkpoint.path, plan.config.vocab_size)
+    if notice is not None and not any(path.name == "tokenizer.json" for path in copied):
+        notice(f"{checkpoint.path}: no tokenizer, so the pack will take token ids only, no text")
+    small = sum(path.stat().st_size for path in copied) + check_limits(plan)
+    needed = plan.total_bytes() + small + _ALLOWANCE
+    origin = provenance(checkpoint.config_bytes, checkpoint.dtypes)
     with (
         staged_directory(out, options.overwrite, needed, options.fresh) as staging,
         Journal(staging.journal, fingerprint(plan, checkpoint)) as journal,
@@ -93,7 +95,7 @@ def write_pack(
         for path in copied:
             writer.write_file(path.name, path.read_bytes())
         errors = writer.report.summary()
-        manifest = make_manifest(plan, checkpoint, writer.files, crc32c, dense_crc32c, errors)
+        manifest = make_manifest(plan, origin, writer.files, crc32c, dense_crc32c, errors)
         writer.write_file("manifest.json", serialize(manifest))
     return manifest
 
@@ -104,6 +106,27 @@ class _Record:
 
     entry: TensorEntry
     jobs: Callable[[], Iterator[Job]]  # their pieces are the tensor's bytes, in order
+
+
+class _ErrorReport:
+    """Sums squared errors and squared weights per kind."""
+
+    def __init__(self) -> None:
+        """Start with no matrices."""
+        self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(self, kind: str, squared_error: float, squared_weights: float) -> None:
+        """Count one packed matrix (or a part of one)."""
+        sums = self._sums[kind]
+        sums[0] += squared_error
+        sums[1] += squared_weights
+
+    def summary(self) -> Json:
+        """{kind: {"relative_rmse": sqrt(sum err^2 / sum w^2)}}, six significant digits."""
+        return {
+            kind: {"relative_rmse": float(f"{math.sqrt(error / weights if weights else 0.0):.6g}")}
+            for kind, (error, weights) in sorted(self._sums.items())
+        }
 
 
 class _PackWriter:
@@ -119,7 +142,7 @@ class _PackWriter:
         notice: Callable[[str], None] | None,
     ) -> None:
         self.files: dict[str, WrittenFile] = {}
-        self.report = ErrorReport()
+        self.report = _ErrorReport()
         self._plan = plan
         self._directory = staging.pack
         self._journal = journal
@@ -188,10 +211,7 @@ class _PackWriter:
 
     def write_file(self, name: str, data: bytes) -> None:
         """A small file, synced."""
-        with (self._directory / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        replace_file(self._directory / name, data)
         self.files[name] = WrittenFile(len(data), hashlib.sha256(data).hexdigest())
 
     def _tell_resumed(self, file: SafetensorsWriter, tensors: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads parts of a safetensors file with pread.
+"""What a safetensors file holds: the header, read and made, and parts of the tensors.
 
 The library checks a file; reading is done here, because the library maps it, and mapped pages count
 as resident memory until the kernel needs them.
@@ -8,6 +8,7 @@ as resident memory until the kernel needs them.
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from adapmoe.errors import CheckpointError
+
+PAGE_BYTES = 4096  # the data of our own files begins on a page
 
 # Safetensors' name -> (the core's name, NumPy's dtype of the elements or of their bits).
 READABLE: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -98,3 +101,34 @@ def _read_into(path: Path, offset: int, array: NDArray[Any]) -> None:
             os.close(descriptor)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file that is about to be written."""
+
+    name: str
+    dtype: str  # as safetensors spells it: "U8", "F32"
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def make_header(entries: Sequence[TensorEntry]) -> bytes:
+    """Length and JSON header, padded with spaces to a multiple of 4 KiB."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for entry in entries:
+        header[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.nbytes],
+        }
+        offset += entry.nbytes
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text = text.ljust(align_up(8 + len(text), PAGE_BYTES) - 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The smallest multiple of `alignment` that is at least `value`."""
+    return -(-value // alignment) * alignment

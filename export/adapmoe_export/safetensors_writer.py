@@ -1,51 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a safetensors file from its first byte to its last, going on where an export was killed.
+"""Writes a safetensors file from its first byte to its last, resuming where an export was killed.
 
 The safetensors library takes all tensors at once and aligns to 8 bytes only; a pack needs neither
 its memory use nor its alignment.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
 from adapmoe_export.journal import Journal, JournalEntry
-from adapmoe_export.tiling import PAGE_BYTES, align_up
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor of a file that is about to be written."""
-
-    name: str
-    dtype: str  # as safetensors spells it: "U8", "F32"
-    shape: tuple[int, ...]
-    nbytes: int
-
-
-def make_header(entries: Sequence[TensorEntry]) -> bytes:
-    """Length and JSON header, padded with spaces to a multiple of 4 KiB."""
-    header: dict[str, Any] = {}
-    offset = 0
-    for entry in entries:
-        header[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [offset, offset + entry.nbytes],
-        }
-        offset += entry.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text = text.ljust(align_up(8 + len(text), PAGE_BYTES) - 8)
-    return len(text).to_bytes(8, "little") + text
+from adapmoe_export.safetensors_file import TensorEntry, make_header
 
 
 class SafetensorsWriter:

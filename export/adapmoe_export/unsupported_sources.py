@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources that people try and that cannot be exported, refused by name with what to use instead."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from adapmoe.errors import CheckpointError
-from adapmoe_export.architecture import Json
+from adapmoe_export.architecture import Json, shown
 
 _ORIGINAL = (
-    "the exporter quantizes by itself and must start from the weights as trained: give it the "
+    "the exporter does its own quantizing and needs the weights as trained: give it the "
     "checkpoint that this one was made from, in bf16, f16 or f32"
 )
 _CONVERT = (
     "convert it first: AutoModelForCausalLM.from_pretrained(checkpoint, dtype='auto')"
     ".save_pretrained(new_directory)"
 )
+# Fields that transformers follows away from config.json's other fields or the usual weight files.
+_ELSEWHERE = {
+    "configuration_files": "transformers reads another file in place of config.json",
+    "transformers_weights": "transformers reads the weights from the file that it names",
+    "per_layer_config": "transformers gives layers configs of their own",
+}
+_POINTER = b"version https://git-lfs"
 _METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8"}
 
 # Ends of tensor names -> what writes them. The first match counts: GPTQ has qweight too.
@@ -43,10 +50,40 @@ def refuse_path(path: Path) -> None:
             f"{path}: is in Mistral's own layout (params.json); give the Hugging Face version of "
             "the model, with config.json and model*.safetensors"
         )
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{path}: holds an adapter (adapter_config.json), which transformers adds to the "
+            "weights; merge it first: PEFT's merge_and_unload(), then save_pretrained(directory)"
+        )
+
+
+def refuse_pointers(paths: Iterable[Path]) -> None:
+    """Raise CheckpointError if any of the files, where they exist, is a Git LFS pointer."""
+    pointers = [path for path in paths if path.is_file() and _is_pointer(path)]
+    if pointers:
+        names = ", ".join(path.name for path in pointers)
+        raise CheckpointError(
+            f"{pointers[0].parent}: only Git LFS pointers are there, not the files themselves: "
+            f"{names}; run `git lfs pull` in that directory, or download the files again"
+        )
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def refuse_config(config: Json, path: Path) -> None:
-    """Raise CheckpointError if the config.json at `path` says that the weights are quantized."""
+    """Raise CheckpointError if the config.json at `path` asks for what the exporter does not do.
+
+    That is quantized weights, and fields by which transformers reads other files or other fields.
+    """
+    for key, meaning in _ELSEWHERE.items():
+        if config.get(key):
+            raise CheckpointError(
+                f"{path}: {key} is {shown(config[key])}: {meaning}, which the exporter does not "
+                f"do; {_CONVERT}"
+            )
     quantization = config.get("quantization_config")
     if quantization is None:
         return

@@ -7,6 +7,8 @@ from typing import Any as _Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import core_types as _types
+
 __version__: str
 
 class MemorySplit:
@@ -73,39 +75,41 @@ class Sequence:
 class Session:
     """An open pack: arena, readers, thread pool. One step at a time; calls of threads queue up."""
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        memory_bytes: int = 0,  # 0: 80 % of the smaller of the cgroup's room and MemAvailable
-        expert_fraction: float = 0.0,  # > 0: what holds this share of the experts
-        threads: int = 0,  # 0: one per core available to the process
-        max_context: int = 0,  # 0: min(max_position_embeddings, 4096)
-        max_sequences: int = 1,
-        kv_dtype: str = "f16",  # f16 | f32
-        prefill_chunk: int = 128,  # token rows per step, at most
-        backend: str = "auto",  # auto | cpu | cuda
-        kernels: str = "auto",  # auto | scalar | avx2 | avx512
-        policy: str = "next-use",  # next-use | farthest-layer | lru | lfru | least-stale
-        reader: str = "auto",  # auto | io_uring | pread
-        readers: int = 4,  # reads at the same time
-        request_bytes: int = 0,  # of one read at most, a multiple of 4096; 0: a whole tile
-        register_buffers: bool = False,  # with io_uring, as far as RLIMIT_MEMLOCK allows
-        direct_io: bool = True,
-        verify: str = "always",  # always | first | never: CRC32C of tiles as they are read
-        gating: str = "off",  # off | sensitivity | residency
-        gating_threshold: float = 0.0,  # T of the paper's rule
-        sensitivity: _Seq[float] = (),  # s_i, one per layer
-        evict: str = "tile",  # tile | expert
-        layer_floors: _Seq[int] = (),  # experts each layer should keep (soft); (): none
-        prefetch_depth: int = 1,  # layers looked ahead at most, 0 (off) to 3
-        prefetch_trials: bool = True,  # try by step times whether fewer are better
-        first_layer_gate: _Seq[float] = (),  # [num_local_experts * hidden_size], row-major
-        first_layer_embedding: bool = True,  # foresee layer 0 by its router on the embedding
-        timeline: bool = False,  # record spans
-        experts: str = "auto",  # auto | w4a8 | w4a16 | tensorrt
-        exact: bool = True,  # only paths with the bits of the CPU
-    ) -> None: ...
+    def __init__(self, path: str, **settings: object) -> None:
+        """Settings are those of session_settings():
+
+        memory: ceiling in bytes; 0: 80 % of what the process may take
+        experts_resident: > 0: what holds this share of the experts, instead of memory
+        threads: 0: usable_cpus()
+        max_context: tokens per sequence; 0: min(max_position_embeddings, 4096)
+        max_sequences: KV caches reserved
+        kv_dtype: f16 | f32
+        prefill_chunk: token rows per step, at most
+        backend: auto | cpu | cuda
+        kernels: auto | scalar | avx2 | avx512 | neon
+        arithmetic: of experts: auto | w4a8 | w4a16 | tensorrt
+        exact: only arithmetic with the bits of the CPU
+        policy: next-use | farthest-layer | lru | lfru | least-stale
+        evict: tile | expert
+        prefetch: layers looked ahead at most, 0 (off) to 3
+        prefetch_trials: try by step times whether fewer are better
+        reader: auto | io_uring | pread
+        read_depth: reads at the same time
+        request_bytes: of one read at most, a multiple of 4096; 0: a whole tile
+        register_buffers: with io_uring, as far as RLIMIT_MEMLOCK allows
+        direct_io: bypass the page cache
+        verify: CRC32C of tiles as they are read: always | first | never
+        gating: off | sensitivity | residency
+        gating_threshold: T of the paper's rule
+        sensitivity: s_i, one per layer
+        timeline: record spans
+        layer_floors: experts each layer should keep (soft); (): none
+        first_layer_gate: [num_local_experts * hidden_size], row-major; (): none
+        first_layer_embedding: foresee layer 0 by its router on the embedding
+
+        TypeError for an unknown name or a value of another type, ValueError out of range.
+        """
+
     def new_sequence(self) -> Sequence: ...
     def decode_batch(
         self, items: _Seq[tuple[Sequence, int]]
@@ -119,17 +123,16 @@ class Session:
         """Experts each layer should keep (soft), one per layer; []: none."""
     def record_trace(self, on: bool) -> None:
         """Record routing from now on, or stop and forget it."""
-    def trace(self) -> list[tuple[int, int, list[int]]]:
-        """The routing recorded: (pass, layer, experts ascending) visits."""
-    def prediction_scores(self) -> list[tuple[int, int]]:
-        """Per layer (right, needed): experts predicted that were needed, and experts needed."""
+    def trace(self) -> list[_types.RoutingVisit]:
+        """The routing recorded."""
+    def prediction_scores(self) -> list[_types.PredictionScore]:
+        """One per layer, counted since open; [] where prefetch is off."""
     def resident_set(self) -> list[tuple[int, int]]:
         """The resident experts as (layer, expert)."""
     def warm(self, experts: _Seq[tuple[int, int]]) -> int:
         """Read these (layer, expert) in the background as far as frames are free; how many."""
-    def timeline(self) -> list[tuple[str, str, int, int, int, int]]:
-        """Spans (lane, name, thread, layer, begin_ns, end_ns) of a session opened with timeline;
-        lane is "compute", "stall", "demand" or "prefetch"."""
+    def timeline(self) -> list[_types.Span]:
+        """What a session opened with timeline has recorded."""
     @property
     def memory_split(self) -> MemorySplit: ...
     @property
@@ -145,22 +148,21 @@ class Session:
     @property
     def reader(self) -> str: ...  # the one in use: "io_uring" or "pread"
     @property
-    def registration(self) -> tuple[bool, int, str]:
-        """What is registered with io_uring now: the file, so many frames; and why not more, ""
-        where nothing is missing."""
+    def registration(self) -> _types.Registration:
+        """What is registered with io_uring now."""
     @property
     def notes(
         self,
     ) -> list[str]: ...  # one line each: O_DIRECT refused, fallbacks, below one cycle
     def close(self) -> None: ...
 
-def expert_paths(path: str, backend: str) -> tuple[list[str], str]:
-    """Ways to compute experts that `backend` has here, the exact one ("w4a8") first.
+def session_settings() -> dict[str, _Any]:
+    """{name: default} of all settings of a Session."""
 
-    And why the engines of the pack are not among them, where it has some. PackError.
-    """
+def expert_paths(path: str, backend: str) -> _types.ExpertPaths:
+    """Ways to compute experts that `backend` has here, the exact one ("w4a8") first. PackError."""
 
-def time_expert(path: str, backend: str, experts: str) -> float:
+def time_expert(path: str, backend: str, arithmetic: str) -> float:
     """Seconds that one expert takes for one row. BackendUnavailableError, ReadError."""
 
 def inspect_pack(path: str) -> str:
@@ -170,6 +172,9 @@ def build_info() -> dict[str, _Any]:
     """{"compiler": version, "cuda": built in?, "io_uring": built in?, "tensorrt": major
     versions that can be used where they are installed, "kernels": names that this machine can run,
     best first}."""
+
+def usable_cpus() -> int:
+    """Cores that this process may use: its affinity, and the time that its cgroups allow; >= 1."""
 
 def io_uring_problem(path: str) -> str:
     """Why this file cannot be read through io_uring here, "" where it can. Raises PackError where
@@ -185,7 +190,7 @@ class ReadProbe:
     @property
     def reader(self) -> str: ...  # the one in use
     def seconds(
-        self, readers: int, request_bytes: int, offset: int, tile_bytes: int, tiles: int
+        self, read_depth: int, request_bytes: int, offset: int, tile_bytes: int, tiles: int
     ) -> float:
         """From submitting the reads of `tiles` tiles to the arrival of the last. Raises ReadError,
         and ValueError for a burst larger than the memory."""
@@ -225,11 +230,11 @@ def replay_trace(
     policy: str,
     floors: _Seq[int] = (),
     count_from: int = 0,
-) -> tuple[int, int]:
-    """Run recorded routing through an eviction policy with room for `capacity` experts. Returns
-    (visits, hits). policy "belady": the optimum, of which passes before `count_from` are not
-    counted. ValueError: a visit outside the counts, capacity below 1, not one floor per layer, or
-    count_from with another policy."""
+) -> _types.ReplayCounts:
+    """Run recorded routing through an eviction policy with room for `capacity` experts.
+    policy "belady": the optimum, of which passes before `count_from` are not counted. ValueError: a
+    visit outside the counts, capacity below 1, not one floor per layer, or count_from with another
+    policy."""
 
 def allocate_layers(
     prefetch_accuracy: _Seq[float], single_ratio: _Seq[float], experts: int, total: int
@@ -239,3 +244,11 @@ def allocate_layers(
 
 def uniform_layers(num_layers: int, experts: int, total: int) -> list[int]:
     """The same number of experts for every layer, the remainder to the first ones."""
+
+def available_memory(root: str = "") -> int:
+    """Bytes that this process may still take: the least of MemAvailable and of what every limit of
+    its cgroups and their parents leaves, memory that the kernel can take back counted as free.
+    `root`: a tree that holds proc and sys, for tests."""
+
+def memory_limits(root: str = "") -> list[tuple[str, int, int]]:
+    """(file, limit, room) of each of those limits in bytes, also such as no machine reaches."""

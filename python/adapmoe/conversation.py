@@ -2,35 +2,77 @@
 """A chat of many turns that computes only what is new in each."""
 
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapmoe import checks
 from adapmoe.errors import ContextOverflowError
-from adapmoe.generate import GenerationStream
-from adapmoe.generation import GenerationChunk, GenerationResult
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.sequence import as_token_ids
-from adapmoe.step_loop import StepLoop
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.request import GenerationChunk, GenerationResult
+from adapmoe.generation.sequence import as_token_ids
+from adapmoe.machine.process import NotCopied
+from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
 
+Ids = NDArray[np.int32]
 
-class Conversation:
+
+@dataclass(frozen=True)
+class _Past:
+    """What the model has read and written up to the end of an answer.
+
+    Attributes:
+        prompt: the text that was read.
+        answer: the text that was written.
+        ids: the tokens of both, as the model has them.
+    """
+
+    prompt: str
+    answer: str
+    ids: Ids
+
+    def end_in(self, text: str) -> int | None:
+        """Where the answer ends in a text that begins with this past; None: it begins otherwise.
+
+        Blanks around the answer may differ: templates trim answers, or write a space or a line end
+        before them that they do not ask for answers with. But none may be new at the end.
+        """
+        begin = self.prompt.rstrip()
+        if not text.startswith(begin):
+            return None
+        rest = text[len(begin) :].lstrip()
+        said = self.answer.strip()
+        if not rest.startswith(said):
+            return None
+        after = rest[len(said) :]
+        blanks = after[: len(after) - len(after.lstrip())]
+        allowed = self.answer[len(self.answer.rstrip()) :]
+        return len(text) - len(after) + len(blanks) if allowed.startswith(blanks) else None
+
+
+class Conversation(NotCopied):
     """Messages and the sequence that holds them.
 
-    Every turn renders the whole conversation; the tokens that it has in common with what is in the
-    KV cache stay there, the others are dropped and computed. So the answer is what `LLM.chat` would
-    give, bit by bit, whatever template and tokenizer make of the earlier turns.
+    Every turn renders the whole conversation and tokenizes it. Where the text begins with what the
+    model has read and written already, up to the end of an answer, that keeps its tokens, and only
+    the new text gets new ones; blanks around an answer need not be the same. Then the tokens that
+    the prompt has in common with the KV cache stay there, and the others are computed.
+
+    So an answer is what `LLM.chat` would give for the same messages, bit by bit, if tokenizing them
+    gives the tokens that the model has read and written. Otherwise (it spelled a word in other
+    tokens than the tokenizer would, or the template repeats its answer with other blanks) the
+    conversation goes on from the model's own tokens, which `LLM.chat` cannot know.
     """
 
     def __init__(
         self, llm: "LLM", *, system: str | None = None, chat_template: str | None = None
     ) -> None:
-        """Take a place for a sequence; `close` gives it back.
+        """Take a slot for a sequence; `close` gives it back.
 
         Args:
             llm: the model.
@@ -38,9 +80,11 @@ class Conversation:
             chat_template: as `LLM.chat`.
 
         Raises:
-            AdapmoeError: all places are taken.
+            AdapmoeError: all slots are taken.
             ChatTemplateError: there is no such template.
+            TypeError: `system` or `chat_template` is not text.
         """
+        checks.optional(checks.text, "system", system)
         llm.chat_templates.find(chat_template)
         self.system = system
         self.last: GenerationResult | None = None
@@ -48,7 +92,8 @@ class Conversation:
         self._chat_template = chat_template
         self._turns: list[dict[str, str]] = []
         self._sequence = llm.new_sequence()
-        self._cached: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._cached: Ids = np.zeros(0, np.int32)
+        self._pasts: list[_Past] = []  # every one begins with the ones before
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -69,7 +114,7 @@ class Conversation:
         """Say something and iterate over the answer; `last` is its result.
 
         An answer that was left early (by closing the iterator, or an exception) stays in the
-        conversation as far as it came; before its first token, so does not the question.
+        conversation as far as it came. If no token was generated, the question is dropped too.
 
         Args:
             text: the user's message.
@@ -78,10 +123,13 @@ class Conversation:
         Raises:
             ContextOverflowError: not even one more token fits; nothing was computed.
             ChatTemplateError: the template refuses the conversation.
+            PackError: the text needs a token that the model has no embedding for.
             ReadError: as `LLM.generate`.
         """
-        question = {"role": "user", "content": text}
-        prompt = self._prompt([*self.messages, question])
+        params = SamplingParams.of(params)
+        question = {"role": "user", "content": checks.text("text", text)}
+        rendered = self._llm.chat_templates.render([*self.messages, question], self._chat_template)
+        prompt = self._tokens_of(rendered)
         room = self._llm.max_context - len(prompt)
         if room < 1:
             raise ContextOverflowError(
@@ -89,8 +137,8 @@ class Conversation:
                 f"{self._llm.max_context}; begin a new one (/reset) or raise max_context"
             )
         params = replace(params, max_tokens=min(params.max_tokens or room, room))
+        stream = self._llm.answer_in(self._sequence, prompt, params)
         self._keep_common_prefix(prompt)
-        stream = GenerationStream(StepLoop(self._llm, [prompt], params, self._sequence), self._llm)
         try:
             yield from stream
         finally:
@@ -99,6 +147,10 @@ class Conversation:
             self._cached = tokens[: self._sequence.length]
             if result.token_ids:
                 self._turns += [question, {"role": "assistant", "content": result.text}]
+                count = _tokens_of_text(self._llm.tokenizer, result)
+                if count is not None:
+                    ids = tokens[: len(prompt) + count]
+                    self._pasts.append(_Past(rendered, result.text, ids))
 
     @property
     def context_full(self) -> bool:
@@ -110,11 +162,21 @@ class Conversation:
             and last.prompt_tokens + len(last.token_ids) >= self._llm.max_context
         )
 
-    def _prompt(self, messages: list[dict[str, str]]) -> NDArray[np.int32]:
-        ids = self._llm.chat_prompt(messages, chat_template=self._chat_template)
+    def _tokens_of(self, rendered: str) -> Ids:
+        """Tokens of a conversation as text, those of its past as they were."""
+        tokenizer = self._llm.tokenizer
+        while self._pasts:
+            past = self._pasts[-1]
+            end = past.end_in(rendered)
+            new = None if end is None else tokenizer.encode_rest(rendered, end)
+            if new is not None:
+                ids = [*past.ids.tolist(), *new]
+                return as_token_ids(ids, self._llm.vocab_size)
+            self._pasts.pop()
+        ids = tokenizer.encode(rendered, add_bos=False)  # the template writes it if it wants it
         return as_token_ids(ids, self._llm.vocab_size)
 
-    def _keep_common_prefix(self, prompt: NDArray[np.int32]) -> None:
+    def _keep_common_prefix(self, prompt: Ids) -> None:
         """Truncate the sequence to what `prompt` begins with, and leave at least one to compute."""
         length = min(len(self._cached), len(prompt) - 1)
         different = np.flatnonzero(self._cached[:length] != prompt[:length])
@@ -123,13 +185,32 @@ class Conversation:
         self._cached = prompt[:common]
 
     def close(self) -> None:
-        """Give the place back."""
+        """Give the slot back."""
         self._sequence.close()
 
     def __enter__(self) -> "Conversation":
         """Return itself."""
         return self
 
-    def __exit__(self, *exception: Any) -> None:  # noqa: ANN401
+    def __exit__(self, *exception: Any) -> None:
         """Close."""
         self.close()
+
+
+def _tokens_of_text(tokenizer: Tokenizer, result: GenerationResult) -> int | None:
+    """How many of the generated tokens make up the text, blanks at its end perhaps left out.
+
+    None if it ends within a token, as before a stop string, or has special tokens in between.
+    """
+    decoder = StreamDecoder(tokenizer)
+    said = ""
+    found = None if result.text.strip() else 0
+    for count, token_id in enumerate(result.token_ids, start=1):
+        if tokenizer.special_text(token_id) is not None:
+            break
+        said += decoder.push(token_id)
+        if not result.text.startswith(said):
+            break
+        if said.rstrip() == result.text.rstrip() and not decoder.has_part_of_character:
+            found = count
+    return found

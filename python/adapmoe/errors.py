@@ -40,12 +40,20 @@ class ContextOverflowError(AdapmoeError, ValueError):
     """Prompt and answer together need more tokens than `max_context`."""
 
 
+class NonFiniteError(AdapmoeError):
+    """The model computed NaN or infinity; the message says in which part of which layer."""
+
+
 class CancelledError(AdapmoeError):
     """The step was interrupted by the caller before it was complete."""
 
 
 class ClosedError(AdapmoeError):
     """The model or the sequence has been closed, perhaps by another thread while it was used."""
+
+
+class ForkError(AdapmoeError):
+    """The model was opened in a process of which this one is a fork, and cannot be used here."""
 
 
 class ChatTemplateError(AdapmoeError):

@@ -2,247 +2,568 @@
 """The class that users open a pack with."""
 
 import logging
-import os
 import sys
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as ItemSequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from adapmoe.calibrated import allocate, check_allocation, choose_first_layer, choose_gating
-from adapmoe.expert_path import choose_expert_path, device_probe
-from adapmoe.pack_files import check_small_files
-from adapmoe.reading.settings import read_settings
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.stats import describe_split
-from adapmoe.step_loop import StepLoop
-from adapmoe.tensorrt_library import load_packaged_tensorrt
-from adapmoe.text_level import Prompts, TextLevel
-from adapmoe.tokenizer import Tokenizer
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe import checks
+from adapmoe.core_types import Registration, Span
+from adapmoe.errors import PackError, TraceError
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.request import GenerationResult
+from adapmoe.generation.scheduler import Batch, Scheduler
+from adapmoe.generation.sequence import Sequence, TokenIds, as_token_ids
+from adapmoe.generation.stats import describe_split
+from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
+from adapmoe.machine.cuda import load_packaged_tensorrt
+from adapmoe.machine.power import PowerMeter
+from adapmoe.machine.process import NotCopied
+from adapmoe.opening.allocation import allocate, check_allocation
+from adapmoe.opening.expert_path import choose_expert_path, device_probe
+from adapmoe.opening.gating import choose_first_layer, choose_gating
+from adapmoe.opening.read_settings import read_settings
+from adapmoe.opening.warm_restart import WarmRestart
+from adapmoe.pack.manifest import Manifest, PackGeometry, check_small_files
+from adapmoe.settings import PathLike, Settings, describe, takes_settings
+from adapmoe.text.chat_template import ChatTemplates, Message
+from adapmoe.text.tokenizer import Tokenizer
+from adapmoe.tracing.trace import Trace
 from adapmoe.units import parse_memory
-from adapmoe.warm_restart import WarmRestart
 
 if TYPE_CHECKING:
     from adapmoe import _core
 
 _log = logging.getLogger("adapmoe")
 
+Prompts = str | TokenIds | list[str] | list[list[int]]
+Opened = TypeVar("Opened", bound="LLM")
 
-def _open_session(path: str, **options: Any) -> "_core.Session":  # noqa: ANN401
-    from adapmoe._core import Session, inspect_pack
 
-    check_small_files(Path(path), inspect_pack(path))
-    if options["experts"] == "tensorrt":
+def _open_session(path: str, **options: Any) -> "_core.Session":
+    from adapmoe._core import Session
+
+    check_small_files(Path(path), Manifest.read(Path(path)))
+    if options["arithmetic"] == "tensorrt":
         load_packaged_tensorrt()
     return Session(path, **options)
 
 
-class LLM(TextLevel):
+class LLM(NotCopied):
     """A Mixture-of-Experts model, opened from a pack, its experts streamed under a memory ceiling.
 
     Example:
         with adapmoe.LLM("mixtral.adapmoe", memory="12GiB") as llm:
             print(llm.generate("The first law of robotics").text)
 
-    Threads: all methods may be called from any thread at any time. The core computes one step at a
-    time, so calls of several threads take turns; what each gets is what it would get alone, bit by
-    bit. A call waits only for the steps before it, not for whole generations, with one exception:
-    `generate` and `chat` (streams and the asynchronous ones too) need one of `max_sequences` places
-    and wait while all are held by generations of other threads or tasks. Where that wait might
-    never end, they raise AdapmoeError: all places are held by sequences opened by hand, or this
-    thread or task holds one itself by a stream that it has not finished. `new_sequence` and `fork`
-    never wait. One `Sequence` or stream is meant for one thread at a time. `close` lets the running
-    step end; then every other use, in whatever thread, raises ClosedError.
+    Threads: any thread may call any method at any time. The core computes one step at a time, so
+    threads take turns, and each gets the bits it would get alone. A call waits only for the steps
+    before it, not for whole generations, with one exception: `generate` and `chat` (streams and
+    the asynchronous ones too) need one of `max_sequences` slots, and wait while generations of
+    other threads or tasks hold them all. Where that wait might never end, they raise AdapmoeError:
+    sequences opened by hand hold all slots, or this thread or task holds one itself through a
+    stream that it has not finished. `new_sequence` and `fork` never wait. Use one `Sequence` or
+    stream in one thread at a time. `close` lets the running step end; after that every use, in any
+    thread, raises ClosedError.
+
+    Processes: a fork of the process that opened a model cannot use it and gets ForkError; open the
+    pack in the child, or start children with the spawn method. While Python exits, what runs in
+    other threads is interrupted and ends as by `sys.exit()`.
 
     Args:
         path: the pack, a directory that `adapmoe export` wrote.
-        memory: ceiling for weights, KV cache, scratch and experts: bytes, "12GiB", or "auto"
-            (80 % of what this process may still take). On a GPU with memory of its own, of that.
-        threads: compute threads; None: one per core available to the process.
-        gating: "off" is exact; "sensitivity" leaves out experts that hardly matter, within the
-            quality that `adapmoe calibrate` was given; "residency" only those that would have to
-            be read, so results depend on what is resident.
-        expert_fraction: instead of `memory`: as much as keeps this share (0 to 1) of all
-            experts resident; 0: off.
-        max_context: most tokens per sequence; 0: what the model was trained for, at most 4096.
-        max_sequences: sequences open at the same time; each reserves a KV cache of max_context.
-        kv_dtype: "f16" or "f32".
-        kernels: "auto", "scalar", "avx2" or "avx512"; all give the same bits.
-        backend: "auto", "cpu" or "cuda".
-        experts: how int4 and int8 experts meet activations: "w4a8" gives the same bits everywhere;
-            "w4a16", on a GPU, keeps activations as floats and is nearer to the exact product, so it
-            needs `exact=False`. "tensorrt", with `backend="cuda"`, runs each expert by the engine
-            that `adapmoe build-engines` made on this device, with fp16 activations; it needs
-            `exact=False`, too. "auto" is "w4a8", or with `exact=False` what is fastest here,
-            measured once and kept in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
-        exact: permit only what gives the bits of the CPU.
-        policy: which expert to evict: "next-use", "farthest-layer", "lru", "lfru" or "least-stale".
-        evict: give up experts by the "tile" or by the whole "expert".
-        allocation: "global": all layers share the memory; "uniform": each keeps the same number
-            of experts if it can; "dp": as many as calibration found best.
-        prefetch: layers to look ahead and read for at most, 0 (off) to 3; never changes a result.
-        prefetch_trials: try now and then whether fewer layers, or none, make decode steps shorter,
-            and use what does; False: always look `prefetch` layers ahead.
-        first_layer: what foresees layer 0 where prefetch is on: the token's "embedding", the last
-            "hidden" state before it (of calibrated packs), "both" in turn, or "none".
-        verify: check the CRC of tiles: "always", the "first" time they are read, or "never".
-        gating_threshold: T of the gating rule; 0 never leaves anything out; None: calibration's.
-        sensitivity: s_i of the rule, one per layer; empty: calibration's.
-        prefill_chunk: most prompt tokens per step.
-        reader: "io_uring" or "pread" (threads), or "auto": io_uring where it may be used. All give
-            the same bits; `LLM.reader` is the one in use.
-        readers: reads at the same time; None: what `adapmoe plan`, `bench` or `doctor` found best
-            on this disk, 4 before that. `LLM.reading` says what is in use, and why.
-        request_bytes: of one read at most, a multiple of 4096; 0: a whole tile of an expert; None:
-            as for `readers`.
-        register_buffers: with io_uring, pin the memory that tiles are read into when it is first
-            used, as far as RLIMIT_MEMLOCK allows, and register it and the file with the kernel.
-            `set_memory` still gives memory back. `LLM.registration` says what is registered.
-        direct_io: bypass the page cache where the file system allows it.
-        warm_restart: read the experts that were resident at the last close in the background, and
-            remember them at this close, in `~/.cache/adapmoe` or `$XDG_CACHE_HOME/adapmoe`.
-        timeline: record who was busy when, for `timeline()`.
-        verbose: print the memory split to stderr.
+        settings: each by its name, listed below with its default.
 
     Attributes:
         reading: how many reads at the same time, of what size, and where that comes from: "given",
             "probed" or "default".
+        settings: what it was opened with.
 
     Raises:
         PackError: not a pack, damaged, or of an unknown version.
         BudgetError: `memory` is below the floor; the message has the bytes needed.
         CalibrationError: a setting needs a calibration, and the pack has none or another pack's.
         BackendUnavailableError: backend or kernels that this machine lacks.
-        EngineError: with `experts="tensorrt"`: an engine is missing, damaged or of something else.
-        ValueError: a setting is out of its range.
+        EngineError: with `arithmetic="tensorrt"`: an engine is missing, damaged or of another pack.
+        TypeError, ValueError: a setting of a wrong type, or out of its range.
+
+    Settings:
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        memory: int | str = "auto",
-        threads: int | None = None,
-        gating: str = "off",
-        *,
-        expert_fraction: float = 0.0,
-        max_context: int = 0,
-        max_sequences: int = 1,
-        kv_dtype: str = "f16",
-        kernels: str = "auto",
-        backend: str = "auto",
-        experts: str = "auto",
-        exact: bool = True,
-        policy: str = "next-use",
-        evict: str = "tile",
-        allocation: str = "global",
-        prefetch: int = 1,
-        prefetch_trials: bool = True,
-        first_layer: str = "embedding",
-        verify: str = "always",
-        gating_threshold: float | None = None,
-        sensitivity: ItemSequence[float] = (),
-        prefill_chunk: int = 128,
-        reader: str = "auto",
-        readers: int | None = None,
-        request_bytes: int | None = None,
-        register_buffers: bool = False,
-        direct_io: bool = True,
-        warm_restart: bool = True,
-        timeline: bool = False,
-        verbose: bool = False,
-    ) -> None:
+    @takes_settings(Settings)
+    def __init__(self, path: PathLike, settings: Settings) -> None:
         """Open a pack and reserve all memory that it will use; see the class for the arguments."""
-        _check_memory(memory, expert_fraction)
         pack = Path(path)
-        gate = choose_gating(pack, gating, gating_threshold, sensitivity)
-        check_allocation(pack, allocation)
-        self.reading = read_settings(pack, reader, readers, request_bytes, register_buffers)
-        session = _open_session(
-            str(path),
-            memory_bytes=parse_memory(memory),
-            expert_fraction=expert_fraction,
-            threads=threads or 0,
-            max_context=max_context,
-            max_sequences=max_sequences,
-            kv_dtype=kv_dtype,
-            prefill_chunk=prefill_chunk,
-            kernels=kernels,
-            **_choose_experts(pack, backend, experts, exact=exact),
-            exact=exact,
-            policy=policy,
-            evict=evict,
-            prefetch_depth=prefetch,
-            prefetch_trials=prefetch_trials,
-            **self.reading.options(),
-            direct_io=direct_io,
-            verify=verify,
-            timeline=timeline,
-            **gate.options,
-            **choose_first_layer(pack, prefetch, first_layer).options,
+        gating = choose_gating(
+            pack, settings.gating, settings.gating_threshold, settings.sensitivity
         )
-        # The tokenizer's files were checked while opening.
-        super().__init__(path, session, prefill_chunk, _read_tokenizer(pack))
-        self._allocation, self._gating = allocation, gating
+        check_allocation(pack, settings.allocation)
+        self.settings = settings
+        self.reading = read_settings(
+            pack,
+            settings.reader,
+            settings.read_depth,
+            settings.request_bytes,
+            settings.register_buffers,
+        )
+        options = settings.for_core() | _choose_experts(pack, settings)
+        options |= self.reading.core_settings() | gating.options
+        options |= choose_first_layer(pack, settings.prefetch, settings.first_layer).options
+        session = _open_session(str(path), **options)
+        self._path = pack
+        self._scheduler = Scheduler(session, pack, settings.prefill_chunk)
+        self._tokenizer = _read_tokenizer(pack)  # its files were checked while opening
+        self._templates: ChatTemplates | None = None
+        self._notes_told = 0
         self._allocate()
-        self._warm_restart = WarmRestart.of(self._path, session) if warm_restart else None
-        self._say_what_was_opened(verbose)
+        self._warm_restart = WarmRestart.of(pack, session) if settings.warm_restart else None
+        self._tell_notes()
+        for note in () if self._tokenizer is None else self._tokenizer.notes:
+            _log.warning("%s", note)
+        if settings.verbose:
+            print(f"{pack}: {self.backend}", file=sys.stderr)
+            print(describe_split(self.memory_split), file=sys.stderr)
+
+    # --- text -----------------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self,
+        prompt: str | TokenIds,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> GenerationResult: ...
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | list[list[int]],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> list[GenerationResult]: ...
+    @overload
+    def generate(
+        self,
+        prompt: Prompts,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **overrides: Any,
+    ) -> GenerationStream: ...
+    def generate(
+        self,
+        prompt: Prompts,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult | list[GenerationResult] | GenerationStream:
+        """Continue one prompt or several.
+
+        Args:
+            prompt: text, token ids, or a list of either. Text gets the begin-of-sequence token.
+            params: how to sample; None: greedy, up to 256 tokens.
+            stream: return an iterator of chunks instead of waiting for the end.
+            overrides: fields of `SamplingParams` by name, such as `max_tokens=64`; they replace
+                those of `params`.
+
+        Returns:
+            One result for one prompt, a list in the same order for a list, or a `GenerationStream`.
+
+        Raises:
+            ContextOverflowError: a prompt and its answer do not fit into max_context; no step has
+                run.
+            PackError: the pack has no tokenizer.
+            ReadError: an expert could not be read.
+            TypeError, ValueError: a field of the parameters is wrong, or token ids are not in the
+                vocabulary.
+        """
+        checks.flag("stream", stream)
+        chunks = GenerationStream(self._submit(prompt, SamplingParams.of(params, **overrides)))
+        if stream:
+            return chunks
+        results = _run_to_the_end(chunks)
+        return results[0] if _is_single(prompt) else results
+
+    def generate_async(
+        self,
+        prompt: Prompts,
+        params: SamplingParams | None = None,
+        **overrides: Any,
+    ) -> AsyncGenerationStream:
+        """Continue one prompt or several without blocking the event loop.
+
+        Example:
+            async for chunk in llm.generate_async("The first law of robotics"):
+                print(chunk.text, end="")
+
+        Returns:
+            An asynchronous iterator of chunks; its `results` are complete once it has ended.
+
+        Raises what `generate` raises: what can be checked before any work at once, the rest while
+        iterating.
+        """
+        return AsyncGenerationStream(self._submit(prompt, SamplingParams.of(params, **overrides)))
+
+    @overload
+    def chat(
+        self,
+        messages: ItemSequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        chat_template: str | None = None,
+        stream: Literal[False] = False,
+        **overrides: Any,
+    ) -> GenerationResult: ...
+    @overload
+    def chat(
+        self,
+        messages: ItemSequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        chat_template: str | None = None,
+        stream: Literal[True],
+        **overrides: Any,
+    ) -> GenerationStream: ...
+    def chat(
+        self,
+        messages: ItemSequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        chat_template: str | None = None,
+        stream: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult | GenerationStream:
+        """Answer a conversation, put into text by the model's chat template.
+
+        Args:
+            messages: `{"role": "user", "content": "..."}` and so on, oldest first; the template
+                decides which roles there are, and in what order.
+            params, stream, overrides: as for `generate`.
+            chat_template: a Jinja template instead of the pack's, or the name of one of the pack's.
+
+        Returns:
+            The answer, or a `GenerationStream` of it.
+
+        Raises:
+            ChatTemplateError: there is no template, or it refuses these messages.
+            TypeError, ValueError: `messages` are not messages, or as `generate`.
+            ContextOverflowError, PackError, ReadError: as `generate`; overflow before any work.
+        """
+        checks.flag("stream", stream)
+        chunks = GenerationStream(self._submit_chat(messages, chat_template, params, overrides))
+        return chunks if stream else _run_to_the_end(chunks)[0]
+
+    def chat_async(
+        self,
+        messages: ItemSequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        chat_template: str | None = None,
+        **overrides: Any,
+    ) -> AsyncGenerationStream:
+        """`chat` without blocking the event loop; see `generate_async`."""
+        return AsyncGenerationStream(self._submit_chat(messages, chat_template, params, overrides))
+
+    def chat_prompt(
+        self, messages: ItemSequence[Message], *, chat_template: str | None = None
+    ) -> list[int]:
+        """Token ids of the prompt that `chat` would continue. Raises what `chat` raises."""
+        text = self.chat_templates.render(messages, chat_template)
+        return self.tokenizer.encode(text, add_bos=False)  # the template writes it if it wants it
+
+    def answer_in(
+        self, sequence: Sequence, prompt: NDArray[np.int32], params: SamplingParams
+    ) -> GenerationStream:
+        """Stream the answer to a prompt of a chat whose beginning `sequence` holds already.
+
+        Args:
+            sequence: holds fewer tokens than the prompt, all of them its beginning; stays open.
+            prompt: int32 `[n]`, all of the prompt.
+            params: how to sample.
+
+        Raises what `generate` raises.
+        """
+        self._tell_notes()
+        return GenerationStream(
+            self._scheduler.submit([prompt], params, self.tokenizer, sequence, answers=True)
+        )
+
+    def _submit_chat(
+        self,
+        messages: ItemSequence[Message],
+        chat_template: str | None,
+        params: SamplingParams | None,
+        overrides: dict[str, Any],
+    ) -> Batch:
+        prompt = self.chat_prompt(messages, chat_template=chat_template)
+        return self._submit(prompt, SamplingParams.of(params, **overrides), answers=True)
+
+    def _submit(self, prompt: Prompts, params: SamplingParams, *, answers: bool = False) -> Batch:
+        self._tell_notes()  # those since the last call; a service may never close
+        if _is_single(prompt):
+            encoded = [self._encode("prompt", prompt)]
+        else:
+            encoded = [self._encode(f"prompt[{at}]", one) for at, one in enumerate(prompt)]
+        return self._scheduler.submit(encoded, params, self.tokenizer, answers=answers)
+
+    def _encode(self, name: str, prompt: Any) -> NDArray[np.int32]:
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(checks.text(name, prompt))
+        return as_token_ids(prompt, self.vocab_size, name)
+
+    @property
+    def chat_templates(self) -> ChatTemplates:
+        """The chat templates of the pack, perhaps none. Raises PackError if they are damaged."""
+        if self._templates is None:
+            self._templates = ChatTemplates.from_pack(self._path)
+        return self._templates
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the pack. Raises PackError where there is none."""
+        if self._tokenizer is None:
+            raise PackError(
+                f"{self._path / 'tokenizer.json'}: missing; use new_sequence with token ids"
+            )
+        return self._tokenizer
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def new_sequence(self) -> Sequence:
+        """Begin a token stream to drive step by step.
+
+        Raises:
+            AdapmoeError: all `max_sequences` slots are taken.
+            ClosedError: the model is closed.
+        """
+        return self._scheduler.new_sequence()
+
+    def decode_batch(self, items: ItemSequence[tuple[Sequence, int]]) -> NDArray[np.float32]:
+        """Append one token to each of several sequences in one step.
+
+        Args:
+            items: (sequence, token id) pairs, every sequence at most once.
+
+        Returns:
+            float32 `[n, vocab_size]`: the logits after each token, in the order of `items`, bit by
+            bit what `Sequence.decode` would return.
+
+        Raises:
+            TypeError: not such pairs.
+            ContextOverflowError, ReadError, NonFiniteError, ClosedError, ValueError: as
+                `Sequence.decode`.
+        """
+        return self._scheduler.decode_batch(items)
+
+    # --- memory ---------------------------------------------------------------------------------
 
     def set_memory(self, memory: int | str) -> "_core.MemorySplit":
-        """Change the memory ceiling while the model is open; see `StepLevel.set_memory`."""
-        split = super().set_memory(memory)
+        """Change the memory ceiling while the model is open, after a step that is running.
+
+        Less memory evicts experts and gives their memory back; more lets more become resident.
+        Sequences keep their tokens, and results do not change.
+
+        Args:
+            memory: bytes or a size such as "8GiB"; "auto" is not one.
+
+        Returns:
+            The new split, in bytes.
+
+        Raises:
+            BudgetError: below the floor of this model, or more than this process may take; the old
+                ceiling stays.
+            TypeError, ValueError: not a size.
+        """
+        size = parse_memory(memory)
+        if size == 0:
+            raise ValueError("set_memory needs a size such as '8GiB' or a number of bytes")
+        split = self._session.set_memory(size)
         self._allocate()
         return split
 
     def _allocate(self) -> None:
         """Give each layer its floor in the memory that there is now."""
-        if self._allocation != "global":
-            self._session.set_layer_floors(allocate(self, self._allocation, self._gating))
+        how = self.settings.allocation
+        if how != "global":
+            floors = allocate(
+                self._path, self.geometry, self.memory_split, how, self.settings.gating
+            )
+            self._session.set_layer_floors(floors)
 
-    def _say_what_was_opened(self, verbose: bool) -> None:
-        self._notes_told = 0
-        self._tell_notes(self._session)
-        if verbose:
-            print(f"{self._path}: {self.backend}", file=sys.stderr)
-            print(describe_split(self.memory_split), file=sys.stderr)
+    @property
+    def memory_split(self) -> "_core.MemorySplit":
+        """What the ceiling is spent on, in bytes."""
+        return self._session.memory_split
 
-    def _prepare(self, prompt: Prompts, params: SamplingParams | None) -> tuple[bool, StepLoop]:
-        self._tell_notes(self._session)  # what came up since; a service may never close
-        return super()._prepare(prompt, params)
+    @property
+    def geometry(self) -> PackGeometry:
+        """The numbers of the pack and of the memory split that routing and planning work with."""
+        return PackGeometry.of(Manifest.read(self._path), self.memory_split)
 
-    def _tell_notes(self, core: "_core.Session") -> None:
-        """Those that have not been told: most come up at open, a few while running."""
-        notes = core.notes
+    # --- observation ----------------------------------------------------------------------------
+
+    def record_trace(self, on: bool) -> None:
+        """Record routing from the next step on, or stop and forget what was recorded."""
+        self._session.record_trace(checks.flag("on", on))
+
+    def trace(self) -> Trace:
+        """The routing recorded since `record_trace(True)`."""
+        return Trace(self.geometry, self._session.trace())
+
+    @contextmanager
+    def recording(self, path: Path | None) -> Iterator[None]:
+        """Write the routing of what runs inside to `path`; None records nothing.
+
+        Raises:
+            TraceError: the folder of `path` does not exist (before anything runs), or it cannot be
+                written.
+        """
+        if path is None:
+            yield
+            return
+        if not path.parent.is_dir():
+            raise TraceError(f"{path}: there is no folder {path.parent} to write the trace into")
+        self.record_trace(True)
+        try:
+            yield
+            self.trace().save(path)
+        finally:
+            self.record_trace(False)
+
+    def timeline(self) -> list[Span]:
+        """Spans since a model with `timeline=True` was opened; see `adapmoe.tracing.timeline`."""
+        return self._session.timeline()
+
+    @property
+    def stats(self) -> "_core.StepStats":
+        """Sums over all steps since the pack was opened."""
+        return self._session.totals
+
+    @property
+    def notes(self) -> list[str]:
+        """What the core had to say since it was opened, a line each; logged as warnings, too."""
+        return self._session.notes
+
+    @property
+    def path(self) -> Path:
+        """Where the pack is."""
+        return self._path
+
+    @property
+    def vocab_size(self) -> int:
+        """Length of a row of logits."""
+        return self._session.vocab_size
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens in one sequence."""
+        return self._session.max_context
+
+    @property
+    def max_sequences(self) -> int:
+        """Most sequences open at the same time."""
+        return self._session.max_sequences
+
+    @property
+    def free_sequences(self) -> int:
+        """How many more sequences can be opened now."""
+        return self._scheduler.slots.free
+
+    @property
+    def backend(self) -> str:
+        """Backend and kernels in use, such as "cpu/avx2"."""
+        return self._session.backend
+
+    @property
+    def reader(self) -> str:
+        """What reads experts: "io_uring", or "pread" from a pool of threads."""
+        return self._session.reader
+
+    @property
+    def registration(self) -> Registration:
+        """What io_uring has registered: the file, memory of so many tiles; why not more, or ""."""
+        return self._session.registration
+
+    @property
+    def power(self) -> PowerMeter:
+        """Measures the machine's energy, as far as it can be measured."""
+        return self._scheduler.power
+
+    @property
+    def _session(self) -> "_core.Session":
+        return self._scheduler.session
+
+    def _tell_notes(self) -> None:
+        """Log those that have not been logged: most come up at open, a few while running."""
+        notes = self.notes
         for note in notes[self._notes_told :]:
             _log.warning("%s", note)
         self._notes_told = len(notes)
 
+    # --- closing --------------------------------------------------------------------------------
+
     def close(self) -> None:
         """Close all sequences and give all memory back, after a step that is running.
 
-        A generation in another thread ends with ClosedError. Closing twice is harmless.
+        A generation in another thread ends with ClosedError. Closing twice is harmless. In a fork
+        of the process that opened it, nothing is done.
         """
-        core = self._core
-        if core is not None:
-            self._tell_notes(core)
+        if not self._scheduler.closed:
+            self._tell_notes()
             if self._warm_restart is not None:
-                self._warm_restart.save(core)
-        super().close()
+                self._warm_restart.save(self._session)
+        self._scheduler.close()
+
+    def __enter__(self: Opened) -> Opened:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
 
 
-def _check_memory(memory: int | str, expert_fraction: float) -> None:
-    if expert_fraction and memory != "auto":
-        raise ValueError("give either memory or expert_fraction, not both")
-    if not 0 <= expert_fraction <= 1:
-        raise ValueError(f"expert_fraction must be from 0 to 1, not {expert_fraction!r}")
+LLM.__doc__ = (LLM.__doc__ or "").rstrip() + "\n" + describe()
 
 
-def _choose_experts(pack: Path, backend: str, experts: str, *, exact: bool) -> dict[str, str]:
-    """What the core is given for these two; says what was measured."""
-    choice = choose_expert_path(experts, exact=exact, probe=device_probe(pack, backend))
+def _choose_experts(pack: Path, settings: Settings) -> dict[str, str]:
+    """Backend and arithmetic for the core; logs what was measured."""
+    probe = device_probe(pack, settings.backend)
+    choice = choose_expert_path(settings.arithmetic, exact=settings.exact, probe=probe)
     if choice.note:
         _log.warning("%s", choice.note)
-    return {"backend": choice.backend(backend), "experts": choice.path}
+    return {"backend": choice.backend(settings.backend), "arithmetic": choice.path}
 
 
 def _read_tokenizer(pack: Path) -> Tokenizer | None:
     """A pack without a tokenizer still runs on token ids."""
     return Tokenizer.from_pack(pack) if (pack / "tokenizer.json").exists() else None
+
+
+def _run_to_the_end(chunks: GenerationStream) -> list[GenerationResult]:
+    with chunks:
+        for _ in chunks:
+            pass
+    return chunks.results
+
+
+def _is_single(prompt: Any) -> bool:
+    """Text or one row of token ids, not a list of them. An empty list is a list of no prompts."""
+    if isinstance(prompt, str):
+        return True
+    listed = hasattr(prompt, "__getitem__") and getattr(prompt, "ndim", 1) > 0
+    if not listed or isinstance(prompt, bytes | bytearray | Mapping):
+        raise checks.wrong_type("prompt", "text, token ids, or a list of either", prompt)
+    if len(prompt) == 0:
+        return False
+    first = prompt[0]
+    return not isinstance(first, str | ItemSequence) and getattr(first, "ndim", 0) == 0

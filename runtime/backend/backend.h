@@ -210,13 +210,17 @@ class Backend {
 
 // Errors: kUnavailable when this build or machine cannot run it, kInvalidArgument for an unknown
 // name. `backend`: "auto", "cpu" or "cuda"; `kernels`: see select_kernels(). `note` receives one
-// line when "auto" fell back. "auto" takes a GPU only where it shares the CPU's memory (a Jetson).
+// line when "auto" leaves a GPU unused. "auto" takes a GPU only where it shares the CPU's memory (a
+// Jetson).
 Result<std::unique_ptr<Backend>> make_backend(const std::string& backend,
                                               const std::string& kernels, int threads,
                                               const BackendShape& shape, std::string* note);
 
 // Defined by backend/cuda, or by backend/no_gpu where there is none.
 bool built_with_cuda();
+
+// Whether this machine has no GPU, or no driver for one, as far as this build can tell.
+bool without_gpu();
 Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape, bool integrated_only);
 Result<std::unique_ptr<Backend>> make_cpu_backend(const std::string& kernels, int threads,
                                                   const BackendShape& shape);

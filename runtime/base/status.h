@@ -19,6 +19,8 @@ enum class StatusCode : uint8_t {
   kContextOverflow,  // more tokens than max_context           -> ContextOverflowError
   kEngineError,      // a TensorRT engine is missing or wrong  -> EngineError
   kUnavailable,      // backend, ISA or feature not here       -> BackendUnavailableError
+  kClosed,           // the session or sequence is closed      -> ClosedError
+  kNonFinite,        // NaN or infinity was computed           -> NonFiniteError
   kCancelled,  // interrupted by the caller              -> KeyboardInterrupt or CancelledError
 };
 
@@ -47,6 +49,8 @@ inline Status context_overflow(std::string m) {
 }
 inline Status engine_error(std::string m) { return {StatusCode::kEngineError, std::move(m)}; }
 inline Status unavailable(std::string m) { return {StatusCode::kUnavailable, std::move(m)}; }
+inline Status closed(std::string m) { return {StatusCode::kClosed, std::move(m)}; }
+inline Status non_finite(std::string m) { return {StatusCode::kNonFinite, std::move(m)}; }
 inline Status cancelled(std::string m) { return {StatusCode::kCancelled, std::move(m)}; }
 
 // A value or the reason why there is none.

@@ -6,7 +6,9 @@
 #include "runtime/backend/backend.h"
 #include "runtime/backend/cpu/cpu_features.h"
 #include "runtime/backend/expert_engines.h"
+#include "runtime/base/usable_cpus.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/io/async_reader.h"
 
 namespace nb = nanobind;
@@ -30,7 +32,7 @@ nb::dict build_info() {
 
 std::string io_uring_problem(const std::string& path) {
   const File file = value_or_raise(File::open(path, /*direct=*/true));
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   const auto reader = make_uring_reader(file, ReaderOptions{.depth = 1});
   return reader.ok() ? "" : reader.status().message();
 }
@@ -40,6 +42,9 @@ std::string io_uring_problem(const std::string& path) {
 void export_build(nb::module_& m) {
   m.def("build_info", &build_info,
         "What this module was built with, and the kernels that this machine can run, best first.");
+  m.def(
+      "usable_cpus", &usable_cpus,
+      "Cores that this process may use: its affinity, and the time that its cgroups allow; >= 1.");
   m.def("io_uring_problem", &io_uring_problem, nb::arg("path"),
         "Why `path` cannot be read through io_uring here; empty where it can.");
 }

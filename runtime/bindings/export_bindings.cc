@@ -13,6 +13,7 @@
 #include "runtime/base/crc32c.h"
 #include "runtime/base/strings.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/store/pack_matrix.h"
 #include "runtime/store/packing_error.h"
 
@@ -65,7 +66,7 @@ std::tuple<OwnedBytes, double, double> pack(const Matrix& weights, const std::st
   const auto size = static_cast<size_t>(shape.bytes());
   std::unique_ptr<uint8_t[]> bytes(new uint8_t[size]);
   const PackingError error = value_or_raise([&] {
-    const nb::gil_scoped_release release;
+    const WithoutGil without;
     return pack_matrix(view, shape, threads, {bytes.get(), size});
   }());
   const nb::capsule owner(bytes.get(), [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
@@ -88,7 +89,7 @@ std::tuple<double, double> compare(const Bytes& data, int64_t rows, int64_t cols
     raise_if_error(invalid_argument(str_cat("weights: [", wanted_rows, ", ", wanted_cols,
                                             "] is more than [", rows, ", ", cols, "]")));
   }
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   const PackingError error =
       packing_error({data.data(), data.size()}, shape, view, wanted_rows, wanted_cols);
   return {error.squared_error, error.squared_weights};
@@ -99,7 +100,7 @@ int64_t packed_bytes(int64_t rows, int64_t cols, const std::string& dtype, int64
 }
 
 uint32_t checksum(const Bytes& data, uint32_t before) {
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   return crc32c(data.data(), data.size(), before);
 }
 

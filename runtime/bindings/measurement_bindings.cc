@@ -8,6 +8,8 @@
 
 #include <algorithm>
 
+#include "runtime/bindings/core_types.h"
+#include "runtime/bindings/session_settings.h"
 #include "runtime/bindings/session_types.h"
 #include "runtime/bindings/signals.h"
 #include "runtime/residency/layer_allocation.h"
@@ -25,7 +27,7 @@ std::vector<T> list_of(Items&& items, const Convert& convert) {
   return result;
 }
 
-// One visit: (pass, layer, experts).
+// One visit, (pass, layer, experts): a RoutingVisit, or any such tuple.
 using Visit = std::tuple<int64_t, int32_t, std::vector<int32_t>>;
 
 nb::object to_array(std::vector<float> values, std::vector<size_t> shape) {
@@ -59,7 +61,7 @@ nb::dict capture(PySequence& self, const Ids& ids) {
 void set_gating(const PySession& self, const std::string& mode, float threshold,
                 std::vector<float> sensitivity) {
   const std::shared_ptr<Session> session = self.shared->get();
-  GatingConfig config = gating_config(mode, threshold, std::move(sensitivity));
+  GatingConfig config{gating_mode(mode), threshold, std::move(sensitivity)};
   const Status status = without_gil([&] { return session->set_gating(std::move(config)); });
   raise_if_error(status);
 }
@@ -72,15 +74,18 @@ void set_layer_floors(const PySession& self, std::vector<int64_t> floors) {
 
 void record_trace(const PySession& self, bool on) {
   const std::shared_ptr<Session> session = self.shared->get();
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   session->record_trace(on);
 }
 
-std::vector<Visit> trace(const PySession& self) {
+nb::list trace(const PySession& self) {
   const std::shared_ptr<Session> session = self.shared->get();
-  std::vector<TraceVisit> visits = without_gil([&] { return session->trace(); });
-  return list_of<Visit>(visits,
-                        [](TraceVisit& v) { return Visit(v.pass, v.layer, std::move(v.experts)); });
+  const nb::object type = core_type("RoutingVisit");
+  nb::list visits;
+  for (const TraceVisit& v : without_gil([&] { return session->trace(); })) {
+    visits.append(type(v.pass, v.layer, v.experts));
+  }
+  return visits;
 }
 
 // An expert: (layer, expert).
@@ -99,29 +104,31 @@ int64_t warm(const PySession& self, const std::vector<IdPair>& experts) {
   return without_gil([&] { return session->warm(ids); });
 }
 
-// (lane, name, thread, layer, begin in ns, end in ns)
-using SpanTuple = std::tuple<std::string, std::string, int32_t, int32_t, int64_t, int64_t>;
-
-std::vector<SpanTuple> timeline(const PySession& self) {
+nb::list timeline(const PySession& self) {
   static constexpr const char* kLanes[] = {"compute", "stall", "demand", "prefetch"};
-  return list_of<SpanTuple>(self.shared->get()->timeline(), [](const Span& span) {
-    return SpanTuple(kLanes[static_cast<size_t>(span.lane)], span.name, span.thread, span.layer,
-                     span.begin_ns, span.end_ns);
-  });
+  const nb::object type = core_type("Span");
+  nb::list spans;
+  for (const Span& s : self.shared->get()->timeline()) {
+    spans.append(
+        type(kLanes[static_cast<size_t>(s.lane)], s.name, s.thread, s.layer, s.begin_ns, s.end_ns));
+  }
+  return spans;
 }
 
-std::vector<std::pair<int64_t, int64_t>> prediction_scores(const PySession& self) {
+nb::list prediction_scores(const PySession& self) {
   const std::shared_ptr<Session> session = self.shared->get();
-  return list_of<std::pair<int64_t, int64_t>>(
-      without_gil([&] { return session->prediction_scores(); }),
-      [](const PredictionScore& s) { return std::pair(s.right, s.needed); });
+  const nb::object type = core_type("PredictionScore");
+  nb::list scores;
+  for (const PredictionScore& s : without_gil([&] { return session->prediction_scores(); })) {
+    scores.append(type(s.right, s.needed));
+  }
+  return scores;
 }
 
-// (visits, hits). policy "belady" is the optimum.
-std::pair<int64_t, int64_t> replay_trace(const std::vector<Visit>& visits, int64_t num_layers,
-                                         int64_t num_experts, int64_t capacity,
-                                         const std::string& policy,
-                                         const std::vector<int64_t>& floors, int64_t count_from) {
+// Policy "belady" is the optimum.
+nb::object replay_trace(const std::vector<Visit>& visits, int64_t num_layers, int64_t num_experts,
+                        int64_t capacity, const std::string& policy,
+                        const std::vector<int64_t>& floors, int64_t count_from) {
   std::vector<TraceVisit> checked;
   for (const auto& [pass, layer, experts] : visits) {
     const bool inside = std::all_of(experts.begin(), experts.end(),
@@ -145,7 +152,7 @@ std::pair<int64_t, int64_t> replay_trace(const std::vector<Visit>& visits, int64
     const auto made = value_or_raise(make_eviction_policy(policy, num_layers));
     result = replay(checked, num_layers, num_experts, capacity, *made, floors);
   }
-  return {result.visits, result.hits};
+  return core_type("ReplayCounts")(result.visits, result.hits);
 }
 
 std::vector<int64_t> allocate(const std::vector<double>& prefetch_accuracy,
@@ -174,21 +181,20 @@ void export_measurements(nb::class_<PySession>& session, nb::class_<PySequence>&
            "Experts each layer should keep (soft), one per layer; []: none.")
       .def("record_trace", &record_trace, nb::arg("on"),
            "Record routing from now on, or stop and forget it.")
-      .def("trace", &trace, "The routing recorded: (pass, layer, experts) visits.")
+      .def("trace", &trace, "The routing recorded, a list of RoutingVisit.")
       .def("resident_set", &resident_set, "The resident experts as (layer, expert).")
       .def("warm", &warm, nb::arg("experts"),
            "Read these (layer, expert) in the background as far as frames are free; how many.")
       .def("timeline", &timeline,
-           "Spans (lane, name, thread, layer, begin_ns, end_ns) of a session opened with timeline.")
-      .def("prediction_scores", &prediction_scores,
-           "Per layer (right, needed): experts predicted that were needed, and experts needed.");
+           "What a session opened with timeline has recorded, a list of Span.")
+      .def("prediction_scores", &prediction_scores, "A PredictionScore per layer.");
 }
 
 void export_replay(nb::module_& m) {
   m.def("replay_trace", &replay_trace, nb::arg("visits"), nb::arg("num_layers"),
         nb::arg("num_experts"), nb::arg("capacity"), nb::arg("policy"),
         nb::arg("floors") = std::vector<int64_t>(), nb::arg("count_from") = 0,
-        "Run recorded routing through an eviction policy; (visits, hits). \"belady\": the optimum, "
+        "Run recorded routing through an eviction policy; ReplayCounts. \"belady\": the optimum, "
         "counted from the pass `count_from` on.");
   m.def("allocate_layers", &allocate, nb::arg("prefetch_accuracy"), nb::arg("single_ratio"),
         nb::arg("experts"), nb::arg("total"),

@@ -7,7 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "runtime/base/opened_in.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/io/burst.h"
 #include "runtime/memory/arena.h"
 
@@ -29,15 +31,17 @@ class ReadProbe {
   bool direct() const { return file_.direct(); }
   const std::string& reader() const { return reader_; }
 
-  double seconds(int readers, int64_t request_bytes, int64_t offset, int64_t tile_bytes,
+  double seconds(int read_depth, int64_t request_bytes, int64_t offset, int64_t tile_bytes,
                  int64_t tiles) const {
-    if (readers < 1 || tiles < 1 || tile_bytes < 1 ||
+    raise_if_forked(opened_in_, "ReadProbe");
+    if (read_depth < 1 || tiles < 1 || tile_bytes < 1 ||
         tiles > static_cast<int64_t>(memory_.size()) / tile_bytes) {
-      throw nb::value_error("a burst needs readers and tiles that fit the probe's memory");
+      throw nb::value_error("a burst needs a read_depth and tiles that fit the probe's memory");
     }
     auto time = [&]() -> Result<double> {
-      const nb::gil_scoped_release release;
-      auto made = make_reader(reader_, file_, {.depth = readers, .request_bytes = request_bytes});
+      const WithoutGil without;
+      auto made =
+          make_reader(reader_, file_, {.depth = read_depth, .request_bytes = request_bytes});
       if (!made.ok()) return made.status();
       return time_burst(*made.value().reader, offset, tile_bytes,
                         memory_.first(static_cast<size_t>(tiles * tile_bytes)));
@@ -46,6 +50,7 @@ class ReadProbe {
   }
 
  private:
+  OpenedIn opened_in_;
   File file_;
   Arena arena_;
   std::span<std::byte> memory_;
@@ -60,7 +65,7 @@ void export_read_probe(nb::module_& m) {
            nb::arg("reader"), nb::arg("bytes"))
       .def_prop_ro("direct", &ReadProbe::direct)
       .def_prop_ro("reader", &ReadProbe::reader)
-      .def("seconds", &ReadProbe::seconds, nb::arg("readers"), nb::arg("request_bytes"),
+      .def("seconds", &ReadProbe::seconds, nb::arg("read_depth"), nb::arg("request_bytes"),
            nb::arg("offset"), nb::arg("tile_bytes"), nb::arg("tiles"),
            "From submitting the reads of `tiles` tiles to the arrival of the last.");
 }

@@ -7,7 +7,8 @@
 #include <memory>
 #include <utility>
 
-#include "runtime/base/strings.h"
+#include "runtime/bindings/core_types.h"
+#include "runtime/bindings/session_settings.h"
 #include "runtime/bindings/session_types.h"
 #include "runtime/bindings/signals.h"
 
@@ -58,10 +59,16 @@ std::pair<Logits, StepStats> decode_batch(
                 {items.size(), static_cast<size_t>(session->model().vocab_size)});
 }
 
+int64_t length(const PySequence& self) {
+  raise_if_forked(self.shared->opened_in, "LLM");
+  return self.sequence.length;
+}
+
 void close_sequence(PySequence& self) {
+  if (!self.shared->opened_in.here()) return;
   const std::shared_ptr<Session> session = self.shared->session;
   if (session == nullptr) return;
-  const nb::gil_scoped_release release;
+  const WithoutGil without;
   session->between_steps([&] { session->close_sequence(self.sequence); });
 }
 
@@ -83,43 +90,10 @@ MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
   return value_or_raise(std::move(split));
 }
 
-void open(PySession* self, const std::string& path, int64_t memory_bytes, double expert_fraction,
-          int threads, int64_t max_context, int64_t max_sequences, const std::string& kv_dtype,
-          int64_t prefill_chunk, const std::string& backend, const std::string& kernels,
-          const std::string& policy, const std::string& reader, int readers, int64_t request_bytes,
-          bool register_buffers, bool direct_io, const std::string& verify,
-          const std::string& gating, float gating_threshold, std::vector<float> sensitivity,
-          const std::string& evict, std::vector<int64_t> layer_floors, int prefetch_depth,
-          bool prefetch_trials, std::vector<float> first_layer_gate, bool first_layer_embedding,
-          bool timeline, const std::string& experts, bool exact) {
-  SessionConfig c;
-  c.memory_bytes = memory_bytes;
-  c.expert_fraction = expert_fraction;
-  c.threads = threads;
-  c.max_context = max_context;
-  c.max_sequences = max_sequences;
-  c.kv_f16 = choose("kv_dtype", kv_dtype, {"f16", "f32"}) == 0;
-  c.prefill_chunk = prefill_chunk;
-  c.backend = backend;
-  c.kernels = kernels;
-  c.experts = experts;
-  c.exact = exact;
-  c.policy = policy;
-  c.reader = reader;
-  c.readers = readers;
-  c.request_bytes = request_bytes;
-  c.register_buffers = register_buffers;
-  c.direct_io = direct_io;
-  c.verify = static_cast<VerifyTiles>(choose("verify", verify, {"always", "first", "never"}));
-  c.gating = gating_config(gating, gating_threshold, std::move(sensitivity));
-  c.evict_tiles = choose("evict", evict, {"tile", "expert"}) == 0;
-  c.layer_floors = std::move(layer_floors);
-  c.prefetch_depth = prefetch_depth;
-  c.prefetch_trials = prefetch_trials;
-  c.timeline = timeline;
-  c.first_layer_gate = std::move(first_layer_gate);
-  c.first_layer_embedding = first_layer_embedding;
-  auto session = without_gil([&] { return Session::open(path, std::move(c), python_signals()); });
+void open(PySession* self, const std::string& path, const nb::kwargs& settings) {
+  SessionConfig config = session_config(settings);
+  auto session =
+      without_gil([&] { return Session::open(path, std::move(config), python_signals()); });
   auto shared = std::make_shared<Shared>();
   shared->session = value_or_raise(std::move(session));
   new (self) PySession{std::move(shared)};
@@ -127,28 +101,14 @@ void open(PySession* self, const std::string& path, int64_t memory_bytes, double
 
 }  // namespace
 
-// One of `names` as its index. Errors: ValueError listing them.
-size_t choose(const char* what, const std::string& value,
-              std::initializer_list<const char*> names) {
-  size_t index = 0;
-  std::string known;
-  for (const char* name : names) {
-    if (value == name) return index;
-    known += (index++ == 0 ? "" : ", ") + std::string(name);
-  }
-  raise_if_error(invalid_argument(str_cat(what, "=\"", value, "\": expected one of ", known)));
-  return index;
-}
-
-GatingConfig gating_config(const std::string& mode, float threshold,
-                           std::vector<float> sensitivity) {
-  return {static_cast<GatingMode>(choose("gating", mode, {"off", "sensitivity", "residency"})),
-          threshold, std::move(sensitivity)};
+void keep_for_ever(std::shared_ptr<Session> session) {
+  static auto* const kept = new std::vector<std::shared_ptr<Session>>();
+  kept->push_back(std::move(session));
 }
 
 void export_session(nb::module_& m) {
   auto sequence = nb::class_<PySequence>(m, "Sequence", "One token stream with its KV cache.");
-  sequence.def_prop_ro("length", [](const PySequence& s) { return s.sequence.length; })
+  sequence.def_prop_ro("length", &length)
       .def_prop_ro("closed",
                    [](const PySequence& s) {
                      return s.sequence.kv_index < 0 || s.shared->session == nullptr;
@@ -170,19 +130,8 @@ void export_session(nb::module_& m) {
       nb::class_<PySession>(m, "Session", "An open pack. One step at a time; calls queue up.");
   export_measurements(session, sequence);
   session
-      .def("__init__", &open, nb::arg("path"), nb::kw_only(), nb::arg("memory_bytes") = 0,
-           nb::arg("expert_fraction") = 0.0, nb::arg("threads") = 0, nb::arg("max_context") = 0,
-           nb::arg("max_sequences") = 1, nb::arg("kv_dtype") = "f16",
-           nb::arg("prefill_chunk") = 128, nb::arg("backend") = "auto", nb::arg("kernels") = "auto",
-           nb::arg("policy") = "next-use", nb::arg("reader") = "auto", nb::arg("readers") = 4,
-           nb::arg("request_bytes") = int64_t{0}, nb::arg("register_buffers") = false,
-           nb::arg("direct_io") = true, nb::arg("verify") = "always", nb::arg("gating") = "off",
-           nb::arg("gating_threshold") = 0.0F, nb::arg("sensitivity") = std::vector<float>(),
-           nb::arg("evict") = "tile", nb::arg("layer_floors") = std::vector<int64_t>(),
-           nb::arg("prefetch_depth") = 1, nb::arg("prefetch_trials") = true,
-           nb::arg("first_layer_gate") = std::vector<float>(),
-           nb::arg("first_layer_embedding") = true, nb::arg("timeline") = false,
-           nb::arg("experts") = "auto", nb::arg("exact") = true)
+      .def("__init__", &open, nb::arg("path"), nb::arg("settings"),
+           "Settings are passed by name; session_settings() has them all with their defaults.")
       .def(
           "new_sequence",
           [](const PySession& s) {
@@ -208,12 +157,14 @@ void export_session(nb::module_& m) {
       .def_prop_ro("registration",
                    [](const PySession& s) {
                      const Registration r = s.shared->get()->registration();
-                     return nb::make_tuple(r.file, r.frames, r.problem);
+                     return core_type("Registration")(r.file, r.frames, r.problem);
                    })
       .def_prop_ro("notes", [](const PySession& s) { return s.shared->get()->notes(); })
       .def(
-          "close", [](const PySession& s) { s.shared->session.reset(); },
+          "close", [](const PySession& s) { s.shared->close(); },
           "Free the memory; sequences of this session are closed with it.");
+
+  m.def("session_settings", &session_settings, "{name: default} of all settings of a Session.");
 }
 
 }  // namespace adapmoe

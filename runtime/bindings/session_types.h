@@ -4,13 +4,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "runtime/base/opened_in.h"
 #include "runtime/bindings/errors.h"
+#include "runtime/bindings/gil.h"
 #include "runtime/engine/session.h"
 
 namespace adapmoe {
@@ -20,15 +21,35 @@ namespace nb = nanobind;
 using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<nb::numpy, float>;
 
+// Neither freed nor forgotten.
+void keep_for_ever(std::shared_ptr<Session> session);
+
 // Shared by the Python session and its sequences, so that closing the session frees its memory
 // whoever still refers to it.
 struct Shared {
   std::shared_ptr<Session> session;
+  const OpenedIn opened_in;
 
-  // A copy keeps the session alive for one call. Needs the GIL.
+  Shared() = default;
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+  ~Shared() { close(); }
+
+  // A copy keeps the session alive for one call. Needs the GIL. Errors: ForkError.
   std::shared_ptr<Session> get() const {
-    if (session == nullptr) throw nb::value_error("the session is closed");
+    end_if_left_behind();
+    raise_if_forked(opened_in, "LLM");
+    if (session == nullptr) raise_if_error(closed("the session is closed"));
     return session;
+  }
+
+  // In a fork nothing is freed: that would wait for threads that the fork does not have.
+  void close() {
+    if (opened_in.here()) {
+      session.reset();
+    } else {
+      keep_for_ever(std::move(session));
+    }
   }
 };
 
@@ -45,16 +66,10 @@ struct PySequence {
   PySequence& operator=(const PySequence&) = delete;
   // Nobody else uses it now. Must not wait for a step: the step may be waiting for the GIL.
   ~PySequence() {
+    if (!shared->opened_in.here()) return;
     if (shared->session != nullptr) shared->session->close_sequence(sequence);
   }
 };
-
-// Calls `body` without the GIL.
-template <typename Body>
-auto without_gil(const Body& body) {
-  const nb::gil_scoped_release release;
-  return body();
-}
 
 // Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
 template <typename Body>
@@ -63,19 +78,12 @@ std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Body& ste
   for (const size_t n : shape) count *= n;
   std::unique_ptr<float[]> logits(new float[count]);
   Result<StepStats> stats = [&] {
-    const nb::gil_scoped_release release;
+    const WithoutGil without;
     return step(std::span<float>(logits.get(), count));
   }();
   const StepStats value = value_or_raise(std::move(stats));
   const nb::capsule owner(logits.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
   return {Logits(logits.release(), shape.size(), shape.data(), owner), value};
 }
-
-// One of `names` as its index. Errors: ValueError listing them.
-size_t choose(const char* what, const std::string& value, std::initializer_list<const char*> names);
-
-// Gating settings from Python. Errors: ValueError.
-GatingConfig gating_config(const std::string& mode, float threshold,
-                           std::vector<float> sensitivity);
 
 }  // namespace adapmoe

@@ -15,18 +15,18 @@ BackendShape backend_shape(const Pack& pack, int64_t max_rows, bool kv_f16, Expe
           .expert_path = path};
 }
 
-Result<ExpertPath> choose_expert_path(std::string_view experts, bool exact, DType dtype) {
-  if (experts == "auto" || experts == "w4a8") return ExpertPath::kW4A8;
-  if (experts != "w4a16") {
+Result<ExpertPath> choose_expert_path(std::string_view arithmetic, bool exact, DType dtype) {
+  if (arithmetic == "auto" || arithmetic == "w4a8") return ExpertPath::kW4A8;
+  if (arithmetic != "w4a16") {
     return invalid_argument(
-        str_cat("experts=\"", experts, "\": expected one of auto, w4a8, w4a16"));
+        str_cat("arithmetic=\"", arithmetic, "\": expected one of auto, w4a8, w4a16"));
   }
   if (exact) {
     return invalid_argument(
-        "experts=\"w4a16\" does not give the bits of the CPU; allow that with exact=False");
+        "arithmetic=\"w4a16\" does not give the bits of the CPU; allow that with exact=False");
   }
   if (!is_quantized(dtype)) {
-    return invalid_argument(str_cat("experts=\"w4a16\": the experts of this pack are ",
+    return invalid_argument(str_cat("arithmetic=\"w4a16\": the experts of this pack are ",
                                     dtype_name(dtype), ", which have one path; use \"auto\""));
   }
   return ExpertPath::kW4A16;

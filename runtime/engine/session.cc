@@ -5,11 +5,9 @@
 
 #include "runtime/base/strings.h"
 #include "runtime/engine/session_parts.h"
+#include "runtime/memory/available_memory.h"
 
 namespace adapmoe {
-Status closed_error() {
-  return invalid_argument("the sequence is closed; make another with new_sequence()");
-}
 
 Session::Session(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Session::~Session() = default;
@@ -41,7 +39,7 @@ void Session::close_sequence(Sequence& sequence) {
 
 Status Session::truncate(Sequence& sequence, int64_t length) {
   const std::lock_guard lock(step_);
-  if (sequence.kv_index < 0) return closed_error();
+  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
   if (length < 0 || length > sequence.length) {
     return invalid_argument(
         str_cat("cannot truncate to ", length, " tokens: the sequence holds ", sequence.length));
@@ -52,7 +50,7 @@ Status Session::truncate(Sequence& sequence, int64_t length) {
 
 Result<Sequence> Session::fork(const Sequence& sequence) {
   const std::lock_guard lock(step_);
-  if (sequence.kv_index < 0) return closed_error();
+  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
   auto made = new_sequence();
   if (!made.ok()) return made.status();
   Sequence copy = made.value();
@@ -74,10 +72,11 @@ Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
                                " has reserved its memory and cannot use more than when the model "
                                "was opened; open it again with a larger memory="));
   }
-  const int64_t growth = split.value().reserved_bytes() - parts_->split.reserved_bytes();
-  const int64_t available = available_memory("/proc", "/sys/fs/cgroup");
-  if (growth > available && !parts_->backend->pins_memory()) {  // what is pinned, it has
-    return not_available(growth, available);
+  const int64_t wanted = split.value().reserved_bytes();
+  if (wanted > parts_->split.reserved_bytes() &&
+      !parts_->backend->pins_memory()) {  // what is pinned, it has
+    const int64_t most = available_memory("") + parts_->held_bytes();
+    if (wanted > most) return not_available(wanted, most);
   }
   ADAPMOE_RETURN_IF_ERROR(parts_->experts->resize(static_cast<int32_t>(split.value().frames)));
   const std::lock_guard facts_lock(facts_mutex_);

@@ -4,6 +4,7 @@
 // queue up. Not destroyed while a call runs.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -63,7 +64,7 @@ class Session {
   // For a sequence that no other thread uses any more.
   void close_sequence(Sequence& sequence);
 
-  // Between steps. Errors: kInvalidArgument when the sequence is closed, for a
+  // Between steps. Errors: kClosed when the sequence is; kInvalidArgument for a
   // length it does not have, or when all max_sequences are open.
   Status truncate(Sequence& sequence, int64_t length);
   Result<Sequence> fork(const Sequence& sequence);
@@ -98,8 +99,8 @@ class Session {
 
   // Appends `ids`. `logits` has vocab_size floats, for the last position, or
   // ids.size() * vocab_size with all_logits. On error the sequence is as
-  // before. Errors: kInvalidArgument, kContextOverflow, kReadError, kPackError,
-  // kCancelled.
+  // before. Errors: kClosed, kInvalidArgument, kContextOverflow, kReadError,
+  // kPackError, kNonFinite, kCancelled.
   Result<StepStats> prefill(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
                             std::span<float> logits, const Interrupt& interrupt);
 
@@ -124,6 +125,8 @@ class Session {
   Status check_ids(std::span<const int32_t> ids) const;
   Result<StepStats> append(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
                            std::span<float> logits, Capture* capture, const Interrupt& interrupt);
+  Status why_not_finite(const std::function<Status(Step&)>& forward, std::span<const float> logits,
+                        const Interrupt& interrupt);
   StepStats note(const StepStats& stats, const Step& step);
 
   std::unique_ptr<Parts> parts_;

@@ -18,22 +18,22 @@ constexpr int kPlansAtOnce = 2;  // one is read while another becomes an engine
 
 }  // namespace
 
-Status check_experts(const SessionConfig& config) {
+Status check_arithmetic(const SessionConfig& config) {
   constexpr std::string_view kNames[] = {"auto", "w4a8", "w4a16", "tensorrt"};
-  if (std::find(std::begin(kNames), std::end(kNames), config.experts) == std::end(kNames)) {
-    return invalid_argument(
-        str_cat("experts=\"", config.experts, "\": expected one of auto, w4a8, w4a16, tensorrt"));
+  if (std::find(std::begin(kNames), std::end(kNames), config.arithmetic) == std::end(kNames)) {
+    return invalid_argument(str_cat("arithmetic=\"", config.arithmetic,
+                                    "\": expected one of auto, w4a8, w4a16, tensorrt"));
   }
-  if (config.experts != "tensorrt") return {};  // see choose_expert_path()
+  if (config.arithmetic != "tensorrt") return {};  // see choose_expert_path()
   if (config.backend != "cuda") {
     return invalid_argument(
-        str_cat("experts=\"tensorrt\" is a way of the GPU backend, not of backend=\"",
-                config.backend, "\"; use backend=\"cuda\" or experts=\"auto\""));
+        str_cat("arithmetic=\"tensorrt\" is a way of the GPU backend, not of backend=\"",
+                config.backend, "\"; use backend=\"cuda\" or arithmetic=\"auto\""));
   }
   if (config.exact) {
     return invalid_argument(
-        "experts=\"tensorrt\" computes with fp16 activations and does not give the bits of the "
-        "CPU; allow that with exact=False, or use experts=\"w4a8\"");
+        "arithmetic=\"tensorrt\" computes with fp16 activations and does not give the bits of the "
+        "CPU; allow that with exact=False, or use arithmetic=\"w4a8\"");
   }
   return {};
 }
@@ -87,7 +87,7 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader(
       plans ? engine_host->carve(plan_staging_bytes()) : std::span<std::byte>();
   auto chosen =
       make_reader(config.reader, file,
-                  {.depth = plans ? std::max(kPlansAtOnce, config.readers) : config.readers,
+                  {.depth = plans ? std::max(kPlansAtOnce, config.read_depth) : config.read_depth,
                    .request_bytes = config.request_bytes,
                    .timeline = timeline.get(),
                    .frames = plans ? FrameRegion{places, plan_staging_bytes() / kPlansAtOnce}

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/engine/session_parts.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "runtime/base/strings.h"
+#include "runtime/base/usable_cpus.h"
 #include "runtime/engine/backend_shape.h"
+#include "runtime/memory/available_memory.h"
 #include "runtime/prefetch/predictors.h"
 
 namespace adapmoe {
@@ -16,12 +16,6 @@ namespace {
 constexpr int64_t kDefaultContext = 4096;
 constexpr int64_t kLargestRequest = int64_t{1} << 30;
 constexpr double kAutoShare = 0.8;  // of the available memory
-
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
-}
 
 Status in_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return {};
@@ -51,6 +45,11 @@ Status check_gating(const GatingConfig& gating, const ModelConfig& model) {
   return {};
 }
 
+Status check_open(const Sequence& sequence) {
+  if (sequence.kv_index >= 0) return {};
+  return closed("the sequence is closed; make another with new_sequence()");
+}
+
 Status not_available(int64_t wanted, int64_t available) {
   return budget_error(str_cat("memory of ", format_bytes(wanted),
                               " is more than this process may take: ", format_bytes(available),
@@ -68,10 +67,19 @@ Status Session::Parts::check_config() {
   if (config.max_context == 0) {
     config.max_context = std::min(c.max_position_embeddings, kDefaultContext);
   }
-  if (config.threads == 0) config.threads = usable_cores();
-  ADAPMOE_RETURN_IF_ERROR(in_range("memory_bytes", config.memory_bytes, 0, INT64_MAX));
+  const int cpus = usable_cpus();
+  if (config.threads == 0) config.threads = cpus;
+  ADAPMOE_RETURN_IF_ERROR(in_range("memory", config.memory, 0, INT64_MAX));
   ADAPMOE_RETURN_IF_ERROR(in_range("threads", config.threads, 1, 1024));
-  ADAPMOE_RETURN_IF_ERROR(in_range("readers", config.readers, 1, 256));
+  if (config.threads > cpus) {
+    notes.push_back(str_cat("threads=", config.threads,
+                            " is more than the cores that this process "
+                            "may use (affinity and CPU quota), ",
+                            cpus,
+                            ": the threads wait for each other, and steps are slower, with many "
+                            "threads by far; leave threads out, or lower it"));
+  }
+  ADAPMOE_RETURN_IF_ERROR(in_range("read_depth", config.read_depth, 1, 256));
   ADAPMOE_RETURN_IF_ERROR(in_range("request_bytes", config.request_bytes, 0, kLargestRequest));
   if (config.request_bytes % kPageBytes != 0) {
     return invalid_argument(
@@ -81,11 +89,11 @@ Status Session::Parts::check_config() {
       in_range("max_context", config.max_context, 1, c.max_position_embeddings));
   ADAPMOE_RETURN_IF_ERROR(in_range("max_sequences", config.max_sequences, 1, 4096));
   ADAPMOE_RETURN_IF_ERROR(in_range("prefill_chunk", config.prefill_chunk, 1, 4096));
-  if (!(config.expert_fraction >= 0.0 && config.expert_fraction <= 1.0)) {
-    return invalid_argument(
-        str_cat("expert_fraction=", config.expert_fraction, ": expected a value between 0 and 1"));
+  if (!(config.experts_resident >= 0.0 && config.experts_resident <= 1.0)) {
+    return invalid_argument(str_cat("experts_resident=", config.experts_resident,
+                                    ": expected a value between 0 and 1"));
   }
-  ADAPMOE_RETURN_IF_ERROR(in_range("prefetch_depth", config.prefetch_depth, 0, kMaxDepth));
+  ADAPMOE_RETURN_IF_ERROR(in_range("prefetch", config.prefetch, 0, kMaxDepth));
   ADAPMOE_RETURN_IF_ERROR(check_floors(config.layer_floors, c));
   if (!config.first_layer_gate.empty() &&
       static_cast<int64_t>(config.first_layer_gate.size()) != c.num_local_experts * c.hidden_size) {
@@ -93,7 +101,7 @@ Status Session::Parts::check_config() {
                                     c.hidden_size, "], got ", config.first_layer_gate.size(),
                                     " values"));
   }
-  ADAPMOE_RETURN_IF_ERROR(check_experts(config));
+  ADAPMOE_RETURN_IF_ERROR(check_arithmetic(config));
   return check_gating(config.gating, c);
 }
 
@@ -102,9 +110,9 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
   const ModelConfig& c = pack->config();
   const ExpertGeometry& e = pack->experts();
   const int64_t max_rows = std::max(config.prefill_chunk, config.max_sequences);
-  const bool by_engines = config.experts == "tensorrt";
+  const bool by_engines = config.arithmetic == "tensorrt";
   const auto path = by_engines ? Result<ExpertPath>(ExpertPath::kW4A8)
-                               : choose_expert_path(config.experts, config.exact, e.dtype);
+                               : choose_expert_path(config.arithmetic, config.exact, e.dtype);
   if (!path.ok()) return path.status();
   BackendShape shape = backend_shape(*pack, max_rows, config.kv_f16, path.value());
   shape.max_context = config.max_context;
@@ -134,11 +142,11 @@ Status Session::Parts::make_backend_and_split(const std::string& pack_dir,
            .top_k = c.router.top_k,
            .num_layers = c.num_hidden_layers,
            .num_experts = c.num_hidden_layers * c.num_local_experts};
-  const int64_t host_available = available_memory("/proc", "/sys/fs/cgroup");
+  const int64_t host_available = available_memory("");
   const int64_t available = backend->own_memory().value_or(host_available);
-  int64_t memory = config.memory_bytes;
-  if (config.expert_fraction > 0.0) {
-    memory = memory_for_fraction(needs, config.expert_fraction);
+  int64_t memory = config.memory;
+  if (config.experts_resident > 0.0) {
+    memory = memory_for_fraction(needs, config.experts_resident);
   } else if (memory == 0) {
     memory = static_cast<int64_t>(static_cast<double>(available) * kAutoShare);
   }
@@ -247,7 +255,7 @@ Status Session::Parts::make_residency() {
 }
 
 Status Session::Parts::make_prefetcher() {
-  if (config.prefetch_depth == 0) return {};
+  if (config.prefetch == 0) return {};
   const ModelConfig& c = pack->config();
   const int64_t top_k = c.router.top_k;
   std::vector<std::unique_ptr<ExpertPredictor>> predictors;
@@ -275,9 +283,9 @@ Status Session::Parts::make_prefetcher() {
     predictors.push_back(
         make_first_layer_predictor(std::move(gate), c.num_local_experts, cols, top_k));
   }
-  prefetcher = std::make_unique<Prefetcher>(
-      *experts, std::move(predictors),
-      PrefetchConfig{config.prefetch_depth, config.prefetch_trials}, c.num_hidden_layers);
+  prefetcher = std::make_unique<Prefetcher>(*experts, std::move(predictors),
+                                            PrefetchConfig{config.prefetch, config.prefetch_trials},
+                                            c.num_hidden_layers);
   return {};
 }
 

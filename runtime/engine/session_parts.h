@@ -18,11 +18,11 @@ namespace adapmoe {
 
 // Errors: kInvalidArgument naming the setting.
 Status check_floors(const std::vector<int64_t>& floors, const ModelConfig& model);
-Status check_experts(const SessionConfig& config);
+Status check_arithmetic(const SessionConfig& config);
 Status check_gating(const GatingConfig& gating, const ModelConfig& model);
 
-// Of a sequence that was closed.
-Status closed_error();
+// Errors: kClosed, where `sequence` is.
+Status check_open(const Sequence& sequence);
 
 // Errors: kBudgetError saying that `wanted` bytes cannot be had.
 Status not_available(int64_t wanted, int64_t available);
@@ -67,6 +67,9 @@ struct Session::Parts {
   // For a backend that routes by itself once every expert is resident: where all of them fit,
   // begins to read those that no token has needed yet.
   void read_the_rest() const;
+
+  // Of what is reserved, how much takes memory already. Engines, outside the arena, do so whole.
+  int64_t held_bytes() const { return plans ? split.reserved_bytes() : arena->resident_bytes(); }
 
   Step make_step(const Interrupt& interrupt) {
     return {.interrupt = interrupt, .trace = tracing ? &trace : nullptr, .pass = passes};

@@ -30,7 +30,7 @@ int64_t Session::Parts::work_bytes() const {
 
 // Of one tile. Plans have staging of their own; dense weights take one place in any case.
 int64_t Session::Parts::staging_places() const {
-  return plans ? 1 : config.readers + kBeingUploaded;
+  return plans ? 1 : config.read_depth + kBeingUploaded;
 }
 
 // Of `host`.
@@ -43,10 +43,10 @@ Status Session::Parts::check_host_memory(int64_t available) {
   if (!backend->own_memory()) return {};
   split.host_bytes = align_up(work_bytes(), kPageBytes) + staging_bytes() + engine_host_bytes();
   if (split.host_bytes <= available) return {};
-  return budget_error(
-      str_cat("beside the GPU's memory ", format_bytes(split.host_bytes),
-              " of the CPU's are needed for staging, and ", format_bytes(available),
-              " are available (cgroup limit and MemAvailable); lower readers, or prefill_chunk"));
+  return budget_error(str_cat(
+      "beside the GPU's memory ", format_bytes(split.host_bytes),
+      " of the CPU's are needed for staging, and ", format_bytes(available),
+      " are available (cgroup limit and MemAvailable); lower read_depth, or prefill_chunk"));
 }
 
 Status Session::Parts::make_staging() {

@@ -2,11 +2,14 @@
 // Prefill and decode: from sequences and token ids to token rows, and what a step did.
 #include <algorithm>
 #include <chrono>
+#include <functional>
 
 #include "runtime/base/check.h"
+#include "runtime/base/finite.h"
 #include "runtime/base/fp_environment.h"
 #include "runtime/base/strings.h"
 #include "runtime/engine/session_parts.h"
+#include "runtime/model/finite_check.h"
 
 namespace adapmoe {
 namespace {
@@ -114,7 +117,7 @@ Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> i
                                   const Interrupt& interrupt) {
   ADAPMOE_RETURN_IF_ERROR(check_ids(ids));
   const std::lock_guard lock(step_);
-  if (sequence.kv_index < 0) return closed_error();
+  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
   const auto count = static_cast<int64_t>(ids.size());
   if (sequence.length + count > parts_->config.max_context) {
     return overflow_error(sequence.length, count, parts_->config.max_context);
@@ -125,21 +128,26 @@ Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> i
   const StepMeter meter(*parts_->experts, *parts_->backend);
   const KVCache* kv = &parts_->kv[static_cast<size_t>(sequence.kv_index)];
   const auto chunk = static_cast<size_t>(parts_->config.prefill_chunk);
+  const auto forward = [&](Step& step) -> Status {
+    for (size_t begin = 0; begin < ids.size(); begin += chunk) {
+      const size_t n = std::min(chunk, ids.size() - begin);
+      const bool is_last = begin + n == ids.size();
+      std::vector<TokenRow> rows;
+      std::vector<int32_t> logit_rows;
+      for (size_t i = 0; i < n; ++i) {
+        rows.push_back({ids[begin + i], sequence.length + static_cast<int64_t>(begin + i), kv});
+        if (all_logits || (is_last && i + 1 == n)) logit_rows.push_back(static_cast<int32_t>(i));
+      }
+      step.rows_after = static_cast<int64_t>(std::min(chunk, ids.size() - begin - n));
+      float* out = logits.data() + (all_logits ? begin * vocab : 0);
+      ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, out, step));
+    }
+    return {};
+  };
   Step step = parts_->make_step(interrupt);
   step.capture = capture;
-  for (size_t begin = 0; begin < ids.size(); begin += chunk) {
-    const size_t n = std::min(chunk, ids.size() - begin);
-    const bool is_last = begin + n == ids.size();
-    std::vector<TokenRow> rows;
-    std::vector<int32_t> logit_rows;
-    for (size_t i = 0; i < n; ++i) {
-      rows.push_back({ids[begin + i], sequence.length + static_cast<int64_t>(begin + i), kv});
-      if (all_logits || (is_last && i + 1 == n)) logit_rows.push_back(static_cast<int32_t>(i));
-    }
-    step.rows_after = static_cast<int64_t>(std::min(chunk, ids.size() - begin - n));
-    float* out = logits.data() + (all_logits ? begin * vocab : 0);
-    ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, out, step));
-  }
+  ADAPMOE_RETURN_IF_ERROR(forward(step));
+  if (!all_finite(logits)) return why_not_finite(forward, logits, interrupt);
   sequence.length += count;
   return note(meter.finish(count, step), step);
 }
@@ -154,7 +162,7 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
   std::vector<int32_t> logit_rows;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence& s = *sequences[i];
-    if (s.kv_index < 0) return closed_error();
+    ADAPMOE_RETURN_IF_ERROR(check_open(s));
     if (s.length + 1 > parts_->config.max_context) {
       return overflow_error(s.length, 1, parts_->config.max_context);
     }
@@ -168,15 +176,31 @@ Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
   ADAPMOE_CHECK(logits.size() == ids.size() * static_cast<size_t>(model().vocab_size));
   const FpEnvironment canonical;
   const StepMeter meter(*parts_->experts, *parts_->backend);
+  const auto forward = [&](Step& step) {
+    return parts_->decoder->forward(rows, logit_rows, logits.data(), step);
+  };
   Step step = parts_->make_step(interrupt);
   step.recurs = true;
-  ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, logits.data(), step));
+  ADAPMOE_RETURN_IF_ERROR(forward(step));
+  if (!all_finite(logits)) return why_not_finite(forward, logits, interrupt);
   parts_->read_the_rest();
   for (Sequence* s : sequences) ++s->length;
   const auto count = static_cast<int64_t>(ids.size());
   const StepStats stats = meter.finish(count, step);
   if (parts_->prefetcher != nullptr) parts_->prefetcher->end_decode(stats.wall_s, count);
   return note(stats, step);
+}
+
+// Runs a step once more and looks at every value on the way.
+Status Session::why_not_finite(const std::function<Status(Step&)>& forward,
+                               std::span<const float> logits, const Interrupt& interrupt) {
+  FiniteCheck check(model(), *parts_->backend, parts_->config.kv_f16);
+  Step step = parts_->make_step(interrupt);
+  step.trace = nullptr;
+  step.check = &check;
+  ADAPMOE_RETURN_IF_ERROR(forward(step));
+  if (!all_finite(logits)) return FiniteCheck::in_head();
+  return non_finite("the model computed NaN or infinity, but not when the step was repeated");
 }
 
 // What a finished step leaves behind.

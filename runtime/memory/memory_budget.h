@@ -1,17 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much memory there is, and how a ceiling is split. The split is a pure function.
+// How a ceiling is split; pure functions.
 #pragma once
 #include <cstdint>
-#include <string>
 
 #include "runtime/base/status.h"
 
 namespace adapmoe {
-
-// Bytes this process may still take: the smallest room of the cgroups it is in (v1 and v2) and
-// MemAvailable. `proc` and `cgroup` are the mount points ("/proc", "/sys/fs/cgroup"); tests pass
-// their own trees.
-int64_t available_memory(const std::string& proc, const std::string& cgroup);
 
 // What the model needs, before the user's ceiling is known. All in bytes unless named otherwise.
 struct MemoryNeeds {

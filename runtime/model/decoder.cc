@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/model/finite_check.h"
 #include "runtime/model/resident_step.h"
 #include "runtime/prefetch/whole_layer.h"
 
@@ -24,6 +25,7 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
     const SpanTimer span(m_.timeline, Lane::kCompute, "embedding");
     m_.backend.embed(weights_.embed_tokens, ids, m_.work.hidden.first(n));
   }
+  if (step.check != nullptr) ADAPMOE_RETURN_IF_ERROR(step.check->after_embedding(m_.work, n));
   if (logit_rows.size() == rows.size() && can_be_resident(m_, n, step)) {
     if (const auto every = m_.experts.hold_every()) {
       ADAPMOE_RETURN_IF_ERROR(resident_step(m_, weights_, rows, *every, logits, step));
@@ -37,8 +39,15 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
     const LayerWeights& w = weights_.layers[layer];
     attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
                     static_cast<int32_t>(layer), rows, m_.timeline);
+    if (step.check != nullptr) {
+      ADAPMOE_RETURN_IF_ERROR(
+          step.check->after_attention(m_.work, static_cast<int32_t>(layer), rows));
+    }
     const int64_t stalled = layer == 0 ? m_.experts.stats().stall_ns : 0;
     ADAPMOE_RETURN_IF_ERROR(moe_layer(m_, w, static_cast<int32_t>(layer), n, step));
+    if (step.check != nullptr) {
+      ADAPMOE_RETURN_IF_ERROR(step.check->after_experts(m_.work, static_cast<int32_t>(layer), n));
+    }
     if (layer == 0) step.first_layer_stall_ns += m_.experts.stats().stall_ns - stalled;
   }
   for (size_t begin = 0; begin < logit_rows.size(); begin += kHeadRows) {

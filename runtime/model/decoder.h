@@ -17,8 +17,8 @@ class Decoder {
 
   // Computes `rows` (at most the workspace's max_rows), writes their keys and values, and the
   // logits of the rows listed in `logit_rows` to logits [logit_rows.size(), vocab_size].
-  // Errors: kReadError, kPackError, kCancelled; the KV caches then hold garbage at the new
-  // positions only.
+  // Errors: kReadError, kPackError, kCancelled, and kNonFinite with step.check; the KV caches then
+  // hold garbage at the new positions only.
   Status forward(std::span<const TokenRow> rows, std::span<const int32_t> logit_rows, float* logits,
                  Step& step);
 

@@ -41,11 +41,14 @@ struct Capture {
   }
 };
 
+class FiniteCheck;
+
 struct Step {
   const Interrupt& interrupt;
   RoutingCounts counts = {};
   Capture* capture = nullptr;                // null: nothing is recorded
   std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
+  FiniteCheck* check = nullptr;              // null: values are not looked at
   int64_t pass = 0;                          // number of this pass over the layers, for the trace
   bool recurs = false;                       // a decode step: many more like it will follow
   int64_t rows_after = 0;                    // of the next pass, as far as known

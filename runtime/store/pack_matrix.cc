@@ -17,6 +17,7 @@
 #include "runtime/base/fp_environment.h"
 #include "runtime/base/half.h"
 #include "runtime/base/strings.h"
+#include "runtime/base/usable_cpus.h"
 #include "runtime/store/quantize_group.h"
 
 namespace adapmoe {
@@ -223,8 +224,7 @@ Result<PackingError> pack_matrix(MatrixView matrix, const PackedShape& shape, in
       if (!status.ok()) failure.offer(block, std::move(status));
     }
   };
-  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const int64_t wanted = threads > 0 ? threads : cores;
+  const int64_t wanted = threads > 0 ? threads : usable_cpus();
   run_on_threads(static_cast<int>(std::min(wanted, blocks)), work);
   if (failure.status()) return *failure.status();
 

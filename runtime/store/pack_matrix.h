@@ -15,7 +15,7 @@ namespace adapmoe {
 // kInvalidArgument unless rows and cols are positive and group_size fits the dtype.
 Status check_packed_shape(const PackedShape& shape);
 
-// Fills `out` (exactly `shape.bytes()`). The bytes do not depend on `threads` (0: one per core) or
+// Fills `out` (exactly `shape.bytes()`). The bytes do not depend on `threads` (0: usable_cpus()) or
 // on the instruction set. kInvalidArgument names the first weight, in row order within the first
 // bad block of 16 rows, that is not finite or too large for the dtype; `out` is then unspecified.
 // REQUIRES: check_packed_shape(shape) is ok; out.size() == shape.bytes().

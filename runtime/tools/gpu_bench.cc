@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// adapmoe-gpu-bench: one figure of the GPU, for tests/benchmarks/gpu_speed.py.
+// adapmoe-gpu-bench: one figure of the GPU, for benchmarks/gpu_speed.py.
 #include <charconv>
 #include <cstdio>
 #include <iterator>

@@ -69,10 +69,11 @@ std::optional<T> parse_number(std::string_view text) {
 }
 
 Status set_option(std::string_view name, const std::string& value, Options& options) {
-  const std::pair<std::string_view, std::string*> texts[] = {{"--kernels", &options.config.kernels},
-                                                             {"--backend", &options.config.backend},
-                                                             {"--experts", &options.config.experts},
-                                                             {"--logits", &options.logits}};
+  const std::pair<std::string_view, std::string*> texts[] = {
+      {"--kernels", &options.config.kernels},
+      {"--backend", &options.config.backend},
+      {"--experts", &options.config.arithmetic},
+      {"--logits", &options.logits}};
   for (const auto& [option, text] : texts) {
     if (name != option) continue;
     *text = value;
@@ -102,11 +103,11 @@ Status set_option(std::string_view name, const std::string& value, Options& opti
   const int64_t largest = small ? 1024 : int64_t{1} << 62;
   if (*number > largest) return invalid_argument(str_cat(name, " is at most ", largest));
   if (name == "-n") options.tokens = *number;
-  if (name == "--memory") options.config.memory_bytes = *number;
+  if (name == "--memory") options.config.memory = *number;
   if (name == "--memory-later") options.memory_later = *number;
   if (name == "--sequences") options.config.max_sequences = *number;
   if (name == "--threads") options.config.threads = static_cast<int>(*number);
-  if (name == "--prefetch") options.config.prefetch_depth = static_cast<int>(*number);
+  if (name == "--prefetch") options.config.prefetch = static_cast<int>(*number);
   return {};
 }
 
@@ -303,7 +304,7 @@ Status run(const Options& options) {
       if (!split.ok()) return split.status();
     }
     if (i == 2 * options.tokens / 3 && options.memory_later > 0) {
-      auto split = session.set_memory(options.config.memory_bytes);
+      auto split = session.set_memory(options.config.memory);
       if (!split.ok()) return split.status();
       if (options.warm) ADAPMOE_RETURN_IF_ERROR(warm_all(session));
     }

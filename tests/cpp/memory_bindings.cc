@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Budgets: what there is and how it is split.
+// How a budget is split.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <map>
 #include <string>
 
+#include "runtime/base/usable_cpus.h"
 #include "runtime/memory/memory_budget.h"
 #include "tests/cpp/status_error.h"
 
@@ -47,7 +49,8 @@ Numbers split(const Numbers& needs, int64_t memory_bytes) {
 }  // namespace
 
 void export_memory(nb::module_& m) {
-  m.def("available_memory", &available_memory);
+  m.def("cpu_quota", &cpu_quota);
+  m.def("cpus_within", &cpus_within, nb::arg("cores"), nb::arg("quota").none());
   m.def("split_memory", &split);
   m.def("memory_for_fraction", [](const Numbers& needs, double fraction) {
     return memory_for_fraction(needs_of(needs), fraction);

@@ -16,10 +16,20 @@ class StatusError : public std::runtime_error {
 
  private:
   static std::string code_name(StatusCode code) {
-    static constexpr const char* kNames[] = {"kOk",          "kInvalidArgument", "kPackError",
-                                             "kReadError",   "kBudgetError",     "kContextOverflow",
-                                             "kEngineError", "kUnavailable",     "kCancelled"};
-    return kNames[static_cast<size_t>(code)];
+    switch (code) {
+      case StatusCode::kOk: return "kOk";
+      case StatusCode::kInvalidArgument: return "kInvalidArgument";
+      case StatusCode::kPackError: return "kPackError";
+      case StatusCode::kReadError: return "kReadError";
+      case StatusCode::kBudgetError: return "kBudgetError";
+      case StatusCode::kContextOverflow: return "kContextOverflow";
+      case StatusCode::kEngineError: return "kEngineError";
+      case StatusCode::kUnavailable: return "kUnavailable";
+      case StatusCode::kClosed: return "kClosed";
+      case StatusCode::kNonFinite: return "kNonFinite";
+      case StatusCode::kCancelled: return "kCancelled";
+    }
+    return "unknown";
   }
 };
 

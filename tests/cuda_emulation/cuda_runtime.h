@@ -33,6 +33,7 @@ struct alignas(16) float4 {
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads();
 
+inline uint32_t __float_as_uint(float value) { return std::bit_cast<uint32_t>(value); }
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 inline int __dp4a(int a, int b, int c) {
@@ -47,6 +48,7 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
   cudaErrorHostMemoryAlreadyRegistered = 712,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
@@ -121,6 +123,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 // cudaDevAttrIntegrated of the GPU that the environment asks for.
+bool emulated_is_absent();
 int emulated_is_integrated();
 
 // Queues a grid whose every thread calls `thread`. Thread-safe.

@@ -73,6 +73,7 @@ cudaError_t queue(cudaStream_t stream, std::function<void()> work) {
 DeviceAtWork::DeviceAtWork() { protect_all(PROT_READ | PROT_WRITE); }
 DeviceAtWork::~DeviceAtWork() { protect_all(PROT_NONE); }
 
+bool emulated_is_absent() { return setting("ADAPMOE_EMULATED_GPU") == "none"; }
 int emulated_is_integrated() { return setting("ADAPMOE_EMULATED_GPU") == "discrete" ? 0 : 1; }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

@@ -183,8 +183,8 @@ void __pipeline_wait_prior(size_t prior) {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = emulated_is_absent() ? 0 : 1;
+  return *count == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;

@@ -11,9 +11,9 @@ import pytest
 from adapmoe import _core
 from adapmoe.errors import PackError
 from adapmoe_export.manifest import CHECKSUM, join_checksums
-from support.manifest_edit import edit_manifest
-from support.pack_reader import read_manifest
-from support.packed_reference import crc32c
+from support.packs.manifest_edit import edit_manifest
+from support.packs.pack_reader import read_manifest
+from support.packs.packed_reference import crc32c
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from adapmoe_export import ExportError, export_pack
 from adapmoe_export.destination import staged_directory
-from support.checkpoints import make_config, make_tensors, write_checkpoint
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
 
 
 @pytest.fixture

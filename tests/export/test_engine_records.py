@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from adapmoe.engines import CudaDevice, DeviceModel, EngineRecord, read_engine_records
-from adapmoe.engines.records import write_records
 from adapmoe.errors import EngineError
-from support.small_pack import write_small_pack
-from support.stand_in_engines import set_all
+from adapmoe.tensorrt import CudaDevice, DeviceModel, EngineRecord, read_engine_records
+from adapmoe.tensorrt.records import write_records
+from support.packs.small_pack import write_small_pack
+from support.tensorrt.stand_in_engines import set_all
 
 TAG = "tensorrt-sm_87"
 LAYERS, EXPERTS = 2, 3
@@ -172,6 +172,14 @@ def test_a_damaged_list_is_refused(pack, text):
     "changes",
     [
         {"file": "../../../other.plan"},
+        {"sha256": "0" * 64 + "\n"},
+        {"layer": True},
+        {"layer": 10**400},
+        {"peak_rss_bytes": 1.5},
+        {"seconds": float("nan")},
+        {"seconds": float("inf")},
+        {"targets": ["sm_87\n"]},
+        {"file": None},
         {"sha256": "abc"},
         {"layer": "0"},
         {"bytes": -1},
@@ -192,7 +200,15 @@ def test_a_damaged_list_is_refused(pack, text):
 )
 def test_a_record_that_is_not_as_it_should_be_is_refused(pack, changes):
     edit(pack, lambda found: found["engines"][0].update(changes))
-    refused(pack, "an engine is not listed as it should be")
+    (name,) = changes
+    where = rf"\$\.engines\[0\](\.{name}|`| *;)|`{name}`|out of range|malformed"
+    refused(pack, rf"engines.json: .*({where}).*; build the engines: {REBUILD}")
+
+
+@pytest.mark.parametrize("change", [{"engines": None}, {"engines": {}}, {"more": 1}], ids=str)
+def test_a_list_that_is_not_as_it_should_be_is_refused(pack, change):
+    edit(pack, lambda found: found.update(change))
+    refused(pack, rf"engines.json: .*`?{next(iter(change))}.*; build the engines: {REBUILD}")
 
 
 def test_an_expert_listed_twice_is_refused(pack):

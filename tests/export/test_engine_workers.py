@@ -3,8 +3,8 @@
 
 import pytest
 
-from adapmoe.engines.worker_process import reason_to_end
-from adapmoe.kernel_tree import KernelTree
+from adapmoe.machine.procfs import KernelTree
+from adapmoe.tensorrt.worker_pool import reason_to_end
 
 MIB = 1 << 20
 
@@ -37,9 +37,23 @@ def test_its_resident_memory_is_limited(reason):
 
 def test_memory_of_the_gpu_shows_in_what_the_machine_has_left(reason):
     text = reason(255 * MIB, 1 << 40)
-    assert text.startswith("255.00 MiB of this machine's memory were left, less than 256.00 MiB")
+    assert text.startswith(
+        "255.00 MiB of memory were left (MemAvailable, cgroups), less than 256.00 MiB"
+    )
     assert "100.00 MiB of its own and perhaps more on the GPU" in text
 
 
 def test_a_worker_that_is_gone_takes_nothing(reason):
     assert reason(10**10, 1, pid=78) == ""
+
+
+def test_the_limit_of_a_cgroup_counts_too(reason, tmp_path):
+    group = tmp_path / "sys/fs/cgroup/a"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{900 * MIB}\n")
+    (group / "memory.current").write_text(f"{800 * MIB}\n")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/a\n")
+    assert reason(10**10, 1 << 40).startswith("100.00 MiB of memory were left")
+    (group / "memory.stat").write_text(f"active_file {300 * MIB}\n")  # a cache can be dropped
+    assert reason(10**10, 1 << 40) == ""

@@ -15,7 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from adapmoe.cli.main import app
-from adapmoe.engines import (
+from adapmoe.errors import BackendUnavailableError, EngineError
+from adapmoe.pack.weights import ExpertReader
+from adapmoe.tensorrt import (
     CudaDevice,
     DeviceModel,
     build_engines,
@@ -23,11 +25,9 @@ from adapmoe.engines import (
     tensorrt_builder,
     validate,
 )
-from adapmoe.engines.builder import open_builder
-from adapmoe.errors import BackendUnavailableError, EngineError
-from adapmoe.expert_weights import ExpertReader
-from support.engine_packs import FakeTensorRt, make_engine_pack
-from support.imports import import_here
+from adapmoe.tensorrt.builders import open_builder
+from support.packs.engine_packs import FakeTensorRt, make_engine_pack
+from support.source.imports import import_here
 
 import_here("onnx")
 
@@ -235,7 +235,7 @@ def on_orin(fake, monkeypatch):
 def test_tensorrt_does_not_build_experts_of_int8(fake, on_orin, tmp_path):
     pack = make_engine_pack(tmp_path, experts="int8")
     shutil.rmtree(pack / "onnx")  # not even looked for
-    with pytest.raises(EngineError, match=r'are int8, .*--experts int4, .*experts="w4a8" on the'):
+    with pytest.raises(EngineError, match=r'are int8, .*arithmetic="w4a8" on the'):
         on_orin(pack)
     assert not (pack / "engines").exists()
 

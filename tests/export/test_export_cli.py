@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from adapmoe.cli.inspect import inspect
 from adapmoe_export import ExportError
 from adapmoe_export.cli import export
-from support.imports import import_here
-from support.pack_reader import read_manifest
+from support.packs.pack_reader import read_manifest
+from support.source.imports import import_here
 
 APP = typer.Typer()
 APP.command("export")(export)
@@ -42,7 +42,10 @@ def test_export_json_and_inspect(tiny_checkpoint, tmp_path):
     assert summary["quantization"]["experts"] == {"dtype": "int8", "group_size": 64}
     assert summary["quantization"]["dense"] == {"dtype": "f16", "group_size": 16}
 
-    assert json.loads(invoke("inspect", out, "--json")) == read_manifest(out)
+    shown = json.loads(invoke("inspect", out, "--json"))
+    sources = ["config", "generation_config.json", "special_tokens_map.json"]
+    end = {"token_id": 2, "text": "</s>", "sources": sources}
+    assert shown == read_manifest(out) | {"end_of_sequence": [end]}
     table = invoke("inspect", out)
     for text in ("mixtral", "int8, group size 64", "softmax, top 2 of 8", "128 columns"):
         assert text in table

@@ -2,9 +2,9 @@
 """Speed and peak memory of an export, at a third of the size of the benchmark's checkpoint."""
 
 import pytest
-from benchmarks.export_speed import measure
 
-from support.big_checkpoint import big_config
+from benchmarks.export_speed import measure
+from support.models.big_checkpoint import big_config
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@
 
 import numpy as np
 import pytest
+
 from benchmarks.gguf_file import write_gguf
 from benchmarks.gguf_tensors import GROUP, LAYER_TENSORS, Q4_0_BYTES, PackTensors
-
-from support.pack_reader import read_dense, read_expert, read_manifest
+from support.packs.pack_reader import read_dense, read_expert, read_manifest
 
 HEADS = {"attn_q": 8, "attn_k": 2}
 

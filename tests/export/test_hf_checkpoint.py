@@ -8,7 +8,7 @@ import pytest
 
 from adapmoe.errors import CheckpointError
 from adapmoe_export import export_pack
-from support.checkpoints import make_config, make_tensors, write_checkpoint
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
 
 W1 = "model.layers.1.block_sparse_moe.experts.3.w1.weight"
 
@@ -94,7 +94,8 @@ def empty_index(path):
 
 
 def no_weights(path):
-    (path / "model.safetensors.index.json").unlink()
+    for file in path.glob("model*"):
+        file.unlink()
 
 
 def no_config(path):

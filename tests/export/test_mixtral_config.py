@@ -7,8 +7,8 @@ import pytest
 from adapmoe.errors import CheckpointError
 from adapmoe_export.matrix_packer import rope_inv_freq
 from adapmoe_export.mixtral import parse_config
-from adapmoe_export.registry import find_architecture
-from support.checkpoints import make_config
+from adapmoe_export.source import find_architecture
+from support.models.checkpoints import make_config
 
 PATH = Path("somewhere/config.json")
 V5 = {"rope_theta": ..., "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
@@ -56,12 +56,12 @@ def test_accepted(changes, field, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": ...}, "hidden_size is missing"),
+        ({"hidden_size": None}, "hidden_size is None"),
         ({"hidden_size": 64.0}, "hidden_size is 64.0"),
         ({"hidden_size": True}, "hidden_size is True"),
         ({"hidden_size": 66, "head_dim": None}, "does not divide"),
         ({"head_dim": 15}, "even"),
-        ({"num_attention_heads": 3, "head_dim": 16}, "3 attention heads"),
+        ({"num_attention_heads": 3, "head_dim": 16}, "no multiple of num_key_value_heads 2"),
         ({"num_experts_per_tok": 5}, "num_experts_per_tok is 5"),
         ({"hidden_act": "gelu"}, "only 'silu'"),
         ({"sliding_window": 0}, "sliding_window is 0"),
@@ -71,7 +71,7 @@ def test_accepted(changes, field, value):
         ({"eos_token_id": 67}, "expected 0 to 66"),
         ({"eos_token_id": "2"}, "eos_token_id holds '2'"),
         ({"bos_token_id": [1, 2]}, "expected one id"),
-        ({"rope_theta": ...}, "neither rope_theta nor rope_parameters"),
+        ({"rope_theta": None}, "rope_theta is null"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "only rope_type 'default'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "only rope_type 'default'"),
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "is given as"),

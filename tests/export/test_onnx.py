@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from adapmoe.errors import EngineError, PackError
-from adapmoe.onnx_sidecar import MAX_ROWS, read_onnx_models
+from adapmoe.pack.onnx_models import MAX_ROWS, read_onnx_models
 from adapmoe_export import ExportError, export_pack
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.cpu_expert import CpuExpert
-from support.imports import import_here
-from support.pack_reader import read_expert, read_manifest
+from support.core.cpu_expert import CpuExpert
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.packs.pack_reader import read_expert, read_manifest
+from support.source.imports import import_here
 
 onnx = import_here("onnx")
 import_here("onnxruntime")
 
 from adapmoe_export.onnx_export import export_onnx  # noqa: E402
-from support.onnx_models import constants, reference, relative_l2, run_model  # noqa: E402
+from support.models.onnx_models import constants, reference, relative_l2, run_model  # noqa: E402
 
 LAYERS = EXPERTS = 8  # of tiny-mixtral
 FLOAT_LIMIT, CPU_LIMIT = 1e-3, 0.02
@@ -193,22 +193,24 @@ def test_models_of_another_pack_are_refused_and_replaced(small):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "where"),
     [
-        lambda model: model.update(file="../../secret"),
-        lambda model: model.update(sha256="abc"),
-        lambda model: model.update(layer=-1),
-        lambda model: model.update(extra=1),
-        lambda model: model.pop("bytes"),
+        (lambda model: model.update(file="../../secret"), r"`file` is not layer0-expert3\.onnx"),
+        (lambda model: model.update(sha256="abc"), r"\$\.models\[3\]\.sha256"),
+        (lambda model: model.update(layer=-1), r"\$\.models\[3\]\.layer"),
+        (lambda model: model.update(bytes=10**400), r"\$\.models\[3\]\.bytes"),
+        (lambda model: model.update(extra=1), r"unknown field `extra`.*\$\.models\[3\]"),
+        (lambda model: model.pop("bytes"), r"required field `bytes`.*\$\.models\[3\]"),
+        (lambda model: model.update(file="layer0-expert2.onnx", expert=2), "listed twice"),
     ],
 )
-def test_a_list_that_is_not_as_it_should_be_is_refused(small, change):
+def test_a_list_that_is_not_as_it_should_be_is_refused(small, change, where):
     export_onnx(small)
     path = small / "onnx" / "onnx.json"
     listed = json.loads(path.read_text())
     change(listed["models"][3])
     path.write_text(json.dumps(listed))
-    with pytest.raises(EngineError, match="not listed as it should be"):
+    with pytest.raises(EngineError, match=rf"onnx\.json: .*{where}.*; make it: adapmoe export"):
         read_onnx_models(small, small / "onnx")
 
 

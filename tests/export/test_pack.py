@@ -10,14 +10,14 @@ from safetensors import safe_open
 
 from adapmoe import _core
 from adapmoe_export import export_pack
-from support.checkpoints import (
+from support.models.checkpoints import (
     DTYPES,
     fuse_experts,
     make_config,
     make_tensors,
     write_checkpoint,
 )
-from support.pack_reader import data_offset, read_dense, read_expert, read_manifest
+from support.packs.pack_reader import data_offset, read_dense, read_expert, read_manifest
 
 NAMES = ("w1", "w3", "w2")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapmoe import _core
-from support.packed_reference import crc32c, unpack, unpack_padded
+from support.packs.packed_reference import crc32c, unpack, unpack_padded
 
 LIMITS = {"int4": (-8, 7), "int8": (-127, 127)}
 FORMATS = [(d, g) for d in ("int4", "int8") for g in (32, 64, 128)] + [("f16", 16), ("f32", 16)]

@@ -15,8 +15,8 @@ import pytest
 from adapmoe import _core
 from adapmoe.errors import CheckpointError, PackError
 from adapmoe_export import ExportError, export_pack
-from support.big_checkpoint import big_config, write_big_checkpoint
-from support.checkpoints import make_config, make_tensors, write_checkpoint
+from support.models.big_checkpoint import big_config, write_big_checkpoint
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
 
 KILLS = 10
 
@@ -114,7 +114,7 @@ def test_full_disk_keeps_what_is_finished_and_says_what_to_do(big, tmp_path):
     assert process.returncode == 1
     message = " ".join(stderr.split())
     assert f"{partial_of(out)}: cannot write: File too large; the pack needs " in message
-    assert "what is finished is kept: run the same command again to go on" in message
+    assert "what is finished is kept: run the same command again to resume" in message
     assert_no_pack(out)
     process = start(checkpoint, out)
     _, stderr = process.communicate()
@@ -150,7 +150,7 @@ def finish(checkpoint, out, **options):
     notices = []
     export_pack(checkpoint, out, notice=notices.append, **options)
     assert not partial_of(out).exists()
-    return notices
+    return [notice for notice in notices if "no tokenizer" not in notice]
 
 
 def test_resumed_pack_is_identical(stopped):

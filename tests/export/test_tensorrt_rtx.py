@@ -12,14 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from adapmoe.cli.main import app
-from adapmoe.engines import CudaDevice, DeviceModel, build_engines, read_engine_records
-from adapmoe.engines.cuda_device import find_device
-from adapmoe.engines.validate import TOLERANCE, check_can_validate
-from adapmoe.onnx_sidecar import read_onnx_models, write_onnx_models
+from adapmoe.machine.cuda import find_device
+from adapmoe.pack.onnx_models import read_onnx_models, write_onnx_models
+from adapmoe.tensorrt import CudaDevice, DeviceModel, build_engines, read_engine_records
+from adapmoe.tensorrt.validate import TOLERANCE, check_can_validate
 from adapmoe_export import export_pack
-from support.big_checkpoint import big_config, write_big_checkpoint
-from support.cpu_expert import CpuExpert
-from support.imports import import_here
+from support.core.cpu_expert import CpuExpert
+from support.models.big_checkpoint import big_config, write_big_checkpoint
+from support.source.imports import import_here
 
 if importlib.util.find_spec("tensorrt_rtx") is None:
     pytest.skip("no tensorrt_rtx: run `make slow`", allow_module_level=True)
@@ -28,7 +28,7 @@ import_here("onnxruntime")
 tensorrt_rtx = import_here("tensorrt_rtx")
 
 from adapmoe_export.onnx_export import export_onnx  # noqa: E402
-from support.onnx_models import reference, relative_l2, run_model  # noqa: E402
+from support.models.onnx_models import reference, relative_l2, run_model  # noqa: E402
 
 pytestmark = pytest.mark.slow
 TAG = "tensorrt_rtx-sm_80+"

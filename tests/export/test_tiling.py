@@ -2,7 +2,7 @@
 import pytest
 
 from adapmoe_export import ExportError
-from adapmoe_export.tiling import choose_tiling
+from adapmoe_export.plan import choose_tiling
 
 
 @pytest.mark.parametrize(

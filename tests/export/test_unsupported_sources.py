@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from adapmoe.errors import CheckpointError
 from adapmoe_export import export_pack
-from support.checkpoints import fuse_experts, make_config, make_tensors, write_checkpoint
+from support.models.checkpoints import fuse_experts, make_config, make_tensors, write_checkpoint
 
 W1 = "model.layers.0.block_sparse_moe.experts.0.w1"
 ORIGINAL = "give it the checkpoint that this one was made from, in bf16, f16 or f32"

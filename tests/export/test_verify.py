@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from adapmoe import _core
 from adapmoe.cli.main import app
 from adapmoe.errors import PackError
-from adapmoe.verify import verify_pack
+from adapmoe.pack.verify import verify_pack
 from adapmoe_export import export_pack
 from adapmoe_export.numerics import compare_weights
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.manifest_edit import edit_manifest, signed_text
-from support.pack_reader import read_manifest
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.packs.manifest_edit import edit_manifest, signed_text
+from support.packs.pack_reader import read_manifest
 
 W3 = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
 
@@ -66,8 +66,8 @@ def sign_files(pack):
 def test_intact_pack_passes(pack):
     calls = []
     manifest = verify_pack(pack, lambda done, total: calls.append((done, total)))
-    assert manifest == read_manifest(pack)
-    total = sum(file["bytes"] for file in manifest["files"].values())
+    assert manifest.as_json() == read_manifest(pack)
+    total = sum(file.bytes for file in manifest.files.values())
     assert calls == sorted(calls)
     assert calls[-1] == (total, total)
 

@@ -11,7 +11,7 @@ import pytest
 
 from adapmoe import _core
 from adapmoe.errors import PackError
-from support.manifest_edit import edit_manifest, sign
+from support.packs.manifest_edit import edit_manifest, sign
 
 CORPUS = Path(__file__).parent / "corpus"
 

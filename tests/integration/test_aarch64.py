@@ -3,7 +3,7 @@
 
 import pytest
 
-from support.tools import kernel_digests, run, token_report, tool
+from support.source.tools import kernel_digests, run, token_report, tool
 
 pytestmark = pytest.mark.aarch64
 

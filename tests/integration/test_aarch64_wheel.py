@@ -9,8 +9,8 @@ import zipfile
 import pytest
 
 from adapmoe import __version__
-from support.source_tree import ROOT
-from support.wheels import module_name, wheel_tags
+from support.build.wheels import module_name, wheel_tags
+from support.source.source_tree import ROOT
 
 pytestmark = pytest.mark.aarch64
 
@@ -28,7 +28,7 @@ from adapmoe import _core
 manifest = json.loads(_core.inspect_pack(pack))
 sizes = manifest["config"]["num_hidden_layers"], manifest["config"]["num_local_experts"]
 experts = [(layer, expert) for layer in range(sizes[0]) for expert in range(sizes[1])]
-session = _core.Session(pack, expert_fraction=1.0, threads=1, max_context=64)
+session = _core.Session(pack, experts_resident=1.0, threads=1, max_context=64)
 begun = session.warm(experts)  # reads every tile and looks at its checksum
 end = time.monotonic() + 60
 while len(session.resident_set()) < len(experts) and time.monotonic() < end:
@@ -70,7 +70,7 @@ def test_it_holds_the_package_and_one_module_for_arm(wheel):
 
 def test_a_python_for_arm_imports_it_and_reads_a_pack(wheel, tmp_path, pack_factory):
     if not PYTHON.exists():
-        pytest.skip(f"no {PYTHON.relative_to(ROOT)}: run tests/support/fetch_arm_python.sh")
+        pytest.skip(f"no {PYTHON.relative_to(ROOT)}: run tests/support/build/fetch_arm_python.sh")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     done = subprocess.run(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from adapmoe import LLM, _core
 from adapmoe.bench.profile import OTHER, PARTS, PYTHON
 from adapmoe.cli.main import app
-from adapmoe.timeline import LANES
+from adapmoe.tracing.timeline import LANES
 
 QUICK = ["--prompt-tokens", "8", "--warmup", "1", "--tokens", "4", "--repeat", "2"]
 
@@ -76,17 +76,17 @@ def test_a_profile_adds_up_and_knows_what_was_read(pack):
 
 
 def test_every_span_of_a_step_belongs_to_a_part_and_to_one_only(pack):
-    with LLM(pack, expert_fraction=0.5, timeline=True, warm_restart=False) as llm:
+    with LLM(pack, experts_resident=0.5, timeline=True, warm_restart=False) as llm:
         with llm.new_sequence() as sequence:
             sequence.prefill([1, 2, 3])
             sequence.decode(4)
-        spans = [span for span in llm.timeline() if span[0] in ("compute", "stall")]
-    names = {span[1] for span in spans}
+        spans = [span for span in llm.timeline() if span.lane in ("compute", "stall")]
+    names = {span.name for span in spans}
     known = {name for part in PARTS.values() for name in part}
     assert names <= known
     # Whether a tile streams or a step waits depends on time.
     assert known - names <= {"stall", "gate_up", "down", "gate_up, streamed", "down, streamed"}
-    in_order = sorted(spans, key=lambda span: span[4])
+    in_order = sorted(spans, key=lambda span: span.begin_ns)
     assert all(one[5] <= two[4] for one, two in itertools.pairwise(in_order))  # never overlap
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from adapmoe.doctor.build import find_nvcc
 from adapmoe.doctor.machine import Machine
-from adapmoe.doctor.nvcc import find_nvcc
-from support.machines import build, nvcc_script
-from support.source_tree import ROOT
+from support.machine.machines import build, nvcc_script
+from support.source.source_tree import ROOT
 
 TOOLS = str(Path(sys.executable).parent)
 CMAKE = shutil.which("cmake", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
@@ -83,7 +83,7 @@ def nvcc_of(tmp_path):
     def look(*files):
         root = build(tmp_path / "root", {path: nvcc_script("13.0.88") for path in files})
         local = root / "usr/local"
-        script = ROOT / "tests/support/check_nvcc.cmake"
+        script = ROOT / "tests/support/build/check_nvcc.cmake"
         by_cmake = cmake("-D", f"local={local}", "-P", script, path=tmp_path).stdout.strip()
         machine = Machine.at(root)
         by_doctor = find_nvcc(machine)
@@ -109,7 +109,7 @@ def test_all_take_the_same_compiler(nvcc_of):
 
 def test_the_environment_goes_first(tmp_path):
     build(tmp_path, {"bin/nvcc": nvcc_script("12.6.68"), "cuda/bin/nvcc": nvcc_script("13.0.88")})
-    find = ("-D", f"local={tmp_path}", "-P", ROOT / "tests/support/check_nvcc.cmake")
+    find = ("-D", f"local={tmp_path}", "-P", ROOT / "tests/support/build/check_nvcc.cmake")
     assert cmake(*find, path=tmp_path / "bin").stdout.strip() == str(tmp_path / "bin/nvcc")
     named = cmake(*find, path=tmp_path / "bin", cudacxx="/opt/nvcc").stdout.strip()
     assert named == "/opt/nvcc"
@@ -117,7 +117,7 @@ def test_the_environment_goes_first(tmp_path):
 
 def test_a_toolkit_without_its_compiler_is_named(tmp_path):
     (tmp_path / "cuda-12.6").mkdir()
-    find = ("-D", f"local={tmp_path}", "-P", ROOT / "tests/support/check_nvcc.cmake")
+    find = ("-D", f"local={tmp_path}", "-P", ROOT / "tests/support/build/check_nvcc.cmake")
     done = cmake(*find, path=tmp_path)
     assert done.returncode == 1
     assert "cuda-12.6 has no bin/nvcc" in " ".join(done.stderr.split())
@@ -129,7 +129,7 @@ def test_configure_prints_what_concerns_us_and_every_error(tmp_path):
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     for code in (0, 1):
-        words = [ROOT / "tests/support/configure.sh", fake, str(code)]
+        words = [ROOT / "tests/support/build/configure.sh", fake, str(code)]
         done = subprocess.run(words, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (code, "AdapMoE: no io_uring\n")
         assert done.stderr == "wrong\n"
@@ -138,7 +138,7 @@ def test_configure_prints_what_concerns_us_and_every_error(tmp_path):
 @pytest.mark.network
 @pytest.mark.slow
 def test_a_compiler_comes_from_pypi(tmp_path):
-    fetch = ROOT / "tests/support/fetch_nvcc.sh"
+    fetch = ROOT / "tests/support/build/fetch_nvcc.sh"
     words = [fetch, sys.executable, tmp_path / "nvcc"]
     fetched = subprocess.run(words, capture_output=True, text=True, timeout=600)
     if "No matching distribution" in fetched.stderr:

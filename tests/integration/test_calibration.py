@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, CalibrationError, CheckpointError
 from adapmoe.calibration.calibrate import Settings, calibrate
-from adapmoe.calibration.dense_tensors import DenseTensors
-from adapmoe.calibration.sidecar import FILE, read_calibration
+from adapmoe.calibration.statistics import evaluate
 from adapmoe.cli.main import app
-from adapmoe.perplexity import evaluate
-from support.pack_reader import read_dense
+from adapmoe.pack.calibration import FILE, read_calibration
+from adapmoe.pack.weights import DenseTensors
+from support.packs.pack_reader import read_dense
 
 LAYERS, EXPERTS = 8, 8
 LIMIT = 0.01
@@ -42,44 +42,43 @@ def calibration(pack, texts):
 
 
 def test_every_layer_has_a_sensitivity(calibration):
-    values = calibration["sensitivity"]["direct"]["values"]
+    values = calibration.sensitivity["direct"].values
     assert len(values) == LAYERS
     assert all(math.isfinite(s) and s > 0 for s in values)
     assert int(np.argmax(values)) == 0  # nothing after it can make up for the first layer's loss
 
 
 def test_routing_statistics_are_shares(calibration):
-    routing = calibration["routing"]
-    frequency = np.array(routing["expert_frequency"])
+    routing = calibration.routing
+    frequency = np.array(routing.expert_frequency)
     assert frequency.shape == (LAYERS, EXPERTS)
     assert frequency.sum(axis=1) == pytest.approx(np.full(LAYERS, 2.0))
-    shares = np.array(list(routing["top1_share_above"].values()))
+    shares = np.array(list(routing.top1_share_above.values()))
     assert (np.diff(shares, axis=0) <= 0).all()
-    assert all(0 < overlap < 1 for overlap in routing["consecutive_overlap"])
+    assert all(0 < overlap < 1 for overlap in routing.consecutive_overlap)
 
 
 def test_looking_ahead_beats_chance(calibration):
-    for rows in calibration["predictor"].values():
+    for rows in (calibration.predictor.as_is, calibration.predictor.renormalized):
         for depth, accuracy in rows.items():
-            none, known = accuracy[: int(depth)], accuracy[int(depth) :]
-            assert none == [None] * int(depth)
-            assert all(0.3 < a <= 1 for a in known)  # chance is 0.25
-        assert np.mean(rows["1"][2:]) > np.mean(rows["2"][2:])
+            assert accuracy[:depth] == [None] * depth
+            assert all(0.3 < a <= 1 for a in accuracy[depth:])  # chance is 0.25
+        assert np.mean(rows[1][2:]) > np.mean(rows[2][2:])
 
 
 def test_the_first_layers_gate_beats_the_most_frequent_experts(calibration):
-    found = calibration["first_layer_gate"]
-    assert found["accuracy"] > found["accuracy_of_most_frequent"] + 0.03
-    assert found["accuracy_with_embedding"] > found["accuracy"]
-    assert found["accuracy_of_router_on_embedding"] > 0.9
+    found = calibration.first_layer_gate
+    assert found.accuracy > found.accuracy_of_most_frequent + 0.03
+    assert found.accuracy_with_embedding > found.accuracy
+    assert found.accuracy_of_router_on_embedding > 0.9
 
 
 def test_the_threshold_saves_within_the_contract_on_held_out_windows(calibration):
-    found = calibration["gating"]["sensitivity"]
-    assert found["pays"]
-    assert found["perplexity_increase"] < found["perplexity_increase_bound"] <= LIMIT
-    assert found["activations_saved"] == pytest.approx(found["gated_steps"] / 2)
-    assert np.mean(calibration["single_ratio"]) == pytest.approx(found["gated_steps"], abs=0.005)
+    found = calibration.gating.sensitivity
+    assert found.pays
+    assert found.perplexity_increase < found.perplexity_increase_bound <= LIMIT
+    assert found.activations_saved == pytest.approx(found.gated_steps / 2)
+    assert np.mean(calibration.single_ratio) == pytest.approx(found.gated_steps, abs=0.005)
 
 
 @pytest.mark.slow
@@ -97,11 +96,11 @@ def test_the_contract_holds_on_another_text(calibration, pack, texts):
 def test_gating_by_residency_drops_only_what_is_not_there(pack, texts, tmp_path):
     copy = tmp_path / "tiny.adapmoe"
     shutil.copytree(pack, copy)
-    found = calibrate(copy, texts / "calibration.txt", Settings(windows=4))["gating"]
-    assert found["memory_fraction"] == 0.5
-    residency, sensitivity = found["residency"], found["sensitivity"]
-    assert residency["threshold"] >= sensitivity["threshold"]
-    assert residency["bytes_per_token"] < residency["bytes_per_token_without"]
+    found = calibrate(copy, texts / "calibration.txt", Settings(windows=4)).gating
+    assert found.memory_fraction == 0.5
+    residency, sensitivity = found.residency, found.sensitivity
+    assert residency.threshold >= sensitivity.threshold
+    assert residency.bytes_per_token < residency.bytes_per_token_without
     ids = np.random.default_rng(0).integers(3, 4096, 768)  # needs every expert sooner or later
     options = {"gating": "residency", "prefetch": 0, "warm_restart": False}
     with LLM(copy, max_context=1024, **options) as llm:
@@ -118,7 +117,7 @@ def test_gating_by_residency_drops_only_what_is_not_there(pack, texts, tmp_path)
 def test_allocation_and_prefetch_change_no_token(calibration, pack, allocation, prefetch):
     ids = []
     for options in ({}, {"allocation": allocation, "prefetch": prefetch, "evict": "expert"}):
-        with LLM(pack, expert_fraction=0.3, max_context=256, warm_restart=False, **options) as llm:
+        with LLM(pack, experts_resident=0.3, max_context=256, warm_restart=False, **options) as llm:
             ids.append(llm.generate(TEXT).token_ids)
             split = llm.set_memory(llm.memory_split.memory_bytes - 4 * 110592)
             assert split.frames < 20
@@ -160,11 +159,11 @@ def test_fisher_and_direct_agree_on_the_order(calibration, pack, texts, tiny_che
         "fisher", LIMIT, windows=16, memory_fraction=None, checkpoint=tiny_checkpoint
     )
     found = calibrate(pack, texts / "calibration.txt", settings)
-    assert found["sensitivity"]["direct"] == calibration["sensitivity"]["direct"]
-    assert all(s > 0 for s in found["sensitivity"]["fisher"]["values"])
-    print("rank correlation", found["rank_correlation"])
-    assert found["rank_correlation"] >= 0.8
-    assert read_calibration(pack)["gating"]["method"] == "fisher"
+    assert found.sensitivity["direct"] == calibration.sensitivity["direct"]
+    assert all(s > 0 for s in found.sensitivity["fisher"].values)
+    print("rank correlation", found.rank_correlation)
+    assert found.rank_correlation >= 0.8
+    assert read_calibration(pack).gating.method == "fisher"
 
 
 def test_fisher_refuses_another_checkpoint(pack, texts, tiny_checkpoint, tmp_path):
@@ -181,6 +180,6 @@ def test_the_command_prints_json_and_refuses_wrong_settings(pack, texts, tmp_pat
     command = ["calibrate", str(copy), "--text", str(texts / "calibration.txt"), "--windows", "4"]
     run = CliRunner().invoke(app, [*command, "--residency-at", "off", "--json"])
     assert run.exit_code == 0, run.output
-    assert json.loads(run.stdout) == read_calibration(copy)
+    assert json.loads(run.stdout) == json.loads((copy / FILE).read_text())
     for wrong in (["--method", "fisher"], ["--max-perplexity-increase", "1"], ["--windows", "3"]):
         assert CliRunner().invoke(app, [*command, *wrong]).exit_code == 2

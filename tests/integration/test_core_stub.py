@@ -91,6 +91,11 @@ def test_classes_have_the_same_members(name):
             same(parameters(node), compiled_parameters(found))
 
 
+def test_the_stub_describes_every_setting_of_a_session():
+    documented = ast.get_docstring(stub_members(CLASSES["Session"])["__init__"])
+    assert re.findall(r"^(\w+): ", documented, re.M) == list(_core.session_settings())
+
+
 def test_every_stub_function_says_what_it_returns():
     for node in ast.walk(STUB):
         if isinstance(node, ast.FunctionDef):

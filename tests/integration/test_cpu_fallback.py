@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from support.stand_in_engines import ENGINES, copy_pack, flip_bit, library, write_engines
-from support.tools import run, token_report, tool
+from support.source.tools import run, token_report, tool
+from support.tensorrt.stand_in_engines import ENGINES, copy_pack, flip_bit, library, write_engines
 
 pytestmark = pytest.mark.emulated
 

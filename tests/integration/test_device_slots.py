@@ -12,7 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from support.faults import (
+from support.disk.faults import (
     ERROR,
     FOREVER,
     SHORT_HALF,
@@ -23,8 +23,8 @@ from support.faults import (
     overwrite,
     preload,
 )
-from support.source_tree import ROOT
-from support.tools import run, run_expert, token_report, tool
+from support.source.source_tree import ROOT
+from support.source.tools import run, run_expert, token_report, tool
 
 emulated = pytest.mark.emulated
 IDS = [1, 45, 67, 300, 12, 99, 4, 2024, 8, 15, 16, 23, 42]
@@ -170,6 +170,15 @@ def test_auto_does_not_take_it(pack_factory):
     done = run(tool("tokens", build="emulated"), pack_factory(), 1, "-n", 1)
     assert done.stdout.startswith("backend cpu/")
     assert "has memory of its own" in done.stderr
+
+
+@emulated
+def test_without_a_gpu_auto_says_nothing(pack_factory, monkeypatch):
+    monkeypatch.setenv("ADAPMOE_EMULATED_GPU", "none")
+    done = run(tool("tokens", build="emulated"), pack_factory(), 1, "-n", 1)
+    assert done.stdout.startswith("backend cpu/")
+    assert done.stderr == ""
+    assert "no usable GPU" in refusal(pack_factory())
 
 
 @emulated

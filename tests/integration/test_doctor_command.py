@@ -47,7 +47,7 @@ def test_a_folder_without_a_pack_is_a_problem(tmp_path):
 def test_a_broken_core_is_named_and_not_fatal(tmp_path):
     script = (
         "import runpy, sys; sys.modules['adapmoe._core'] = None; sys.argv = ['doctor', '--json']; "
-        "runpy.run_module('adapmoe.doctor', run_name='__main__')"
+        "runpy.run_module('adapmoe.cli.doctor', run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -19,7 +19,7 @@ import pytest
 
 from adapmoe import LLM
 from adapmoe.errors import PackError
-from support.faults import (
+from support.disk.faults import (
     DELAY,
     FileFault,
     Shim,
@@ -107,7 +107,7 @@ def start(shim, control, script, *args):
     paths = [str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | preload(shim, control) | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
-        [sys.executable, str(SUPPORT / script), *map(str, args)],
+        [sys.executable, str(SUPPORT / "disk" / script), *map(str, args)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -225,7 +225,7 @@ def test_verify_always_and_first_refuse_a_damaged_pack_and_never_trusts_it(pack)
 
 @pytest.mark.parametrize("verify", ["always", "first"])
 def test_verify_first_looks_once(pack, verify):
-    with LLM(pack, max_context=256, expert_fraction=0.01, verify=verify) as llm:
+    with LLM(pack, max_context=256, experts_resident=0.01, verify=verify) as llm:
         seq = llm.new_sequence()
         seq.prefill(np.random.default_rng(0).integers(0, llm.vocab_size, 128))
         assert seq.last_stats.experts_used == 64  # so every tile was read and checked
@@ -244,7 +244,7 @@ def test_verify_first_looks_once(pack, verify):
 @pytest.mark.root
 def test_a_memory_cgroup_is_respected(tmp_path):
     """`memory` and 64 MiB more are enough: nothing is killed, and asking for more is refused."""
-    from support.large_pack import make_large_pack
+    from support.packs.large_pack import make_large_pack
 
     parent = Path("/sys/fs/cgroup/memory")
     group = parent / f"adapmoe-test-{os.getpid()}"
@@ -255,7 +255,12 @@ def test_a_memory_cgroup_is_respected(tmp_path):
         pytest.skip(f"no memory cgroup (v1) can be made under {parent}: {error}")
     try:
         done = subprocess.run(
-            [sys.executable, str(SUPPORT / "cgroup_probe.py"), make_large_pack(tmp_path), group],
+            [
+                sys.executable,
+                str(SUPPORT / "machine" / "cgroup_probe.py"),
+                make_large_pack(tmp_path),
+                group,
+            ],
             capture_output=True,
             text=True,
             timeout=120,

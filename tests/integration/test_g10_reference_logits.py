@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.tokenizer import Tokenizer
+from adapmoe.text.tokenizer import Tokenizer
 from adapmoe_export import export_pack
-from support.manifest_edit import edit_manifest
-from support.reference_model import load_reference, reference_logits, save_random_model
+from support.models.reference_model import load_reference, reference_logits, save_random_model
+from support.packs.manifest_edit import edit_manifest
 
 pytestmark = pytest.mark.torch
 
@@ -95,7 +95,7 @@ def assert_same_logits(ours, reference, tolerance=TOLERANCE):
 
 def our_logits(pack, ids, prefilled=None, **options):
     """Logits of all positions: `prefilled` tokens (None: all) at once, the rest one by one."""
-    options = {"kv_dtype": "f32", "prefill_chunk": 48, "expert_fraction": 0.5} | options
+    options = {"kv_dtype": "f32", "prefill_chunk": 48, "experts_resident": 0.5} | options
     with LLM(pack, **options) as llm, llm.new_sequence() as seq:
         rows = [seq.prefill(ids[:prefilled], all_logits=True)]
         rows += [seq.decode(int(token))[None] for token in ids[len(rows[0]) :]]

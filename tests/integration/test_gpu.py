@@ -13,9 +13,9 @@ import sys
 import pytest
 
 from adapmoe_export import export_pack
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.source_tree import ROOT
-from support.tools import run, token_report, tool
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.source.source_tree import ROOT
+from support.source.tools import run, token_report, tool
 
 IDS = [1, 45, 67, 300, 12, 99, 4, 2024, 8, 15, 16, 23, 42]
 

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 from gpu_bundle import bundle, run
 
-from support.source_tree import ROOT
+from support.source.source_tree import ROOT
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.integration.test_gpu" name="test_logits[int4]" time="1.5"/>

@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 import pytest
-from benchmarks import gpu_speed, widen
 
-from support.source_tree import ROOT
-from support.tools import tool
+from benchmarks import gpu_speed, widen
+from support.source.source_tree import ROOT
+from support.source.tools import tool
 
 WIDE_LAYERS = 2  # of the 8: 1.7 GB
 SMALL = {"shapes": ((32, 256), (64, 128)), "total_bytes": 1 << 16}

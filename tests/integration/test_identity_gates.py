@@ -49,15 +49,15 @@ def floor_bytes(pack):
 
 
 def test_g1_resident_equals_streamed(pack):
-    resident, _ = trace_of(pack, expert_fraction=1.0)
-    streamed, stats = trace_of(pack, expert_fraction=0.25)
+    resident, _ = trace_of(pack, experts_resident=1.0)
+    streamed, stats = trace_of(pack, experts_resident=0.25)
     assert stats.expert_hits < stats.experts_used  # it did stream
     assert np.array_equal(resident, streamed)
 
 
 @pytest.mark.parametrize("policy", ["next-use", "farthest-layer", "lru"])
 def test_g2_no_eviction_equals_smallest_legal_budget(pack, policy):
-    everything, _ = trace_of(pack, expert_fraction=1.0)
+    everything, _ = trace_of(pack, experts_resident=1.0)
     smallest, stats = trace_of(pack, memory=floor_bytes(pack), policy=policy)
     assert stats.bytes_read > 0
     assert np.array_equal(everything, smallest)
@@ -65,31 +65,31 @@ def test_g2_no_eviction_equals_smallest_legal_budget(pack, policy):
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_g4_pread_equals_io_uring(pack, prefetch):
-    options = {"expert_fraction": 0.3, "prefetch": prefetch, "direct_io": True}
+    options = {"experts_resident": 0.3, "prefetch": prefetch, "direct_io": True}
     with LLM(pack, **OPTIONS, reader="io_uring") as llm:
         if llm.reader != "io_uring":
             pytest.skip("; ".join(llm._session.notes))
     threads, stats = trace_of(pack, **options, reader="pread")
     assert stats.expert_hits < stats.experts_used  # it did stream
-    for readers, request_bytes in ((1, 0), (4, 0), (16, 0), (4, 4096), (16, 1 << 15)):
+    for read_depth, request_bytes in ((1, 0), (4, 0), (16, 0), (4, 4096), (16, 1 << 15)):
         ring, _ = trace_of(
-            pack, **options, reader="io_uring", readers=readers, request_bytes=request_bytes
+            pack, **options, reader="io_uring", read_depth=read_depth, request_bytes=request_bytes
         )
         assert np.array_equal(threads, ring)
-    pieces, _ = trace_of(pack, **options, reader="pread", readers=3, request_bytes=4096)
+    pieces, _ = trace_of(pack, **options, reader="pread", read_depth=3, request_bytes=4096)
     assert np.array_equal(threads, pieces)
 
 
 def test_g5_one_thread_equals_many(pack):
-    one, _ = trace_of(pack, threads=1, expert_fraction=0.5)
+    one, _ = trace_of(pack, threads=1, experts_resident=0.5)
     for threads in (2, 5):
-        many, _ = trace_of(pack, threads=threads, expert_fraction=0.5)
+        many, _ = trace_of(pack, threads=threads, experts_resident=0.5)
         assert np.array_equal(one, many)
 
 
 def test_g6_simd_equals_scalar(pack):
-    scalar, _ = trace_of(pack, kernels="scalar", expert_fraction=0.5)
-    best, _ = trace_of(pack, kernels="auto", expert_fraction=0.5)
+    scalar, _ = trace_of(pack, kernels="scalar", experts_resident=0.5)
+    best, _ = trace_of(pack, kernels="auto", experts_resident=0.5)
     assert np.array_equal(scalar, best)
 
 
@@ -109,7 +109,7 @@ def test_g7_gating_with_threshold_zero_equals_top_k(pack):
 
 
 def test_g8_reused_session_equals_fresh(pack):
-    with LLM(pack, **OPTIONS, expert_fraction=0.25) as llm:
+    with LLM(pack, **OPTIONS, experts_resident=0.25) as llm:
         ids = token_ids(llm)
         trace(llm, token_ids(llm, "Something else entirely, and longer than the prompt was."), 20)
         reused = trace(llm, ids)
@@ -117,14 +117,14 @@ def test_g8_reused_session_equals_fresh(pack):
             seq.prefill(ids[::-1].copy())
             seq.reset()
             reset = seq.prefill(ids)
-    fresh, _ = trace_of(pack, expert_fraction=0.25)
+    fresh, _ = trace_of(pack, experts_resident=0.25)
     assert np.array_equal(fresh, reused)
     assert np.array_equal(fresh[0], reset)
 
 
 def test_g9_batch_equals_alone(pack):
     prompts = [PROMPT, "def", "An error is raised when the file cannot be opened, so", "A"]
-    with LLM(pack, **OPTIONS, expert_fraction=0.5, max_sequences=len(prompts)) as llm:
+    with LLM(pack, **OPTIONS, experts_resident=0.5, max_sequences=len(prompts)) as llm:
         ids = [token_ids(llm, text) for text in prompts]
         alone = [trace(llm, row) for row in ids]
         sequences = [llm.new_sequence() for _ in prompts]
@@ -140,7 +140,7 @@ def test_g9_batch_equals_alone(pack):
 
 @pytest.mark.parametrize("kv_dtype", ["f16", "f32"])
 def test_g12_any_chunking_equals_token_by_token(pack, kv_dtype):
-    with LLM(pack, **OPTIONS, kv_dtype=kv_dtype, expert_fraction=0.5) as llm:
+    with LLM(pack, **OPTIONS, kv_dtype=kv_dtype, experts_resident=0.5) as llm:
         ids = token_ids(llm, " ".join([PROMPT] * 4))
         with llm.new_sequence() as seq:
             single = np.stack([seq.decode(int(token)) for token in ids])

@@ -3,8 +3,8 @@
 
 import pytest
 
-from support.bare_device import Device
-from support.machines import build
+from support.machine.bare_device import Device
+from support.machine.machines import build
 
 
 @pytest.fixture

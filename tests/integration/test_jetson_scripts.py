@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.machines import MACHINES, build
-from support.source_tree import ROOT
+from support.machine.machines import MACHINES, build
+from support.source.source_tree import ROOT
 
 CHECK = ROOT / "jetson" / "check_device.sh"
 

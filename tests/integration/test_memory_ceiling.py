@@ -11,9 +11,9 @@ import pytest
 
 from adapmoe import LLM
 from adapmoe.errors import BudgetError
-from support.checkpoints import make_config, make_tensors, write_checkpoint
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
 
-PROBE = Path(__file__).resolve().parents[1] / "support" / "memory_probe.py"
+PROBE = Path(__file__).resolve().parents[1] / "support" / "machine" / "memory_probe.py"
 SLACK = 64 << 20
 
 

@@ -17,16 +17,18 @@ import pytest
 
 from adapmoe import _core
 from adapmoe.errors import PackError
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.mutation_worker import MEMORY
-from support.pack_mutations import BASES, apply, make_cases
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.packs.mutation_worker import MEMORY
+from support.packs.pack_mutations import BASES, apply, make_cases
 
-WORKER = Path(__file__).resolve().parents[1] / "support" / "mutation_worker.py"
+WORKER = Path(__file__).resolve().parents[1] / "support" / "packs" / "mutation_worker.py"
 WORKERS = 2
 TYPED = {"PackError", "ReadError", "BudgetError"}
-FORGED = TYPED | {"ContextOverflowError"}  # a forged model may have room for one token only
+# A forged model may have room for one token only, or weights that no float can hold the sums of.
+FORGED = TYPED | {"ContextOverflowError", "NonFiniteError"}
 REMEDY = re.compile(
-    r"copy or export|copy the pack again|export the pack|adapmoe export|lower |raise |use new_seq"
+    r"copy or export|copy the pack again|export the pack|adapmoe export|lower |raise |use new_seq|"
+    r"adapmoe verify|use kv_dtype"
 )
 SLACK = 64 << 20
 
@@ -87,7 +89,7 @@ def bases(tmp_path_factory):
 def outcomes(bases, tmp_path_factory):
     """What came of each case: {index: result}."""
     work = tmp_path_factory.mktemp("mutated")
-    paths = [str(WORKER.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(WORKER.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
     def share(first):
         return subprocess.run(

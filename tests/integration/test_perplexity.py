@@ -7,9 +7,9 @@
 import pytest
 
 from adapmoe import LLM
-from adapmoe.perplexity import evaluate
-from adapmoe.tokenizer import Tokenizer
-from support.reference_model import load_reference, reference_perplexity, write_dequantized
+from adapmoe.calibration.statistics import evaluate
+from adapmoe.text.tokenizer import Tokenizer
+from support.models.reference_model import load_reference, reference_perplexity, write_dequantized
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 

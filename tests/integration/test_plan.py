@@ -8,10 +8,8 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM
 from adapmoe.cli.main import app
-from adapmoe.geometry import PackGeometry
+from adapmoe.generation.sequence import as_token_ids
 from adapmoe.planning.routing_sample import sample_from_text
-from adapmoe.sequence import as_token_ids
-from adapmoe.trace import trace_of
 
 TEXT = "A function that returns the number of items in the list, or None if it is empty. " * 40
 
@@ -43,7 +41,7 @@ def test_json(pack, text):
     rates = [p["hit_rate"] for p in found["curve"]]
     assert rates == sorted(rates)
     assert rates[-1] == 1.0
-    reading = {"readers", "request_bytes"}
+    reading = {"read_depth", "request_bytes"}
     assert set(found["recommended"]) == {"memory", "policy", "prefetch", "threads"} | reading
     assert len(found["check"]) == 3
     for row in found["check"]:
@@ -82,13 +80,13 @@ def test_a_short_text_is_wrong_usage(pack, tmp_path):
 
 def test_routing_sampled_from_the_prompt_path_is_that_of_decoding(pack):
     with LLM(pack, max_context=256) as llm:
-        geometry = PackGeometry.of(llm)
+        geometry = llm.geometry
         ids = as_token_ids(llm.tokenizer.encode(TEXT)[:100], llm.vocab_size)
         sampled = sample_from_text(llm, geometry, ids)
         llm.record_trace(True)
         with llm.new_sequence() as sequence:
             for token in ids:
                 sequence.decode(int(token))
-        decoded = trace_of(llm)
+        decoded = llm.trace()
     assert [visit[1:] for visit in sampled.visits] == [visit[1:] for visit in decoded.visits]
     assert sampled.passes == decoded.passes == len(ids)

@@ -10,7 +10,7 @@ IDS = np.arange(40, 90, dtype=np.int32)
 
 
 def run(pack, **options):
-    session = _core.Session(str(pack), expert_fraction=0.4, max_context=128, **options)
+    session = _core.Session(str(pack), experts_resident=0.4, max_context=128, **options)
     seq = session.new_sequence()
     rows = [seq.prefill(IDS[:10].copy())[0]]
     rows += [seq.decode(int(token))[0] for token in IDS[10:]]
@@ -27,15 +27,15 @@ def pack(pack_factory):
 
 @pytest.fixture(scope="module")
 def plain(pack):
-    return run(pack, prefetch_depth=0)[0]
+    return run(pack, prefetch=0)[0]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("gating", ["off", "sensitivity"])
 def test_g3_prefetch_on_equals_off(pack, depth, gating):
     gate = {"gating": gating, "gating_threshold": 0.02, "sensitivity": [1.0] * 8}
-    expected, _, _ = run(pack, **gate, prefetch_depth=0)
-    ahead, totals, scores = run(pack, **gate, prefetch_depth=depth, prefetch_trials=False)
+    expected, _, _ = run(pack, **gate, prefetch=0)
+    ahead, totals, scores = run(pack, **gate, prefetch=depth, prefetch_trials=False)
     assert np.array_equal(expected, ahead)
     assert totals.prefetched > 0
     assert totals.prefetch_used > 0
@@ -50,9 +50,7 @@ def test_a_long_prompt_reads_the_next_layer_ahead(pack, fraction, depth):
     ids = np.random.default_rng(3).integers(5, 4000, 150).astype(np.int32)
     logits = []
     for share in (1.0, fraction):
-        session = _core.Session(
-            str(pack), expert_fraction=share, prefill_chunk=64, prefetch_depth=depth
-        )
+        session = _core.Session(str(pack), experts_resident=share, prefill_chunk=64, prefetch=depth)
         seq = session.new_sequence()
         for _ in range(2):  # the second time with whatever the first one left
             rows, stats = seq.prefill(ids, all_logits=True)
@@ -66,14 +64,14 @@ def test_a_long_prompt_reads_the_next_layer_ahead(pack, fraction, depth):
 
 
 def test_a_short_prompt_reads_nothing_ahead(pack):
-    session = _core.Session(str(pack), expert_fraction=0.3, prefetch_depth=0)
+    session = _core.Session(str(pack), experts_resident=0.3, prefetch=0)
     _, stats = session.new_sequence().prefill(IDS[:31].copy())
     assert stats.prefetched == 0
     session.close()
 
 
 def test_g3_trials_change_no_token(pack, plain):
-    assert np.array_equal(plain, run(pack, prefetch_depth=3)[0])
+    assert np.array_equal(plain, run(pack, prefetch=3)[0])
 
 
 @pytest.mark.parametrize("gate", [(), np.random.default_rng(0).normal(size=8 * 256).tolist()])
@@ -81,7 +79,7 @@ def test_g3_trials_change_no_token(pack, plain):
 def test_the_first_layer_is_foreseen_and_no_token_changes(pack, plain, gate, embedding):
     logits, _, scores = run(
         pack,
-        prefetch_depth=1,
+        prefetch=1,
         prefetch_trials=False,
         first_layer_gate=gate,
         first_layer_embedding=embedding,
@@ -98,8 +96,8 @@ def test_the_first_layer_is_foreseen_and_no_token_changes(pack, plain, gate, emb
 def test_policies_and_eviction_never_change_a_bit(pack, plain, policy, evict):
     floors = [1, 2, 3, 0, 0, 4, 8, 1]
     for options in (
-        {"prefetch_depth": 0},
+        {"prefetch": 0},
         {"layer_floors": floors},
-        {"prefetch_depth": 2, "layer_floors": floors},
+        {"prefetch": 2, "layer_floors": floors},
     ):
         assert np.array_equal(plain, run(pack, policy=policy, evict=evict, **options)[0])

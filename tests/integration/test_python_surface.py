@@ -21,7 +21,7 @@ def open_pack(pack_factory):
     opened = []
 
     def make(**options):
-        opened.append(LLM(pack_factory(), **{**OPTIONS, "expert_fraction": 0.25, **options}))
+        opened.append(LLM(pack_factory(), **{**OPTIONS, "experts_resident": 0.25, **options}))
         return opened[-1]
 
     yield make
@@ -193,16 +193,23 @@ def test_a_fork_and_a_truncation_equal_a_fresh_prefill(open_pack):
         assert np.array_equal(fresh.prefill(ids, all_logits=True)[6:], every)
 
 
-def test_a_conversation_answers_as_chat_does(open_pack):
+def test_a_conversation_computes_only_what_is_new_and_answers_as_if_all_were(open_pack):
     llm = open_pack(max_sequences=2)
+    as_chat = 0
     with Conversation(llm, system="Answer.") as conversation:
         for question in ("What is a list?", "And a set?", "Thanks"):
             messages = [*conversation.messages, {"role": "user", "content": question}]
-            expected = llm.chat(messages, PARAMS)
+            before = conversation.cached_tokens
             list(conversation.ask(question, PARAMS))
-            assert conversation.last.token_ids == expected.token_ids
-        last = conversation.last
-        assert last.stats.prefill_tokens < last.prompt_tokens / 2
+            last = conversation.last
+            assert last.stats.prefill_tokens == last.prompt_tokens - before
+            # These may be other tokens than those of the rendered text: the model's own.
+            prompt = conversation._cached[: last.prompt_tokens]
+            assert last.token_ids == llm.generate(prompt, PARAMS).token_ids
+            if prompt.tolist() == llm.chat_prompt(messages):
+                as_chat += 1
+                assert last.text == llm.chat(messages, PARAMS).text
+    assert as_chat
 
 
 def test_logprobs_and_penalties_on_real_logits(open_pack):

@@ -2,6 +2,7 @@
 """The probe on a real file, and that later openings read as it found best."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -9,10 +10,10 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, PackError, ReadError, _core
 from adapmoe.cli.main import app
-from adapmoe.doctor.read_depth import try_depths
-from adapmoe.geometry import read_manifest
-from adapmoe.reading.disk_probe import measure_disk, settings_for
-from adapmoe.reading.settings import ReadSettings, remember
+from adapmoe.doctor.disk import try_depths
+from adapmoe.machine.bandwidth import measure_disk, settings_for
+from adapmoe.opening.read_settings import ReadSettings, remember
+from adapmoe.pack.manifest import Manifest
 
 
 @pytest.fixture
@@ -36,21 +37,21 @@ def run_json(pack, *words):
 
 @pytest.mark.parametrize("reader", ["pread", "io_uring"])
 def test_every_setting_is_measured_and_nothing_is_written(cache, pack, reader):
-    experts = read_manifest(pack)["experts"]
+    tiles = Manifest.read(pack).experts.all_tiles(pack)
     begin = time.perf_counter()
-    found = measure_disk(pack, experts, reader=reader, seconds=0.3)
+    found = measure_disk(tiles, reader=reader, seconds=0.3)
     assert time.perf_counter() - begin < 5  # 0.3 s and the load of the machine
-    assert [(s.readers, s.request_bytes) for s in found.speeds] == settings_for(found.tile_bytes)
+    assert [(s.read_depth, s.request_bytes) for s in found.speeds] == settings_for(found.tile_bytes)
     assert all(speed.bytes_per_s > 1e6 for speed in found.speeds)
     assert found.best in found.speeds
     assert not cache.exists()
 
 
 def test_what_is_remembered_is_what_a_session_uses(cache, pack):
-    probe = measure_disk(pack, read_manifest(pack)["experts"], seconds=0.1)
+    probe = measure_disk(Manifest.read(pack).experts.all_tiles(pack), seconds=0.1)
     if not probe.best.direct:
         pytest.skip("O_DIRECT is refused here")
-    (chosen,) = (s for s in probe.speeds if s.readers == 16 and s.request_bytes == 0)
+    (chosen,) = (s for s in probe.speeds if s.read_depth == 16 and s.request_bytes == 0)
     best = type(probe)(probe.reader, probe.tile_bytes, [chosen])
     with LLM(pack, max_context=64) as llm:
         assert llm.reading == ReadSettings(4, 0, "default")
@@ -58,8 +59,8 @@ def test_what_is_remembered_is_what_a_session_uses(cache, pack):
     with LLM(pack, max_context=64) as llm:
         assert llm.reading == ReadSettings(16, 0, "probed")
     seen = run_json(pack)
-    assert (seen["readers"], seen["request_bytes"], seen["source"]) == (16, 0, "probed")
-    assert run_json(pack, "--readers", "3")["source"] == "given"
+    assert (seen["read_depth"], seen["request_bytes"], seen["source"]) == (16, 0, "probed")
+    assert run_json(pack, "--read-depth", "3")["source"] == "given"
 
 
 @pytest.mark.parametrize("words", [["doctor"], ["plan", "--seconds", "1", "--memory", "1GiB"]])
@@ -78,7 +79,7 @@ def test_a_benchmark_probes_once_and_says_so(cache, pack):
     done = CliRunner().invoke(app, [*words, "--repeat", "1", "--memory", "1GiB", "--json"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["settings"]["readers"] == found["reading"]["readers"]
+    assert found["settings"]["read_depth"] == found["reading"]["read_depth"]
     if found["bound"]["direct"]:
         assert found["reading"]["source"] == "probed"
     (record,) = cache.glob("*.disk.json")
@@ -91,9 +92,9 @@ def test_a_benchmark_probes_once_and_says_so(cache, pack):
 def test_a_burst_outside_the_probe_is_refused(pack):
     probe = _core.ReadProbe(str(pack / "experts.safetensors"), "pread", 8192)
     assert probe.seconds(2, 4096, 0, 4096, 2) > 0
-    for readers, tiles in ((0, 1), (1, 0), (1, 3)):
+    for read_depth, tiles in ((0, 1), (1, 0), (1, 3)):
         with pytest.raises(ValueError, match="burst"):
-            probe.seconds(readers, 0, 0, 4096, tiles)
+            probe.seconds(read_depth, 0, 0, 4096, tiles)
     with pytest.raises(ReadError, match="the file ends there"):
         probe.seconds(1, 0, 1 << 40, 4096, 1)
     with pytest.raises(PackError, match="missing"):
@@ -101,9 +102,7 @@ def test_a_burst_outside_the_probe_is_refused(pack):
 
 
 def test_a_pack_that_cannot_be_read_is_told(tmp_path, pack):
-    broken = tmp_path / "broken.adapmoe"
-    broken.mkdir()
-    (broken / "manifest.json").write_bytes((pack / "manifest.json").read_bytes())
+    broken = shutil.copytree(pack, tmp_path / "broken.adapmoe")
     (broken / "experts.safetensors").write_bytes(b"")
     found = try_depths(broken)
     assert isinstance(found, str)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.geometry import read_manifest
+from adapmoe.pack.manifest import Manifest
 
-FORBID = Path(__file__).resolve().parents[1] / "support" / "forbid_io_uring.py"
+FORBID = Path(__file__).resolve().parents[1] / "support" / "machine" / "forbid_io_uring.py"
 
 
 def about_reading(notes):
@@ -78,7 +78,7 @@ def test_a_kernel_that_refuses_to_register(plain):
 
 def test_no_more_is_registered_than_may_be_locked(plain):
     pack, text = plain
-    tile = read_manifest(pack)["experts"]["tile_bytes"]
+    tile = Manifest.read(pack).experts.tile_bytes
     seen = in_subprocess(FORBID.with_name("limit_memlock.py"), pack, 5 * tile)
     assert (seen["reader"], seen["text"]) == ("io_uring", text)
     file, tiles, problem = seen["registration"]

@@ -8,13 +8,12 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, SamplingParams
 from adapmoe.cli.main import app
-from adapmoe.trace import recording
 
 
 @pytest.fixture
 def trace(pack_factory, tmp_path):
     path = tmp_path / "story.npz"
-    with LLM(pack_factory(), max_context=128) as llm, recording(llm, path):
+    with LLM(pack_factory(), max_context=128) as llm, llm.recording(path):
         llm.generate("The function returns", SamplingParams(max_tokens=24, ignore_eos=True))
     return path
 
@@ -50,7 +49,7 @@ def test_a_trace_of_another_pack_is_refused(pack_factory, trace, tmp_path):
 def test_without_matplotlib_one_line_says_what_to_install(pack_factory, tmp_path, monkeypatch):
     for name in ("matplotlib", "matplotlib.axes", "matplotlib.ticker"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in [n for n in sys.modules if n.startswith("adapmoe.figures")]:
+    for name in [n for n in sys.modules if n.startswith("adapmoe.report")]:
         monkeypatch.delitem(sys.modules, name)
     done = report(pack_factory(), "--out", tmp_path)
     assert done.exit_code == 2

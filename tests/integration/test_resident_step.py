@@ -11,9 +11,9 @@ import os
 import pytest
 
 from adapmoe_export import export_pack
-from support.checkpoints import make_config, make_tensors, write_checkpoint
-from support.manifest_edit import edit_manifest
-from support.tools import token_report
+from support.models.checkpoints import make_config, make_tensors, write_checkpoint
+from support.packs.manifest_edit import edit_manifest
+from support.source.tools import token_report
 
 COUNTS = (
     "experts_used",

@@ -4,11 +4,11 @@
 import json
 
 import pytest
+
+from adapmoe.pack.manifest import Manifest
 from benchmarks.bounds import weight_bytes_per_token
 from benchmarks.scaling import main
 from benchmarks.widen import widen
-
-from adapmoe.geometry import read_manifest
 
 QUICK = ["--tokens", "6", "--warmup", "2"]
 SHAPE = {
@@ -40,9 +40,9 @@ def test_sequences_share_what_a_step_reads_under_a_limit(scaling, pack_factory):
     alone, together = rows
     assert alone["experts_per_token"] == 16  # 8 layers, 2 experts
     assert together["experts_per_token"] < 16  # what several need is computed, and read, once
-    manifest = read_manifest(pack)
+    manifest = Manifest.read(pack)
     assert alone["weight_bytes_per_step"] == weight_bytes_per_token(manifest)
-    more = (4 * together["experts_per_token"] - 16) * manifest["experts"]["expert_bytes"]
+    more = (4 * together["experts_per_token"] - 16) * manifest.experts.expert_bytes
     assert together["weight_bytes_per_step"] - alone["weight_bytes_per_step"] == pytest.approx(more)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adapmoe import _core
-from adapmoe.errors import BackendUnavailableError, BudgetError
+from adapmoe.errors import BackendUnavailableError, BudgetError, ClosedError
 
 IDS = np.arange(5, 45, dtype=np.int32)
 
@@ -13,7 +13,7 @@ IDS = np.arange(5, 45, dtype=np.int32)
 @pytest.fixture
 def session(pack_factory):
     opened = _core.Session(
-        str(pack_factory(tile_width=64)), max_context=128, max_sequences=2, expert_fraction=0.5
+        str(pack_factory(tile_width=64)), max_context=128, max_sequences=2, experts_resident=0.5
     )
     yield opened
     opened.close()
@@ -78,7 +78,7 @@ def test_places_come_back(session):
     first.close()
     first.close()
     assert first.closed
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         first.decode(1)
     del second  # dropping gives the place back too
     kept = [session.new_sequence(), session.new_sequence()]
@@ -89,10 +89,62 @@ def test_closed_session_is_refused_everywhere(session):
     seq = session.new_sequence()
     session.close()
     assert seq.closed
-    for call in (session.new_sequence, lambda: seq.decode(1), lambda: session.memory_split):
-        with pytest.raises(ValueError, match="closed"):
-            call()
+    refused = {*properties(_core.Session), *USES_OF_SESSION}
+    assert refused | {"close"} == {n for n in dir(_core.Session) if not n.startswith("_")}
+    for name in refused:
+        with pytest.raises(ClosedError, match="the session is closed"):
+            use(session, name, USES_OF_SESSION)
+    assert_uses_are_refused(seq, "the session is closed")
     seq.close()
+    session.close()
+
+
+def test_closed_sequence_is_refused_everywhere(session):
+    seq = session.new_sequence()
+    seq.close()
+    assert_uses_are_refused(seq, "the sequence is closed")
+    with pytest.raises(ClosedError, match="the sequence is closed"):
+        session.decode_batch([(seq, 1)])
+
+
+USES_OF_SESSION = {
+    "new_sequence": (),
+    "decode_batch": ([],),
+    "set_memory": (1 << 30,),
+    "set_gating": ("off",),
+    "set_layer_floors": ([],),
+    "record_trace": (True,),
+    "trace": (),
+    "prediction_scores": (),
+    "resident_set": (),
+    "warm": ([(0, 0)],),
+    "timeline": (),
+}
+USES_OF_SEQUENCE = {
+    "prefill": (IDS,),
+    "capture": (IDS,),
+    "decode": (1,),
+    "truncate": (0,),
+    "reset": (),
+    "fork": (),
+}
+
+
+def properties(kind):
+    return {n for n in dir(kind) if not n.startswith("_") and not callable(getattr(kind, n))}
+
+
+def use(core, name, calls):
+    found = getattr(core, name)
+    return found(*calls[name]) if name in calls else found
+
+
+def assert_uses_are_refused(sequence, message):
+    known = {*USES_OF_SEQUENCE, *properties(_core.Sequence), "close"}
+    assert known == {n for n in dir(_core.Sequence) if not n.startswith("_")}
+    for name in USES_OF_SEQUENCE:
+        with pytest.raises(ClosedError, match=message):
+            use(sequence, name, USES_OF_SEQUENCE)
 
 
 @pytest.mark.parametrize(
@@ -103,18 +155,18 @@ def test_closed_session_is_refused_everywhere(session):
         ("max_sequences", 0),
         ("prefill_chunk", 0),
         ("reader", "mmap"),
-        ("readers", 0),
+        ("read_depth", 0),
         ("request_bytes", -4096),
         ("request_bytes", 100),
-        ("expert_fraction", 1.5),
+        ("experts_resident", 1.5),
         ("kv_dtype", "f8"),
         ("policy", "random"),
         ("verify", "sometimes"),
         ("gating", "magic"),
         ("gating_threshold", -0.1),
         ("backend", "tpu"),
-        ("experts", "magic"),
-        ("memory_bytes", -5),
+        ("arithmetic", "magic"),
+        ("memory", -5),
     ],
 )
 def test_settings_out_of_range_are_named(pack_factory, option, value):
@@ -122,15 +174,64 @@ def test_settings_out_of_range_are_named(pack_factory, option, value):
         _core.Session(str(pack_factory()), **{option: value})
 
 
+WRONG_TYPES = {
+    int: ["2", 2.5, None, True, [2]],
+    float: ["0.5", None, False, 1j, [0.5], 10**400],
+    bool: [1, None, "yes", 0.0],
+    str: [None, 1, b"auto", ["auto"]],
+    list: [None, "abc", 5, ["a"], [None]],
+}
+
+
+@pytest.mark.parametrize("name", _core.session_settings())
+def test_settings_of_another_type_are_named(name):
+    for value in WRONG_TYPES[type(_core.session_settings()[name])]:
+        with pytest.raises(TypeError, match=rf"^{name}: expected .*, not "):
+            _core.Session("no pack is needed", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["memory", "threads", "max_context"])
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**30])
+def test_integers_beyond_all_bounds_are_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}={value}: out of range"):
+        _core.Session("no pack is needed", **{name: value})
+
+
+def test_a_setting_that_does_not_exist_is_a_type_error_that_lists_all():
+    with pytest.raises(TypeError, match=r"no setting is called 'thread'.* memory,.* threads,"):
+        _core.Session("no pack is needed", thread=2)
+    with pytest.raises(TypeError):
+        _core.Session("no pack is needed", 2**30)
+
+
+def test_numpy_numbers_are_taken_and_defaults_can_be_passed(pack_factory):
+    pack = str(pack_factory())
+    given = _core.session_settings() | {"threads": np.int64(1), "experts_resident": np.float32(0.5)}
+    given |= {"gating": "sensitivity", "sensitivity": np.ones(8, np.float32)}
+    session = _core.Session(pack, **given)
+    assert session.memory_split.frames < session.memory_split.frames_total
+    session.close()
+
+
+def test_more_threads_than_cores_is_a_note_for_the_user(pack_factory):
+    pack, cores = str(pack_factory()), _core.usable_cpus()
+    for threads, told in ((0, False), (1, False), (cores, False), (cores + 1, True), (64, True)):
+        session = _core.Session(pack, threads=threads, max_context=64)
+        notes = [note for note in session.notes if note.startswith(f"threads={threads} ")]
+        assert bool(notes) == told, (threads, session.notes)
+        assert all(f"quota), {cores}: " in note for note in notes)
+        session.close()
+
+
 def test_engines_need_the_gpu_backend_and_inexactness(pack_factory):
     pack = str(pack_factory())
     with pytest.raises(ValueError, match="is a way of the GPU backend"):
-        _core.Session(pack, experts="tensorrt", exact=False)
+        _core.Session(pack, arithmetic="tensorrt", exact=False)
     with pytest.raises(ValueError, match="allow that with exact=False"):
-        _core.Session(pack, backend="cuda", experts="tensorrt")
+        _core.Session(pack, backend="cuda", arithmetic="tensorrt")
     if not _core.build_info()["cuda"]:
         with pytest.raises(BackendUnavailableError, match=r'backend="cuda".*adapmoe doctor'):
-            _core.Session(pack, backend="cuda", experts="tensorrt", exact=False)
+            _core.Session(pack, backend="cuda", arithmetic="tensorrt", exact=False)
 
 
 def test_step_arguments_are_checked(session):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from support.source_tree import ROOT
-from support.tensorrt_stubs import stubs
-from support.tools import run
+from support.source.source_tree import ROOT
+from support.source.tools import run
+from support.tensorrt.tensorrt_stubs import stubs
 
 pytestmark = pytest.mark.emulated
 

@@ -11,8 +11,9 @@ import shutil
 import numpy as np
 import pytest
 
-from adapmoe.expert_weights import ExpertReader
-from support.stand_in_engines import (
+from adapmoe.pack.weights import ExpertReader
+from support.source.tools import run, token_report, tool
+from support.tensorrt.stand_in_engines import (
     DEVICE,
     ENGINES,
     change_list,
@@ -23,7 +24,6 @@ from support.stand_in_engines import (
     set_all,
     write_engines,
 )
-from support.tools import run, token_report, tool
 
 pytestmark = pytest.mark.emulated
 
@@ -159,7 +159,7 @@ def test_engines_need_a_library_the_gpu_backend_and_inexactness(engine_pack):
     assert "name its folder in LD_LIBRARY_PATH" in text
     assert "allow that with exact=False" in refusal(engine_pack, "--exact", "yes")
     assert "is a way of the GPU backend" in refusal(engine_pack, "--backend", "cpu")
-    assert 'experts="fast": expected one of' in refusal(engine_pack, "--experts", "fast")
+    assert 'arithmetic="fast": expected one of' in refusal(engine_pack, "--experts", "fast")
 
 
 def test_other_experts_still_give_the_bits_of_the_cpu(engine_pack):

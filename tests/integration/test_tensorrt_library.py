@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.tools import run
+from support.source.tools import run
 
 NAME = "libnvinfer.so.10"
 FIND = f"""
@@ -21,13 +21,13 @@ OPEN = """
 import sys
 import adapmoe
 try:
-    adapmoe.LLM(sys.argv[1], backend="cuda", experts=sys.argv[2], exact=False)
+    adapmoe.LLM(sys.argv[1], backend="cuda", arithmetic=sys.argv[2], exact=False)
 except adapmoe.AdapmoeError:
     pass
 """
 EXAMINE = """
 from adapmoe.doctor.machine import Machine
-from adapmoe.doctor.tensorrt import examine_tensorrt
+from adapmoe.doctor.gpu import examine_tensorrt
 print(examine_tensorrt(Machine())[0].seen)
 """
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from adapmoe import LLM, _testing
-from support.cpu_expert import CpuExpert
-from support.tools import kernel_digests, run, run_expert, token_report, tool
+from support.core.cpu_expert import CpuExpert
+from support.source.tools import kernel_digests, run, run_expert, token_report, tool
 
 IDS = [1, 45, 67, 300, 12, 99]
 
@@ -80,7 +80,7 @@ def test_wrong_usage(name, arguments, message):
     ("arguments", "message"),
     [
         (["--kernels", "abacus", 1], 'kernels="abacus" cannot run on this machine'),
-        (["--experts", "w4a16", 1], 'experts="w4a16" does not give the bits of the CPU'),
+        (["--experts", "w4a16", 1], 'arithmetic="w4a16" does not give the bits of the CPU'),
         (["--memory", 4096, 1], "is below the floor"),
         ([99999999], "outside the vocabulary"),
     ],
@@ -102,8 +102,8 @@ def test_an_expert_is_that_of_the_library(pack_factory):
     ("arguments", "message"),
     [
         ([8, 0, "cpu", "w4a8"], "the model has 8 layers of 8 experts"),
-        ([0, 0, "cpu", "w8"], 'experts="w8": expected one of auto, w4a8, w4a16'),
-        ([0, 0, "cpu", "w4a16"], 'experts="w4a16" runs on a GPU only'),
+        ([0, 0, "cpu", "w8"], 'arithmetic="w8": expected one of auto, w4a8, w4a16'),
+        ([0, 0, "cpu", "w4a16"], 'arithmetic="w4a16" runs on a GPU only'),
         ([0, 0, "cpu", "w4a8"], "the input has 0 values, not rows of 256"),
     ],
 )

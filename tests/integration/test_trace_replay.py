@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from adapmoe import LLM, SamplingParams
 from adapmoe.cli.main import app
-from adapmoe.replay import POLICIES, run_policy
-from adapmoe.trace import Trace, recording
+from adapmoe.tracing.replay import POLICIES, run_policy
+from adapmoe.tracing.trace import Trace
 
 PROMPT = "The function returns"
 
@@ -19,9 +19,9 @@ PROMPT = "The function returns"
 def test_replay_has_the_hits_of_the_session(pack_factory, tmp_path, policy, fraction):
     path = tmp_path / "t.npz"
     with LLM(
-        pack_factory(), expert_fraction=fraction, policy=policy, prefetch=0, max_context=256
+        pack_factory(), experts_resident=fraction, policy=policy, prefetch=0, max_context=256
     ) as llm:
-        with recording(llm, path):
+        with llm.recording(path):
             llm.generate(PROMPT, SamplingParams(max_tokens=60, ignore_eos=True))
         stats, frames = llm.stats, llm.memory_split.frames
     trace = Trace.load(path)
@@ -34,7 +34,7 @@ def test_run_and_eval_record_what_replay_reads(pack_factory, tmp_path):
     text.write_text("A function that returns the number of items in the list. " * 4)
     verbs = {
         "run": ("-p", PROMPT, "-n", "8", "--ignore-eos"),
-        "eval": ("--text", str(text), "--chunk", "1"),
+        "eval": ("--text", str(text), "--prefill-chunk", "1"),
     }
     for verb, words in verbs.items():
         path = str(tmp_path / f"{verb}.npz")
@@ -51,7 +51,8 @@ def test_chunks_do_not_change_perplexity(pack_factory, tmp_path):
     text.write_text("A function that returns the number of items in the list. " * 4)
     found = [
         CliRunner().invoke(
-            app, ["eval", str(pack_factory()), "--text", str(text), "--chunk", chunk, "--json"]
+            app,
+            ["eval", str(pack_factory()), "--text", str(text), "--prefill-chunk", chunk, "--json"],
         )
         for chunk in ("1", "128")
     ]

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from adapmoe.expert_weights import ExpertReader
+from adapmoe.pack.weights import ExpertReader
 from adapmoe_export import export_pack
-from support.big_checkpoint import big_config, write_big_checkpoint
-from support.tools import run, run_expert, token_report, tool
+from support.models.big_checkpoint import big_config, write_big_checkpoint
+from support.source.tools import run, run_expert, token_report, tool
 
 TOLERANCE = 1e-6  # relative L2 from float64, of one expert
 W4A8_IS_OFF = 1e-3  # at least: what a path that rounded activations would show
@@ -80,7 +80,7 @@ def test_the_cpu_does_not_have_it(pack_factory):
     arguments = (pack_factory(), 1, *W4A16, "--backend", "cpu")
     done = run(tool("tokens", build="emulated"), *arguments)
     assert done.returncode == 1
-    assert 'experts="w4a16" runs on a GPU only' in done.stderr
+    assert 'arithmetic="w4a16" runs on a GPU only' in done.stderr
 
 
 @pytest.mark.emulated

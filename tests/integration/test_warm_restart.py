@@ -9,14 +9,16 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from adapmoe import LLM, SamplingParams
-from adapmoe.geometry import manifest_sha256
-from adapmoe.user_cache import cache_directory
-from adapmoe.warm_restart import WarmRestart
+from adapmoe.cli.main import app
+from adapmoe.opening.warm_restart import WarmRestart
+from adapmoe.pack.manifest import manifest_sha256
+from support.machine.homes import leave_home
 
 PROMPT = "The function returns"
-OPTIONS = {"expert_fraction": 0.5, "max_context": 128}
+OPTIONS = {"experts_resident": 0.5, "max_context": 128}
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_the_next_run_hits_more(pack, saved):
 
 def test_a_smaller_ceiling_takes_the_first_of_them(pack, saved):
     everything = [tuple(pair) for pair in json.loads(saved.read_text())["experts"]]
-    before, _ = run(pack, expert_fraction=0.125)
+    before, _ = run(pack, experts_resident=0.125)
     assert 0 < len(before) < len(everything)
     assert sorted(before) == everything[: len(before)]
 
@@ -120,8 +122,27 @@ def test_an_unwritable_place_is_a_debug_message(pack, tmp_path, monkeypatch, cap
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.DEBUG, logger="adapmoe"):
         run(pack)
-    records = [r for r in caplog.records if "resident set" in r.message]
+    records = [r for r in caplog.records if "is not kept" in r.message]
     assert [r.levelno for r in records] == [logging.DEBUG]
+
+
+@pytest.mark.parametrize("home", [None, "relative", "/proc"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "-p", "The", "-n", "2", "--max-context", "64", "--no-exact"],
+        ["plan", "--seconds", "1", "--memory", "1GiB"],
+        ["doctor"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_a_home_everything_goes_on(pack, tmp_path, monkeypatch, home, words):
+    monkeypatch.chdir(tmp_path)
+    leave_home(monkeypatch, home)
+    verb, *options = words
+    done = CliRunner().invoke(app, [verb, str(pack), *options])
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -133,20 +154,11 @@ def test_a_read_only_home(pack, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_it_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_directory() == tmp_path / ".cache" / "adapmoe"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_directory().as_posix() == "/x/adapmoe"
-
-
 PROGRAM = f"""
 import sys
 from adapmoe import LLM, SamplingParams
 for _ in range(6):
-    with LLM(sys.argv[1], expert_fraction=0.5, max_context=128) as llm:
+    with LLM(sys.argv[1], experts_resident=0.5, max_context=128) as llm:
         llm.generate({PROMPT!r}, SamplingParams(max_tokens=2))
 """
 

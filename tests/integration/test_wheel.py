@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapmoe import _core, _testing
-from support.wheels import STABLE_SINCE, module_name, wheel_tags
+from support.build.wheels import STABLE_SINCE, module_name, wheel_tags
 
 # Of the names with an underscore that a module takes from Python, those of the stable ABI.
 STABLE = {

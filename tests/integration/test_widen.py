@@ -5,15 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
-from benchmarks import widen as widening
+from msgspec.structs import replace
 
 from adapmoe import LLM
-from adapmoe.calibration.sidecar import (
+from adapmoe.pack.calibration import (
     read_calibration,
     read_first_layer_gate,
     write_calibration,
 )
 from adapmoe_export import ExportError
+from benchmarks import widen as widening
+from support.packs.calibrations import PAYS, make_calibration
 
 SHAPE = {
     "hidden_size": 512,
@@ -98,14 +100,15 @@ def test_a_calibration_is_carried_over(pack_factory, tiny_checkpoint, tmp_path):
     shutil.copytree(pack_factory(), narrow)
     widening.widen(tiny_checkpoint, wide, SHAPE)
     gate = np.random.default_rng(1).standard_normal((8, 256), np.float32)
-    gating = {"sensitivity": {"threshold": 0.5, "bytes_per_token": 1000.0}}
-    write_calibration(narrow, {"gating": gating, "first_layer_gate": {"accuracy": 0.4}}, gate)
+    threshold = replace(PAYS, threshold=0.5, bytes_per_token=1000.0)
+    write_calibration(narrow, make_calibration(sensitivity=threshold), gate)
 
     widening.carry_calibration(narrow, wide)
 
     carried = read_calibration(wide)
-    assert carried["gating"]["sensitivity"]["threshold"] == 0.5
-    assert carried["gating"]["sensitivity"]["bytes_per_token"] > 3000
+    assert carried.gating.sensitivity.threshold == 0.5
+    assert carried.gating.sensitivity.bytes_per_token > 3000
+    assert carried.gating.sensitivity.bytes_per_token_without is None
     features = np.random.default_rng(2).standard_normal(256, np.float32)
     wide_gate = read_first_layer_gate(wide, carried)
     np.testing.assert_allclose(wide_gate @ np.tile(features, 2), gate @ features, rtol=1e-4)

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from support import run_parts, tidy
-from support.source_tree import ROOT
+from support.build import run_parts, tidy
+from support.source.source_tree import ROOT
 
 MAKE = """#!/bin/sh
 case "$2" in
@@ -163,7 +163,7 @@ def test_only_what_differs_from_main_is_looked_at_where_that_is_asked(
 def test_a_gpu_is_a_device_file_and_no_compiler(tmp_path, device, there):
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / device).touch()
-    words = [ROOT / "tests/support/check_gpu.sh", sys.executable]
+    words = [ROOT / "tests/support/build/check_gpu.sh", sys.executable]
     env = {**os.environ, "ADAPMOE_ROOT": str(tmp_path)}
     done = subprocess.run(words, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (there, "no NVIDIA GPU here\n" if there else "")

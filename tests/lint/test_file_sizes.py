@@ -3,8 +3,8 @@
 
 import ast
 
-from support.cpp_functions import function_lengths
-from support.source_tree import CPP, PYTHON, relative, source_files
+from support.source.cpp_functions import function_lengths
+from support.source.source_tree import CPP, PYTHON, relative, source_files
 
 AIM = {"cpp": 300, "python": 200}
 LIMIT = {"cpp": 500, "python": 350}

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from support.source_tree import CPP, cpp_code, relative, source_files
-from support.tidy import needs
+from support.build.tidy import needs
+from support.source.source_tree import CPP, cpp_code, relative, source_files
 
 # An arrow is "may include"; arrows are transitive.
 ARROWS = {

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from support.source_tree import ROOT
+from support.source.source_tree import ROOT
 
 OBJECTS = [
     path

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from support.source_tree import CPP, PYTHON, ROOT, relative, source_files
+from support.source.source_tree import CPP, PYTHON, ROOT, relative, source_files
 
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
 ROOT_FILES = ("CMakeLists.txt", "Makefile", "pyproject.toml", ".ci/run", ".pre-commit-config.yaml")

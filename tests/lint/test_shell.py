@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.source_tree import ROOT, relative, source_files
+from support.source.source_tree import ROOT, relative, source_files
 
 PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 SHELLCHECK = shutil.which("shellcheck", path=PATH)

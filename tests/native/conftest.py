@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from adapmoe import _testing
-from support.small_pack import TILE_BYTES, write_small_pack
+from support.packs.small_pack import TILE_BYTES, write_small_pack
 
 LAYERS, EXPERTS, TILES = 3, 4, 3
 

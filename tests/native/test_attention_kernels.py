@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapmoe import _testing
-from support import kernel_reference as reference
+from support.core import kernel_reference as reference
 
 KERNELS = _testing.kernel_names()
 

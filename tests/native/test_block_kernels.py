@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapmoe import _core, _testing
-from support import kernel_reference as reference
-from support.packed_reference import block_bytes, unpack_padded
+from support.core import kernel_reference as reference
+from support.packs.packed_reference import block_bytes, unpack_padded
 
 KERNELS = _testing.kernel_names()
 SEEDS = st.integers(0, 2**32 - 1)

@@ -11,7 +11,14 @@ import sys
 import pytest
 
 from adapmoe import _testing
-from support.stand_in_engines import DEVICE, TARGET, change_list, copy_pack, set_all, write_engines
+from support.tensorrt.stand_in_engines import (
+    DEVICE,
+    TARGET,
+    change_list,
+    copy_pack,
+    set_all,
+    write_engines,
+)
 
 EXPERTS = 64  # of the tiny checkpoint
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adapmoe import _testing
-from support.small_pack import complete_all, load
+from support.packs.small_pack import complete_all, load
 
 
 def stop():

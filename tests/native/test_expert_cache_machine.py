@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from adapmoe import _testing
-from support.cache_model import FAILED, LOADING, CacheModel
+from support.core.cache_model import FAILED, LOADING, CacheModel
 
 MOST_FRAMES = 15
 FRAMES = st.integers(3, MOST_FRAMES)

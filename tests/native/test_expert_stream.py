@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapmoe import _testing
-from support.small_pack import complete_all, load
+from support.packs.small_pack import complete_all, load
 
 
 def drain(rig, stream):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from adapmoe import _testing
-from support.small_pack import complete_all, load, write_small_pack
+from support.packs.small_pack import complete_all, load, write_small_pack
 
 
 def test_a_failed_read_is_an_error_and_is_read_again(make_rig, small_pack):

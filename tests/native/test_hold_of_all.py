@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from support.small_pack import complete_all, load
+from support.packs.small_pack import complete_all, load
 
 
 @pytest.fixture

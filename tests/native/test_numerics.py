@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapmoe import _testing
-from support import kernel_reference
-from support.packed_reference import crc32c
+from support.core import kernel_reference
+from support.packs.packed_reference import crc32c
 
 SEEDS = st.integers(0, 2**32 - 1)
 

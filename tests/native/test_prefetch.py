@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from support.small_pack import complete_all, load
+from support.packs.small_pack import complete_all, load
 
 
 def test_a_hint_reads_in_the_background_and_is_then_a_hit(make_rig, small_pack):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adapmoe import _testing
-from support.small_pack import write_small_pack
+from support.packs.small_pack import write_small_pack
 
 
 def make_rig(folder, frames, reader, **options):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adapmoe import _testing
-from support.small_pack import complete_all
+from support.packs.small_pack import complete_all
 
 FRAMES = 18  # of the rig; places are numbered after them
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapmoe import _testing
-from support import kernel_reference as reference
+from support.core import kernel_reference as reference
 
 KERNELS = _testing.kernel_names()
 SEEDS = st.integers(0, 2**32 - 1)

@@ -6,8 +6,8 @@ import functools
 import pytest
 
 import adapmoe.llm
-from adapmoe.tokenizer import Tokenizer
-from support.fake_session import FakeSession
+from adapmoe.text.tokenizer import Tokenizer
+from support.core.fake_session import FakeSession
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +33,9 @@ def open_llm(fake_core, tiny_checkpoint):
     """Open LLMs on the fake, and close them at the end of the test."""
     opened = []
 
-    def make(core=None, **options):
+    def make(core=None, path=tiny_checkpoint, **options):
         fake_core(**(core or {}))
-        llm = adapmoe.LLM(tiny_checkpoint, **options)
+        llm = adapmoe.LLM(path, **options)
         opened.append(llm)
         return llm
 

@@ -5,26 +5,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from adapmoe.bench.bound import Bound, read_experts
-from adapmoe.bench.measurement import Measurement
-from adapmoe.bench.rounds import Round
-from adapmoe.bench.summary import Spread, summarize, summarize_bound
-from adapmoe.bench.variants import BASE, ablation_of
-from adapmoe.bench.workload import make_workload
+from adapmoe.bench.bench import Spread, summarize, summarize_bound
+from adapmoe.bench.rounds import Bound, Measurement, Round, read_experts
+from adapmoe.bench.workload import BASE, ablation_of, fit_sizes, make_workload
 from adapmoe.errors import ReadError
+from adapmoe.pack.manifest import Experts
+from adapmoe.settings import Settings
 
-SETTINGS = {
-    "prefetch": 0,
-    "prefetch_trials": True,
-    "first_layer": "embedding",
-    "policy": "lru",
-    "evict": "tile",
-    "allocation": "global",
-    "verify": "always",
-    "register_buffers": False,
-    "gating": "off",
-}
+SETTINGS = Settings(prefetch=0, policy="lru")
 
 
 def measurement(**changes):
@@ -41,6 +31,28 @@ def test_a_workload_is_the_text_in_order_and_repeats_a_short_one():
     assert workload.prompt.dtype == np.int32
 
 
+@pytest.mark.parametrize(
+    ("context", "asked", "sizes"),
+    [
+        (2048, (None, None, None), (128, 16, 48)),
+        (192, (None, None, None), (128, 16, 48)),
+        (96, (None, None, None), (64, 8, 24)),
+        (2, (None, None, None), (1, 0, 1)),
+        (2048, (500, 0, None), (500, 0, 48)),
+        (100, (90, None, None), (90, 2, 7)),
+        (9, (None, 0, 8), (1, 0, 8)),
+    ],
+)
+def test_sizes_that_were_not_asked_for_fit_into_the_context(context, asked, sizes):
+    assert fit_sizes(context, *asked) == sizes
+
+
+@pytest.mark.parametrize("asked", [(8, 1, 1), (9, None, None), (None, None, 8), (4, 3, 3)])
+def test_sizes_that_do_not_fit_are_refused(asked):
+    with pytest.raises(ValueError, match=r"--prompt-tokens .* trained for 8 tokens"):
+        fit_sizes(8, *asked)
+
+
 @pytest.mark.parametrize("sizes", [(0, 0, 1), (1, -1, 1), (1, 0, 0)])
 def test_a_workload_of_nothing_is_refused(sizes):
     prompt, warm_up, tokens = sizes
@@ -52,7 +64,9 @@ def test_an_ablation_changes_one_setting_at_a_time():
     variants = ablation_of(SETTINGS, calibrated=False)
     assert next(iter(variants)) == BASE
     for name, settings in variants.items():
-        changed = {key for key in SETTINGS if settings[key] != variants[BASE][key]}
+        changed = {
+            name for name, value in vars(variants[BASE]).items() if vars(settings)[name] != value
+        }
         assert changed == (set() if name == BASE else {name.split("=")[0]})
     assert "policy=farthest-layer" in variants
     assert "policy=lru" not in variants
@@ -61,8 +75,8 @@ def test_an_ablation_changes_one_setting_at_a_time():
 
 
 def test_prefetch_is_as_given_while_settings_are_compared():
-    variants = ablation_of(SETTINGS | {"prefetch": 1}, calibrated=True)
-    tried = {name for name, settings in variants.items() if settings["prefetch_trials"]}
+    variants = ablation_of(dataclasses.replace(SETTINGS, prefetch=1), calibrated=True)
+    tried = {name for name, settings in variants.items() if settings.prefetch_trials}
     assert tried == {"prefetch_trials=True"}
     layers = {"first_layer=both", "first_layer=hidden", "first_layer=none"}
     assert layers == {name for name in variants if name.startswith("first_layer")}
@@ -99,14 +113,9 @@ def test_rounds_are_paired_and_become_medians():
 
 
 def test_reading_experts_gives_a_speed(tmp_path):
-    experts = {
-        "file": "experts.safetensors",
-        "data_offset": 4096,
-        "expert_bytes": 8192,
-        "crc32c": ["", ""],
-    }
-    (tmp_path / experts["file"]).write_bytes(bytes(4096 + 2 * 8192))
+    experts = Experts("experts.safetensors", 4096, 2, 16, 4096, 8192, ["", ""])
+    (tmp_path / experts.file).write_bytes(bytes(4096 + 2 * 8192))
     speed, _ = read_experts(tmp_path, experts, seconds=0.01)
     assert speed > 0
     with pytest.raises(ReadError, match="missing"):
-        read_experts(tmp_path, experts | {"file": "missing"}, seconds=0.01)
+        read_experts(tmp_path, replace(experts, file="missing"), seconds=0.01)

@@ -5,21 +5,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from adapmoe.calibration.bootstrap import upper_bound
-from adapmoe.calibration.contract import Trial, candidate_thresholds, largest_threshold
 from adapmoe.calibration.gate_rule import (
     drop_costs,
     expert_shares,
     select_experts,
     single_expert_ratio,
 )
-from adapmoe.calibration.log_softmax import divergence, log_softmax, next_token_nll
-from adapmoe.calibration.rank_correlation import spearman
-from adapmoe.calibration.windows import WINDOW_TOKENS, cut_windows, split_windows
+from adapmoe.calibration.probe import WINDOW_TOKENS, cut_windows, split_windows
+from adapmoe.calibration.statistics import divergence, next_token_nll, spearman, upper_bound
+from adapmoe.calibration.threshold import Trial, candidate_thresholds, largest_threshold
 from adapmoe.errors import CalibrationError
+from adapmoe.generation.sampling import log_softmax
+from adapmoe.pack.manifest import Router
 
-SOFTMAX_TOP2 = {"score": "softmax", "top_k": 2}
+SOFTMAX_TOP2 = Router("softmax", 2, True, False, 1.0, 0)
 
 
 def test_spearman_is_the_correlation_of_ranks():
@@ -49,7 +50,7 @@ def test_shares_of_the_selected_experts():
     logits = np.log(np.array([[0.1, 0.6, 0.2, 0.1]], np.float32))
     assert select_experts(logits, 2).tolist() == [[1, 2]]
     assert expert_shares(logits, SOFTMAX_TOP2) == pytest.approx(np.array([[0.75, 0.25]]))
-    sigmoid = expert_shares(np.array([[0.0, 50.0]]), {"score": "sigmoid", "top_k": 2})
+    sigmoid = expert_shares(np.array([[0.0, 50.0]]), replace(SOFTMAX_TOP2, score="sigmoid"))
     assert sigmoid == pytest.approx(np.array([[2 / 3, 1 / 3]]))
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from adapmoe import ChatTemplateError, PackError
-from adapmoe.chat_template import ChatTemplates, check_messages
+from adapmoe.text.chat_template import ChatTemplates, check_messages
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -64,26 +64,44 @@ def test_what_is_no_template_is_a_pack_error(tmp_path, wrong):
         ChatTemplates.from_pack(tmp_path)
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
-    ("messages", "message"),
+    ("messages", "kind", "message"),
     [
-        ([], "non-empty list"),
-        ("Hello", "non-empty list"),
-        ({"role": "user", "content": "x"}, "non-empty list"),
-        (["Hello"], r"messages\[0\] must be a mapping"),
-        ([*HELLO, {"content": "x"}], r"messages\[1\]\['role'\]"),
-        ([{"role": "", "content": "x"}], r"\['role'\]"),
-        ([{"role": 5, "content": "x"}], r"\['role'\]"),
-        ([{"role": "user"}], r"\['content'\]"),
-        ([{"role": "user", "content": None}], r"\['content'\]"),
-        ([{"role": "user", "content": 5}], r"\['content'\]"),
-        ([{"role": "user", "content": ["x"]}], r"\['content'\]"),
-        ([{"role": "user", "content": "x", "extra": object()}], "JSON"),
+        ([], ValueError, "messages must be a non-empty list"),
+        ("Hello", TypeError, "messages must be a non-empty list"),
+        (5, TypeError, "messages must be a non-empty list"),
+        (None, TypeError, "messages must be a non-empty list"),
+        ({"role": "user", "content": "x"}, TypeError, "messages must be a non-empty list"),
+        (["Hello"], TypeError, r"messages\[0\] must be a mapping"),
+        ([*HELLO, {"content": "x"}], TypeError, r"messages\[1\]\['role'\]"),
+        ([{"role": "", "content": "x"}], ValueError, r"\['role'\]"),
+        ([{"role": 5, "content": "x"}], TypeError, r"\['role'\]"),
+        ([{"role": "user"}], TypeError, r"\['content'\]"),
+        ([{"role": "user", "content": None}], TypeError, r"\['content'\]"),
+        ([{"role": "user", "content": 5}], TypeError, r"\['content'\]"),
+        ([{"role": "user", "content": ["x"]}], TypeError, r"\['content'\]"),
+        ([{"role": "user", "content": "\ud800"}], ValueError, r"\['content'\].*UTF-8"),
+        ([{"role": "user", "content": "x", "extra": object()}], ValueError, "JSON"),
+        ([{"role": "user", "content": "x", "extra": nested(100_000)}], ValueError, "JSON"),
     ],
 )
-def test_what_are_no_messages_is_refused(messages, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_are_no_messages_is_refused(messages, kind, message):
+    with pytest.raises(kind, match=message):
         check_messages(messages)
+
+
+@pytest.mark.parametrize("wrong", [5, b"{{ 1 }}", ["default"]])
+def test_a_chat_template_is_text(tmp_path, wrong):
+    write_config(tmp_path, chat_template="{{ 1 }}")
+    with pytest.raises(TypeError, match="chat_template must be a string"):
+        ChatTemplates.from_pack(tmp_path).render(HELLO, wrong)
 
 
 def test_messages_are_copied_without_what_is_none():
@@ -139,7 +157,12 @@ def test_a_hostile_template_is_a_typed_error(template):
     ],
 )
 def test_attributes_that_lead_out_do_not_exist(template, text):
-    assert render(template) == text
+    assert render("x" + template) == "x" + text
+
+
+def test_a_template_that_makes_no_text_is_refused():
+    with pytest.raises(ChatTemplateError, match="makes no text of these messages"):
+        render("{{ '' }}")
 
 
 def test_the_limits_do_not_leak_from_one_rendering_to_the_next():

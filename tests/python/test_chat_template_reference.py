@@ -3,10 +3,10 @@
 
 import pytest
 
-from adapmoe.chat_template import ChatTemplates
 from adapmoe.errors import ChatTemplateError
-from adapmoe.tokenizer import Tokenizer
-from support.chat_templates import INSTRUCT, MARKUP
+from adapmoe.text.chat_template import ChatTemplates
+from adapmoe.text.tokenizer import Tokenizer
+from support.models.chat_templates import INSTRUCT, MARKUP
 
 transformers = pytest.importorskip("transformers")
 

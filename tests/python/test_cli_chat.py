@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 import adapmoe
-from adapmoe.cli import chat_loop
+from adapmoe.cli import chat as chat_loop
 from adapmoe.cli.main import app
 from adapmoe.conversation import Conversation
 
@@ -111,7 +111,7 @@ def test_a_template_of_ones_own(chat, tmp_path, open_llm):
 
 
 def test_a_pack_without_a_template_is_refused_at_once(chat, monkeypatch, tmp_path):
-    monkeypatch.setattr("adapmoe.chat_template._templates", lambda *_: {})
+    monkeypatch.setattr("adapmoe.text.chat_template._templates", lambda *_: {})
     done = chat(["Hello"])
     assert done.exit_code == 1
     assert "--chat-template" in done.stderr

@@ -9,13 +9,12 @@ from typer.testing import CliRunner
 
 from adapmoe.cli import doctor as doctor_command
 from adapmoe.cli.main import app
-from adapmoe.doctor.core import Core
-from adapmoe.doctor.disk_access import Trial
+from adapmoe.doctor.build import Core
+from adapmoe.doctor.disk import Trial
 from adapmoe.doctor.examine import examine, examine_machine
-from adapmoe.doctor.finding import Finding, has_problem
-from adapmoe.doctor.jetpack import l4t_release
-from adapmoe.doctor.machine import Machine
-from support.machines import FOLDER, MACHINES, build, runner
+from adapmoe.doctor.jetson import l4t_release
+from adapmoe.doctor.machine import Finding, Machine, has_problem
+from support.machine.machines import FOLDER, MACHINES, build, runner
 
 CORE = Core("", "12.2.0", cuda=False, io_uring=True, kernels=("neon", "scalar"))
 WORKS = Trial(True, "")

@@ -5,9 +5,9 @@ import dataclasses
 
 import pytest
 
-from adapmoe.doctor.cuda import examine_cuda
+from adapmoe.doctor.gpu import examine_cuda
 from adapmoe.doctor.machine import Machine, nvcc_of_environment
-from support.machines import MACHINES, build, nvcc_script, runner
+from support.machine.machines import MACHINES, build, nvcc_script, runner
 
 LOCAL = "usr/local/cuda"
 

@@ -7,19 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from adapmoe.doctor.cgroup import memory_limit
-from adapmoe.doctor.commands import run_command
-from adapmoe.doctor.core import Core, examine_core, examine_kernels
-from adapmoe.doctor.cuda_driver import Device, DriverError, ask_driver
-from adapmoe.doctor.disk_access import Trial, examine_disk_access, try_reading
+from adapmoe.doctor.build import Core, examine_core, examine_kernels
+from adapmoe.doctor.disk import Trial, block_device, examine_disk_access, try_reading
 from adapmoe.doctor.examine import examine_machine
-from adapmoe.doctor.machine import Machine, load_library, package_version
-from adapmoe.doctor.mounts import mount_of
-from adapmoe.doctor.nvme import block_device
-from adapmoe.doctor.power_mode import examine_power_mode, fastest_mode, power_modes
-from adapmoe.doctor.tensorrt import examine_tensorrt, library_version
-from adapmoe.kernel_tree import KernelTree
-from support.machines import FOLDER, MACHINES, build
+from adapmoe.doctor.gpu import examine_tensorrt, library_version
+from adapmoe.doctor.jetson import examine_power_mode, fastest_mode, power_modes
+from adapmoe.doctor.machine import Machine, load_library, package_version, run_command
+from adapmoe.doctor.memory import examine_cgroup
+from adapmoe.machine.cuda import Device, DriverError, ask_driver
+from adapmoe.machine.procfs import KernelTree, mount_of
+from support.machine.machines import FOLDER, MACHINES, build
 
 CORE = Core("", "12.2.0", cuda=False, io_uring=True, kernels=("neon", "scalar"))
 WORKS = Trial(True, "")
@@ -124,20 +121,36 @@ def test_tensorrt_is_the_newest_that_the_loader_finds(tmp_path):
     assert packages.seen == "tensorrt 10.16.2.10"
 
 
-def test_cgroup_limits_of_parents_bind_and_absent_ones_do_not(tmp_path):
-    tree = KernelTree(
-        build(
-            tmp_path,
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "proc/meminfo": "MemTotal: 1000 kB\n",
-                "sys/fs/cgroup/a/memory.max": "512000\n",
-                "sys/fs/cgroup/a/b/memory.max": "max\n",
-                "sys/fs/cgroup/memory.max": "4096000\n",
-            },
-        )
-    )
-    assert memory_limit(tree) == (512000, "sys/fs/cgroup/a/memory.max")
+LIMITED = {
+    "proc/self/cgroup": "0::/a/b\n",
+    "proc/meminfo": "MemTotal: 1000 kB\n",
+    "sys/fs/cgroup/a/memory.max": "512000\n",
+    "sys/fs/cgroup/a/memory.current": "102400\n",
+    "sys/fs/cgroup/a/b/memory.max": "max\n",
+    "sys/fs/cgroup/memory.max": "4096000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "seen"),
+    [
+        ({}, "500.00 KiB by /sys/fs/cgroup/a/memory.max; 400.00 KiB can still be taken"),
+        (
+            {"sys/fs/cgroup/a/b/memory.high": "307200"},
+            "300.00 KiB by /sys/fs/cgroup/a/b/memory.high; 300.00 KiB can still be taken",
+        ),
+        ({"sys/fs/cgroup/a/memory.max": "2048000"}, "no memory limit"),  # more than there is
+    ],
+)
+def test_the_smallest_limit_of_a_cgroup_and_its_parents_is_named(tmp_path, files, seen):
+    (finding,) = examine_cgroup(Machine.at(build(tmp_path, LIMITED | files)))
+    assert finding.seen.endswith(seen)
+
+
+def test_without_the_core_cgroups_are_not_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapmoe.doctor.memory.memory_limits", lambda root: None)
+    (finding,) = examine_cgroup(Machine.at(build(tmp_path, LIMITED)))
+    assert (finding.status, "cannot be loaded" in finding.seen) == ("note", True)
 
 
 def test_the_mount_is_the_longest_and_latest(tmp_path):

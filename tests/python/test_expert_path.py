@@ -6,8 +6,10 @@ import json
 import pytest
 
 from adapmoe import LLM, BackendUnavailableError
-from adapmoe.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
-from support.stand_in_engines import change_list, copy_pack, set_all, write_engines
+from adapmoe.core_types import ExpertPaths
+from adapmoe.opening.expert_path import Choice, Probe, choose_expert_path, device_probe, fastest
+from support.machine.homes import leave_home
+from support.tensorrt.stand_in_engines import change_list, copy_pack, set_all, write_engines
 
 SLOW, FAST = 2e-3, 1e-3
 
@@ -30,7 +32,7 @@ class Device:
             self.measured.append(path)
             return self.seconds[path]
 
-        paths = (list(self.seconds), self.without_engines)
+        paths = ExpertPaths(list(self.seconds), self.without_engines)
         probe = Probe(lambda: paths, time_of, lambda: {"device": list(self.key)})
         return choose_expert_path(experts, exact=exact, probe=probe)
 
@@ -69,7 +71,7 @@ def test_it_is_measured_once_and_said(cache):
     device = Device({"w4a8": SLOW, "w4a16": FAST})
     first = device.choose()
     assert first.path == "w4a16"
-    assert first.note.startswith("experts=w4a16: measured now, w4a8 2 ms, w4a16 1 ms for one")
+    assert first.note.startswith("arithmetic=w4a16: measured now, w4a8 2 ms, w4a16 1 ms for one")
     assert "\n" not in first.note
     (file,) = cache.iterdir()
     assert str(file) in first.note
@@ -127,7 +129,8 @@ def test_other_engines_are_measured_again(pack_factory, tmp_path):
         lambda found: json.dumps(found | {"seconds": {"w4a8": 1.0}}),
         lambda found: json.dumps(found | {"seconds": {"w4a8": -1.0, "w4a16": 1.0}}),
         lambda found: json.dumps(found | {"seconds": {"w4a8": "x", "w4a16": 1.0}}),
-        lambda found: " " * (1 << 17),
+        lambda found: " " * (5 << 20) + json.dumps(found),
+        lambda found: json.dumps(found | {"seconds": {"w4a8": 1e999, "w4a16": 1.0}}),
     ],
 )
 def test_a_damaged_record_is_measured_again(cache, damage):
@@ -148,6 +151,13 @@ def test_without_a_place_to_keep_it_it_is_measured_every_time(tmp_path, monkeypa
     assert len(device.measured) == 4
 
 
+def test_without_a_home_nothing_is_named_as_kept(monkeypatch):
+    leave_home(monkeypatch, None)
+    choice = Device({"w4a8": SLOW, "w4a16": FAST}, without_engines="why").choose()
+    assert choice.path == "w4a16"
+    assert choice.note.endswith("for one expert; why")
+
+
 def test_the_cpu_has_one_path(pack_factory):
     pack = pack_factory()
     probe = device_probe(pack, "cpu")
@@ -163,9 +173,9 @@ def test_the_cpu_has_one_path(pack_factory):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"experts": "w4a16"}, ValueError, "allow that with exact=False"),
-        ({"experts": "abacus"}, ValueError, "expected one of auto, w4a8, w4a16"),
-        ({"experts": "w4a16", "exact": False}, BackendUnavailableError, "runs on a GPU only"),
+        ({"arithmetic": "w4a16"}, ValueError, "allow that with exact=False"),
+        ({"arithmetic": "abacus"}, ValueError, "one of auto, w4a8, w4a16"),
+        ({"arithmetic": "w4a16", "exact": False}, BackendUnavailableError, "runs on a GPU only"),
     ],
 )
 def test_what_cannot_be_had_is_refused(pack_factory, options, error, message):
@@ -175,9 +185,9 @@ def test_what_cannot_be_had_is_refused(pack_factory, options, error, message):
 
 def test_the_note_reaches_the_user(fake_core, tiny_checkpoint, monkeypatch, caplog):
     monkeypatch.setattr(
-        "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "experts=w4a16: why")
+        "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "arithmetic=w4a16: why")
     )
     with LLM(tiny_checkpoint, exact=False) as llm:
-        assert llm._session.options["experts"] == "w4a16"
+        assert llm._session.options["arithmetic"] == "w4a16"
         assert llm._session.options["exact"] is False
-    assert "experts=w4a16: why" in caplog.text
+    assert "arithmetic=w4a16: why" in caplog.text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import adapmoe
-from adapmoe.stats import describe_split, split_as_dict
+from adapmoe.generation.stats import describe_split, split_as_dict
 
 
 def test_the_steps_return_the_last_logits_and_their_statistics(open_llm):
@@ -109,22 +109,22 @@ def test_set_memory_returns_the_new_split(open_llm):
 def test_settings_reach_the_session(open_llm):
     llm = open_llm(memory="2GiB", threads=3, policy="lru", sensitivity=(0.5, 1.0), max_context=99)
     options = llm._session.options
-    assert options["memory_bytes"] == 2**31
+    assert options["memory"] == 2**31
     assert options["threads"] == 3
     assert options["policy"] == "lru"
     assert options["sensitivity"] == [0.5, 1.0]
-    assert options["expert_fraction"] == 0.0
+    assert options["experts_resident"] == 0.0
     assert (llm.max_context, llm.max_sequences, llm.backend) == (99, 1, "fake/none")
-    assert open_llm()._session.options["memory_bytes"] == 0
+    assert open_llm()._session.options["memory"] == 0
     assert open_llm()._session.options["threads"] == 0
 
 
-def test_memory_and_expert_fraction_exclude_each_other(open_llm):
-    assert open_llm(expert_fraction=0.5)._session.options["expert_fraction"] == 0.5
-    with pytest.raises(ValueError, match="either memory or expert_fraction"):
-        open_llm(memory="1GiB", expert_fraction=0.5)
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        open_llm(expert_fraction=1.5)
+def test_memory_and_experts_resident_exclude_each_other(open_llm):
+    assert open_llm(experts_resident=0.5)._session.options["experts_resident"] == 0.5
+    with pytest.raises(ValueError, match="memory and experts_resident exclude each other"):
+        open_llm(memory="1GiB", experts_resident=0.5)
+    with pytest.raises(ValueError, match="experts_resident must be from 0 to 1"):
+        open_llm(experts_resident=1.5)
 
 
 def test_verbose_prints_the_split_to_stderr(open_llm, capsys):

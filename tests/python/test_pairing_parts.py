@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the pairing with llama.cpp makes figures of runs, and how it holds a process to a limit."""
 
-import json
 import math
 import os
 import subprocess
@@ -9,6 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
+
+from adapmoe.core_types import RoutingVisit
+from adapmoe.pack.manifest import Manifest
 from benchmarks.agreement import compare
 from benchmarks.belady import belady_bytes, next_pass
 from benchmarks.bounds import weight_bytes_per_token
@@ -23,7 +26,7 @@ from benchmarks.our_run import OurEngine
 from benchmarks.pairing_summary import summarize, table_of
 from benchmarks.rows import ROWS
 from benchmarks.timed_run import decode, negative_log_likelihood
-from rich.console import Console
+from support.packs.small_pack import TILE_BYTES, write_small_pack
 
 BOUNDS = {"memory_bytes_per_s": 100.0, "disk_bytes_per_s": 10.0, "direct": True}
 
@@ -83,15 +86,13 @@ def test_the_first_token_s_bytes_are_compared_as_a_whole():
     assert found["read_over_belady"]["median"] == 1.5
 
 
-def test_belady_works_tile_by_tile():
-    manifest = {
-        "config": {"num_hidden_layers": 1, "num_local_experts": 4},
-        "experts": {"tiles": 2, "tile_bytes": 100},
-    }
-    visits = [(0, 0, [0]), (1, 0, [1]), (2, 0, [0]), (3, 0, [1])]
+def test_belady_works_tile_by_tile(tmp_path):
+    write_small_pack(tmp_path / "small.adapmoe", layers=1, experts=4, tiles=2)
+    manifest = Manifest.read(tmp_path / "small.adapmoe")
+    visits = [RoutingVisit(number, 0, [number % 2]) for number in range(4)]
     # Three of four tiles stay: one expert, and half of the other.
-    assert belady_bytes(visits, manifest, frames=3, count_from=0) == 500
-    assert belady_bytes(visits, manifest, frames=3, count_from=2) == 100
+    assert belady_bytes(visits, manifest, frames=3, count_from=0) == 5 * TILE_BYTES
+    assert belady_bytes(visits, manifest, frames=3, count_from=2) == TILE_BYTES
     assert belady_bytes(visits, manifest, frames=4, count_from=2) == 0
     assert next_pass(visits) == 4
     assert next_pass([]) == 0
@@ -100,7 +101,7 @@ def test_belady_works_tile_by_tile():
 def test_a_limited_run_reads_no_less_than_belady(pack_factory):
     def run(fraction):
         job = {"task": "decode", "threads": 1, "context": 64, "pack": str(pack)}
-        engine = OurEngine(job | {"settings": {"expert_fraction": fraction}})
+        engine = OurEngine(job | {"settings": {"experts_resident": fraction}})
         decode(engine, {"ids": list(range(1, 40)), "prompt": 8, "warm_up": 4})
         read = engine._llm.stats.bytes_read - engine._before.bytes_read  # also where in memory
         return engine.facts() | {"read": read}
@@ -125,12 +126,12 @@ def test_agreement_counts_whole_decisions():
 
 def test_weights_of_a_token_leave_out_the_table_of_embeddings(pack_factory):
     pack = pack_factory(experts="int4", dense="int4")
-    manifest = json.loads((pack / "manifest.json").read_text())
-    tensors = manifest["dense"]["tensors"]
-    layer = sum(t["bytes"] for name, t in tensors.items() if name.startswith("model.layers.0."))
-    rest = sum(tensors[name]["bytes"] for name in ("lm_head.weight", "model.norm.weight"))
-    rest += tensors["rope.inv_freq"]["bytes"]
-    experts = 2 * manifest["experts"]["expert_bytes"]
+    manifest = Manifest.read(pack)
+    tensors = manifest.dense.tensors
+    layer = sum(t.bytes for name, t in tensors.items() if name.startswith("model.layers.0."))
+    rest = sum(tensors[name].bytes for name in ("lm_head.weight", "model.norm.weight"))
+    rest += tensors["rope.inv_freq"].bytes
+    experts = 2 * manifest.experts.expert_bytes
     assert weight_bytes_per_token(manifest) == 8 * (layer + experts) + rest
 
 

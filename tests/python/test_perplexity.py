@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.perplexity import evaluate, token_nll
+from adapmoe import NonFiniteError
+from adapmoe.calibration.statistics import evaluate, token_nll
 
 TEXT = "The first line.\nThe second line of the text, and so on. " * 4
 
@@ -71,6 +72,15 @@ def test_a_last_window_of_one_token_is_dropped(open_llm):
 def test_a_window_out_of_range_is_refused(open_llm, window):
     with pytest.raises(ValueError, match="from 2 to max_context 99"):
         evaluate(open_llm(max_context=99), TEXT, window=window)
+
+
+@pytest.mark.parametrize("nats", [710.0, 1e30, math.inf])
+def test_a_perplexity_beyond_all_floats_is_an_error(open_llm, monkeypatch, nats):
+    monkeypatch.setattr(
+        "adapmoe.calibration.statistics.token_nll", lambda _, targets: nats * len(targets)
+    )
+    with pytest.raises(NonFiniteError, match="perplexity is infinite"):
+        evaluate(open_llm(), TEXT)
 
 
 def test_a_text_without_a_second_token_is_refused(open_llm):

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.geometry import PackGeometry
-from adapmoe.planning.check import budgets_to_check
-from adapmoe.planning.layer_time import LayerTime, Measured, split_compute
+from adapmoe.machine.bandwidth import DiskProbe, DiskSpeed, measure_memory
+from adapmoe.pack.manifest import PackGeometry
 from adapmoe.planning.measure import Measurements, fastest_part, slowest_part
-from adapmoe.planning.plan import make_plan
+from adapmoe.planning.plan import budgets_to_check, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics
-from adapmoe.reading.disk_probe import DiskProbe, DiskSpeed
+from adapmoe.planning.step_time import LayerTime, Measured, split_compute
 
 GEOMETRY = PackGeometry("ab" * 32, 8, 8, 2, 1 << 20, 20 << 20)
 TIME = LayerTime(num_layers=8, top_k=2, tiles=4, dense_s=1.0, expert_s=0.5, read_s=2.0)
@@ -140,3 +139,17 @@ def test_prefetch_is_recommended_unless_predictions_are_known_to_be_bad(trace):
     assert depth(None) == 1
     assert depth(0.3) == 0
     assert depth(0.85) == 1
+
+
+@pytest.mark.parametrize(("free", "most"), [(1 << 40, 256 << 20), (64 << 20, 32 << 20), (0, 64)])
+def test_measuring_memory_fits_into_a_small_container(monkeypatch, free, most):
+    sizes = []
+
+    def ones(count, dtype):
+        sizes.append(count * np.dtype(dtype).itemsize)
+        return np.zeros(min(count, 1000), dtype)
+
+    monkeypatch.setattr("adapmoe._core.available_memory", lambda: free)
+    monkeypatch.setattr("adapmoe.machine.bandwidth.np.ones", ones)
+    assert measure_memory(threads=2, seconds=0.0) > 0
+    assert sum(sizes) == pytest.approx(most, abs=64)

@@ -6,22 +6,17 @@ import time
 import pytest
 
 from adapmoe import SamplingParams
-from adapmoe.bench.bound import Bound
-from adapmoe.bench.measurement import Measurement
-from adapmoe.bench.rounds import Round
-from adapmoe.bench.summary import summarize
-from adapmoe.bench.variants import BASE
-from adapmoe.cli.report import make_report, print_statistics
-from adapmoe.doctor.energy import examine_energy
+from adapmoe.bench.bench import summarize
+from adapmoe.bench.rounds import Bound, Measurement, Round
+from adapmoe.bench.workload import BASE
+from adapmoe.cli.output import make_report, print_statistics
+from adapmoe.doctor.jetson import examine_energy
 from adapmoe.doctor.machine import Machine
-from adapmoe.kernel_tree import KernelTree
-from adapmoe.power.meter import PowerMeter
-from adapmoe.power.rails import Rails
-from adapmoe.power.rapl import Rapl
-from adapmoe.power.throttle import Throttle, risen
-from adapmoe.stats import GenerationStats
-from support.fake_session import step_stats
-from support.machines import MACHINES, build
+from adapmoe.generation.stats import GenerationStats
+from adapmoe.machine.power import PowerMeter, Rails, Rapl, Throttle, risen
+from adapmoe.machine.procfs import KernelTree
+from support.core.fake_session import step_stats
+from support.machine.machines import MACHINES, build
 
 INA = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
 PACKAGE = "sys/class/powercap/intel-rapl:0"
@@ -99,7 +94,7 @@ def test_short_steps_miss_nothing_together(machine):
 
 
 def test_the_thread_reads_while_a_span_lasts_and_then_ends(machine, monkeypatch):
-    monkeypatch.setattr("adapmoe.power.meter._PERIOD_S", 0.01)
+    monkeypatch.setattr("adapmoe.machine.power._PERIOD_S", 0.01)
     meter = PowerMeter(machine("orin_jetpack_7_2"))
     with meter.span() as span:
         time.sleep(0.1)
@@ -189,12 +184,12 @@ def test_a_sum_with_a_part_that_was_not_measured_is_none():
 
 def test_a_generation_has_joules_per_token(open_llm, machine, tmp_path, capsys):
     llm = open_llm({"step_s": 0.03})
-    llm.power = PowerMeter(KernelTree(tmp_path / "none"))
+    llm._scheduler.power = PowerMeter(KernelTree(tmp_path / "none"))
     result = llm.generate("The first", SamplingParams(max_tokens=6))
     assert result.stats.joules_per_token is None
     print_statistics(make_report(llm, result))
     assert "J per token" not in capsys.readouterr().err
-    llm.power = PowerMeter(machine("orin_jetpack_7_2"))
+    llm._scheduler.power = PowerMeter(machine("orin_jetpack_7_2"))
     result = llm.generate("The first", SamplingParams(max_tokens=6))
     seconds = result.stats.decode_s
     assert result.stats.decode_energy_j == pytest.approx(10 * seconds, rel=0.5)

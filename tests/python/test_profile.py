@@ -5,36 +5,45 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
-from adapmoe import _core
-from adapmoe.bench.profile import OTHER, PARTS, PYTHON, Part, PhaseProfile, summarize_phase
-from adapmoe.bench.profiled_run import profile
-from adapmoe.bench.traffic import MemoryTraffic
+from adapmoe.bench.profile import (
+    OTHER,
+    PARTS,
+    PYTHON,
+    MemoryTraffic,
+    Part,
+    PhaseProfile,
+    profile,
+    summarize_phase,
+)
+from adapmoe.core_types import Span
+from adapmoe.pack.manifest import Manifest
 
 MS = 1_000_000  # ns
 
 
 @pytest.fixture(scope="module")
 def manifest(pack_factory):
-    return json.loads(_core.inspect_pack(str(pack_factory(experts="int4", dense="int4"))))
+    return Manifest.read(pack_factory(experts="int4", dense="int4"))
 
 
 def span(name, begin, end, *, lane="compute", layer=0):
-    return (lane, name, 0, layer, begin * MS, end * MS)
+    return Span(lane, name, 0, layer, begin * MS, end * MS)
 
 
 def test_every_layer_names_its_tensors(manifest):
-    traffic, tensors = MemoryTraffic(manifest), manifest["dense"]["tensors"]
-    layer = sum(t["bytes"] for name, t in tensors.items() if name.startswith("model.layers.3."))
+    traffic, tensors = MemoryTraffic(manifest), manifest.dense.tensors
+    layer = sum(t.bytes for name, t in tensors.items() if name.startswith("model.layers.3."))
     found = {name: traffic.span_bytes(name, 3) for name in ("norm", "qkv_proj", "o_proj", "router")}
     assert sum(found.values()) + found["norm"] == layer  # a layer has two norms
-    assert traffic.span_bytes("head", -1) == tensors["lm_head.weight"]["bytes"]
-    assert traffic.span_bytes("norm", -1) == tensors["model.norm.weight"]["bytes"]
+    assert traffic.span_bytes("head", -1) == tensors["lm_head.weight"].bytes
+    assert traffic.span_bytes("norm", -1) == tensors["model.norm.weight"].bytes
     assert traffic.span_bytes("attention", 3) is None
     # Only the padding of tiles to pages is missing.
-    experts = manifest["experts"]
-    padding = experts["expert_bytes"] - traffic.gate_up_bytes - traffic.down_bytes
-    assert 0 <= padding < 4096 * experts["tiles"]
+    experts = manifest.experts
+    padding = experts.expert_bytes - traffic.gate_up_bytes - traffic.down_bytes
+    assert 0 <= padding < 4096 * experts.tiles
     assert traffic.gate_up_bytes > traffic.down_bytes
 
 
@@ -43,7 +52,7 @@ def test_keys_and_values_grow_with_the_position_up_to_the_window(manifest):
     row = traffic.kv_bytes([0])
     assert row == 8 * 2 * 2 * 32 * 2  # layers, K and V, heads, head_dim, bytes
     assert traffic.kv_bytes([0, 3]) == 5 * row
-    sliding = manifest | {"config": manifest["config"] | {"sliding_window": 2}}
+    sliding = replace(manifest, config=replace(manifest.config, sliding_window=2))
     assert MemoryTraffic(sliding).kv_bytes([0, 3]) == 3 * row
 
 

@@ -7,30 +7,37 @@ import os
 import pytest
 
 from adapmoe import _core
-from adapmoe.doctor.read_depth import examine_depths
+from adapmoe.doctor.disk import examine_depths
 from adapmoe.errors import ReadError
-from adapmoe.reading import disk_probe
-from adapmoe.reading.disk_probe import DiskProbe, DiskSpeed, choose, measure_disk, settings_for
-from adapmoe.reading.settings import ReadSettings, read_settings, remember
+from adapmoe.machine import bandwidth as disk_probe
+from adapmoe.machine.bandwidth import (
+    DiskProbe,
+    DiskSpeed,
+    Tiles,
+    choose,
+    measure_disk,
+    settings_for,
+)
+from adapmoe.opening.read_settings import ReadSettings, read_settings, remember
 
 TILE = 8 << 20
 
 
 def speeds(*figures, direct=True):
-    """(readers, GB/s) or (readers, GB/s, request_bytes), the same in every round"""
+    """(read_depth, GB/s) or (read_depth, GB/s, request_bytes), the same in every round"""
     default = figures[0][1]
     return [DiskSpeed(n, 1e9 * v, direct, *(size or [0]), v / default) for n, v, *size in figures]
 
 
 def test_the_default_stays_unless_another_is_clearly_faster():
-    assert choose(speeds((4, 2.0), (2, 1.0), (8, 2.1), (16, 2.29)), TILE).readers == 4
-    assert choose(speeds((4, 2.0), (2, 1.0), (8, 2.4), (16, 2.42)), TILE).readers == 8
+    assert choose(speeds((4, 2.0), (2, 1.0), (8, 2.1), (16, 2.29)), TILE).read_depth == 4
+    assert choose(speeds((4, 2.0), (2, 1.0), (8, 2.4), (16, 2.42)), TILE).read_depth == 8
 
 
 def test_of_equals_the_one_with_least_in_flight_is_taken():
     found = speeds((4, 1.0), (2, 1.95), (8, 2.0), (16, 2.0, 2 << 20), (16, 2.0, 512 << 10))
     assert choose(found, TILE) == found[4]  # 8 MiB in flight
-    assert choose(found[:4], TILE).readers == 2  # 16 MiB
+    assert choose(found[:4], TILE).read_depth == 2  # 16 MiB
 
 
 def test_only_reads_smaller_than_a_tile_are_tried():
@@ -49,10 +56,10 @@ class FakeDisk:
         self.clock, self.bytes_per_s = clock, bytes_per_s
         self.bursts = []
 
-    def seconds(self, readers, request_bytes, offset, tile_bytes, tiles):
+    def seconds(self, read_depth, request_bytes, offset, tile_bytes, tiles):
         assert 4096 <= offset <= 4096 + (64 - tiles) * tile_bytes
-        took = tiles * tile_bytes / self.bytes_per_s(readers, request_bytes)
-        self.bursts.append((readers, request_bytes, tiles))
+        took = tiles * tile_bytes / self.bytes_per_s(read_depth, request_bytes)
+        self.bursts.append((read_depth, request_bytes, tiles))
         self.clock[0] += took
         return took
 
@@ -66,31 +73,29 @@ def probe_of(monkeypatch, tmp_path):
         monkeypatch.setattr(disk_probe.time, "perf_counter", lambda: clock[0])
         disk = FakeDisk(clock, bytes_per_s)
         monkeypatch.setattr(_core, "ReadProbe", lambda path, reader, size: disk)
-        experts = {"file": "x", "data_offset": 4096, "tile_bytes": TILE, "tiles": 8}
-        found = measure_disk(tmp_path, experts | {"crc32c": [""] * 8}, **options)
-        return found, disk
+        return measure_disk(Tiles(tmp_path / "x", 4096, TILE, 64), **options), disk
 
     return probe
 
 
 def test_a_disk_that_wants_depth_gets_it(probe_of):
-    found, disk = probe_of(lambda readers, request_bytes: 1e9 * min(readers, 8))
-    assert (found.best.readers, found.best.request_bytes) == (16, 512 << 10)
+    found, disk = probe_of(lambda read_depth, request_bytes: 1e9 * min(read_depth, 8))
+    assert (found.best.read_depth, found.best.request_bytes) == (16, 512 << 10)
     assert found.best.bytes_per_s == 8e9
     assert len(found.speeds) == len(settings_for(TILE))
     assert disk.clock[0] < 0.7
 
 
 def test_a_disk_that_wants_large_reads_gets_whole_tiles(probe_of):
-    found, _ = probe_of(lambda readers, request_bytes: 2e9 if request_bytes == 0 else 1e9)
+    found, _ = probe_of(lambda read_depth, request_bytes: 2e9 if request_bytes == 0 else 1e9)
     assert found.best == found.speeds[0] == DiskSpeed(4, 2e9, True)
 
 
 def test_one_lucky_burst_does_not_count(probe_of):
     lucky = iter([9e9])
 
-    def noisy(readers, request_bytes):
-        return next(lucky, 2e9) if readers == 32 and request_bytes == 0 else 2e9
+    def noisy(read_depth, request_bytes):
+        return next(lucky, 2e9) if read_depth == 32 and request_bytes == 0 else 2e9
 
     found, disk = probe_of(noisy)
     assert max(speed.bytes_per_s for speed in found.speeds) == 2e9  # medians
@@ -99,10 +104,10 @@ def test_one_lucky_burst_does_not_count(probe_of):
 
 
 def test_a_slow_disk_is_left_alone_in_time(probe_of):
-    found, disk = probe_of(lambda readers, request_bytes: 8e7, seconds=0.6)
+    found, disk = probe_of(lambda read_depth, request_bytes: 8e7, seconds=0.6)
     assert found.best is None
     assert disk.clock[0] < 1.2 + 2 * 4 * TILE / 8e7  # one burst to begin with, one to end with
-    assert probe_of(lambda readers, request_bytes: 8e7, seconds=6.0)[0].best.readers == 4
+    assert probe_of(lambda read_depth, request_bytes: 8e7, seconds=6.0)[0].best.read_depth == 4
 
 
 @pytest.fixture
@@ -143,7 +148,7 @@ def test_another_pack_or_disk_has_its_own(pack, monkeypatch):
 
 def test_what_the_caller_gives_counts_alone(pack):
     remember(pack, FOUND)
-    assert read_settings(pack, readers=3) == ReadSettings(3, 0, "given")
+    assert read_settings(pack, read_depth=3) == ReadSettings(3, 0, "given")
     assert read_settings(pack, request_bytes=4096) == ReadSettings(4, 4096, "given")
     assert read_settings(pack, request_bytes=0) == ReadSettings(4, 0, "given")
 
@@ -154,12 +159,13 @@ def test_what_the_caller_gives_counts_alone(pack):
         b"",
         b"[]",
         b"[" * 60000,
-        b'{"version": 2, "reader": "io_uring", "readers": 8, "request_bytes": 0}',
-        b'{"version": 1, "reader": "io_uring", "readers": 0, "request_bytes": 0}',
-        b'{"version": 1, "reader": "io_uring", "readers": true, "request_bytes": 0}',
-        b'{"version": 1, "reader": "io_uring", "readers": 8, "request_bytes": 5}',
-        b'{"version": 1, "reader": "io_uring", "readers": 8}',
-        b" " * 100000 + b'{"version": 1, "reader": "io_uring", "readers": 8, "request_bytes": 0}',
+        b'{"version": 3, "reader": "io_uring", "read_depth": 8, "request_bytes": 0}',
+        b'{"version": 2, "reader": "io_uring", "read_depth": 0, "request_bytes": 0}',
+        b'{"version": 2, "reader": "io_uring", "read_depth": true, "request_bytes": 0}',
+        b'{"version": 2, "reader": "io_uring", "read_depth": 8, "request_bytes": 5}',
+        b'{"version": 2, "reader": "io_uring", "read_depth": 8}',
+        b" " * (5 << 20)
+        + b'{"version": 2, "reader": "io_uring", "read_depth": 8, "request_bytes": 0}',
     ],
 )
 def test_a_damaged_record_is_ignored(pack, damage):

@@ -7,14 +7,22 @@ import pytest
 from typer.testing import CliRunner
 
 from adapmoe.cli.main import app
+from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import BudgetError
-from adapmoe.geometry import PackGeometry
-from adapmoe.replay import LayerFacts, ReplayRow, layer_floors, parse_budget, recommend, replay
-from adapmoe.trace import Trace
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.replay import (
+    LayerFacts,
+    ReplayRow,
+    layer_floors,
+    parse_budget,
+    recommend,
+    replay,
+)
+from adapmoe.tracing.trace import Trace
 
 GEOMETRY = PackGeometry("ab" * 32, 4, 4, 2, 1 << 20, 10 << 20)
 # Two tokens that take turns: everything one token needs, LRU has just evicted.
-VISITS = [(t, layer, [t % 2, 2 + t % 2]) for t in range(40) for layer in range(4)]
+VISITS = [RoutingVisit(t, layer, [t % 2, 2 + t % 2]) for t in range(40) for layer in range(4)]
 TRACE = Trace(GEOMETRY, VISITS)
 FACTS = LayerFacts([0.5, 0.9, 0.9, 0.9], [0.0, 0.1, 0.2, 0.3])
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from adapmoe import AdapmoeError, SamplingParams
-from adapmoe.logprobs import log_softmax
-from adapmoe.sampler import Sampler
+from adapmoe.generation.sampling import Sampler, log_softmax
 
 LOGITS = np.array([1.0, 5.0, 4.5, 4.0, -2.0, 0.0], np.float32)
 
@@ -70,16 +69,67 @@ def test_processors_come_after_bias_and_penalties():
     assert got[0][1] == 3.0
 
 
-@pytest.mark.parametrize("wrong", [None, 3.0, np.zeros(5), np.zeros((1, 6))])
-def test_what_a_processor_returns_is_checked(wrong):
-    with pytest.raises(ValueError, match=r"logits processor must return an array of shape \(6,\)"):
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (None, TypeError),
+        (3.0, TypeError),
+        ([0.0] * 6, TypeError),
+        (np.zeros(6, bool), TypeError),
+        (np.zeros(6, complex), TypeError),
+        (np.zeros(6, object), TypeError),
+        (np.array(["0"] * 6), TypeError),
+        (np.zeros(5), ValueError),
+        (np.zeros((1, 6)), ValueError),
+    ],
+)
+def test_what_a_processor_returns_is_checked(wrong, kind):
+    with pytest.raises(kind, match=r"logits processor must return an array of shape \(6,\)"):
         tokens(1, logits_processor=lambda ids, logits: wrong)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_processor_that_leaves_nothing_is_an_error(bad):
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.longdouble, np.int64, np.uint8])
+def test_a_processor_may_return_any_real_numbers(dtype):
+    found = np.array([0, 1, 2, 9, 3, 4], dtype)
+    assert tokens(1, logits_processor=lambda ids, logits: found) == [3]
+
+
+def test_a_processor_that_bans_everything_is_an_error():
     with pytest.raises(AdapmoeError, match="no token is left"):
-        tokens(1, logits_processor=lambda ids, logits: np.full_like(logits, bad))
+        tokens(1, logits_processor=lambda ids, logits: np.full_like(logits, -np.inf))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, np.longdouble("1e4000")])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_processor_that_makes_a_logit_nan_or_infinite_is_an_error(bad, everywhere):
+    def spoil(token_ids, logits):
+        changed = logits.astype(np.longdouble)
+        changed[0 if everywhere is False else slice(None)] = bad
+        return changed
+
+    with pytest.raises(AdapmoeError, match=r"processor made a logit NaN or \+inf"):
+        tokens(1, logits_processor=spoil)
+
+
+def test_a_processor_sees_a_huge_bias_as_the_largest_float32():
+    seen = []
+
+    def look(token_ids, logits):
+        seen.append(logits)
+        return logits
+
+    bias = {3: 1e300, 4: -1e300, 5: -math.inf}
+    assert tokens(1, logit_bias=bias, logits_processor=look) == [3]
+    largest = np.finfo(np.float32).max
+    assert seen[0].tolist() == [1.0, 5.0, 4.5, largest, -largest, -math.inf]
+
+
+def test_warnings_of_a_processor_are_the_callers_business():
+    def overflow(token_ids, logits):
+        return logits * np.float32(3e38)
+
+    with pytest.warns(RuntimeWarning, match="overflow"), pytest.raises(AdapmoeError):
+        tokens(1, logits_processor=overflow)
 
 
 def test_logprobs_are_those_of_the_model_before_any_change():

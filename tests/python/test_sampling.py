@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from adapmoe.sampling import choose, draw, make_rng
-from adapmoe.sampling_params import SamplingParams
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.sampling import choose, draw, make_rng
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 60), elements=st.integers(-5, 5)))

@@ -7,11 +7,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from adapmoe.logprobs import token_logprobs
-from adapmoe.penalties import add_bias, penalise_repetition
-from adapmoe.sampler import Sampler
-from adapmoe.sampling import keep_min_p, keep_top_k, keep_top_p, probabilities, warp
-from adapmoe.sampling_params import SamplingParams
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.sampling import (
+    Sampler,
+    add_bias,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalise_repetition,
+    probabilities,
+    token_logprobs,
+    warp,
+)
 
 torch = pytest.importorskip("torch")
 warpers = pytest.importorskip("transformers.generation.logits_process")

@@ -2,7 +2,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.stop import StopMatcher
+from adapmoe.generation.request import StopMatcher
 
 TEXT = st.text("ab<", max_size=20)
 STOPS = st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3)
@@ -58,6 +58,18 @@ def test_nothing_follows_a_stop_string():
     assert matcher.push("a END b") == "a "
     assert matcher.stopped
     assert matcher.push("c") + matcher.flush() == ""
+
+
+@given(st.lists(st.tuples(TEXT, st.booleans()), max_size=8), STOPS)
+def test_special_tokens_are_compared_but_not_shown(pieces, stops):
+    whole = "".join(text for text, _ in pieces)
+    cut = first_stop(whole, stops)
+    shown = [flag for text, flag in pieces for _ in text]
+    expected = "".join(c for c, flag in zip(whole[:cut], shown, strict=False) if flag)
+    matcher = StopMatcher(stops)
+    out = [matcher.push(text, shown=flag) for text, flag in pieces]
+    assert "".join(out) + matcher.flush() == expected
+    assert matcher.stopped == (cut is not None)
 
 
 def test_without_stop_strings_everything_passes_at_once():

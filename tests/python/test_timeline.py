@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from adapmoe.timeline import LANES, chrome_trace, write_chrome_trace
+from adapmoe.core_types import Span
+from adapmoe.tracing.timeline import LANES, chrome_trace, write_chrome_trace
 
 SPANS = [
-    ("compute", "attention", 0, 3, 1000, 2500),
-    ("stall", "stall", 0, -1, 2500, 4000),
-    ("demand", "read", 1, -1, 1500, 4000),
-    ("prefetch", "read", 2, -1, 0, 500),
+    Span("compute", "attention", 0, 3, 1000, 2500),
+    Span("stall", "stall", 0, -1, 2500, 4000),
+    Span("demand", "read", 1, -1, 1500, 4000),
+    Span("prefetch", "read", 2, -1, 0, 500),
 ]
 
 
@@ -36,7 +37,7 @@ def test_every_lane_and_thread_has_a_named_track_of_its_own():
 
 def test_an_unknown_lane_is_an_error():
     with pytest.raises(ValueError, match="idle"):
-        chrome_trace([("idle", "x", 0, -1, 0, 1)])
+        chrome_trace([Span("idle", "x", 0, -1, 0, 1)])
     assert "idle" not in LANES
 
 

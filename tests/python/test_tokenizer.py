@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapmoe.errors import PackError
-from adapmoe.token_bytes import TokenBytes
-from adapmoe.tokenizer import StreamDecoder, Tokenizer
+from adapmoe.text.tokenizer import StreamDecoder, TokenBytes, Tokenizer
 
 # What UTF-8 can carry; without "<", because "<s>" in a text is read as a control token.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<")) | st.text(
@@ -120,18 +119,6 @@ def test_without_add_bos_token_the_post_processor_decides(tmp_path, tiny_checkpo
     del config["add_bos_token"]
     (pack / "tokenizer_config.json").write_text(json.dumps(config))
     assert (Tokenizer.from_pack(pack).encode("the")[0] == 1) == (processor is not None)
-
-
-def test_eos_ids_come_from_the_first_file_that_has_them(tmp_path, tiny_checkpoint):
-    pack = edited(tmp_path, tiny_checkpoint, generation_config={"eos_token_id": [2, 7]})
-    assert Tokenizer.from_pack(pack).eos_ids == {2, 7}
-    (pack / "generation_config.json").unlink()
-    (pack / "manifest.json").write_text(json.dumps({"config": {"eos_token_id": [5]}}))
-    assert Tokenizer.from_pack(pack).eos_ids == {5}
-    (pack / "manifest.json").unlink()
-    assert Tokenizer.from_pack(pack).eos_ids == {2}
-    (pack / "tokenizer_config.json").unlink()
-    assert Tokenizer.from_pack(pack).eos_ids == frozenset()
 
 
 @pytest.mark.parametrize(

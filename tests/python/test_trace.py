@@ -11,21 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapmoe import LLM
+from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
-from adapmoe.geometry import PackGeometry
-from adapmoe.trace import Trace, recording
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.trace import Trace
 
 GEOMETRY = PackGeometry("ab" * 32, 3, 4, 2, 4096, 1 << 20)
-TRACE = Trace(GEOMETRY, [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])])
+VISITS = [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])]
+TRACE = Trace(GEOMETRY, [RoutingVisit(*visit) for visit in VISITS])
 
 experts = st.sets(st.integers(0, 3), min_size=1).map(sorted)
-visits = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2), experts))
+visits = st.lists(st.builds(RoutingVisit, st.integers(0, 2**31 - 1), st.integers(0, 2), experts))
 
 
 @settings(max_examples=40)
 @given(visits)
 def test_what_is_saved_is_loaded(found):
-    trace = Trace(GEOMETRY, sorted(found, key=lambda visit: visit[0]))
+    trace = Trace(GEOMETRY, sorted(found, key=lambda visit: visit.pass_index))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.npz"
         trace.save(path)
@@ -66,7 +69,9 @@ def forge(path, fields=None, **changes):
         ({"experts": None}, "not a trace"),
         ({"header": np.array("no json")}, "not a trace"),
         ({"header": np.array(["a", "b"])}, "not a trace"),
-        ({"header": np.array("[]")}, "does not say"),
+        ({"header": np.array("[]")}, "Expected `object`"),
+        ({"header": np.array("[" * 100_000)}, "not a trace"),
+        ({"header": np.array('{"format": ' + "[" * 100_000)}, "not a trace"),
         ({"layers": np.array([0, 1, 0, 3])}, "out of range"),
         ({"passes": np.array([0, 0, -1, 1])}, "out of range"),
         ({"experts": np.array([0, 1, 2, 4, 1, 2, 0, 3])}, "out of range"),
@@ -129,6 +134,6 @@ def test_where_nothing_can_be_written(tmp_path):
     model = SimpleNamespace(record_trace=lambda on: pytest.fail("recorded"))
     with (
         pytest.raises(TraceError, match="no folder"),
-        recording(model, tmp_path / "none" / "t.npz"),
+        LLM.recording(model, tmp_path / "none" / "t.npz"),
     ):
         pytest.fail("ran")

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,10 +33,33 @@ def test_other_text_is_refused_with_an_example(text):
         parse_memory(text)
 
 
-@pytest.mark.parametrize("value", [0, -1, True])
+@pytest.mark.parametrize("value", [0, -1, 2**63, "8388608TiB", "9" * 40, np.int64(0)])
 def test_numbers_that_are_no_size_are_refused(value):
     with pytest.raises(ValueError, match="memory must be"):
         parse_memory(value)
+
+
+@pytest.mark.parametrize("value", [True, None, 1.5, 2.0**33, np.float32(8), b"1GiB", [1]])
+def test_what_is_neither_a_size_nor_an_integer_is_refused(value):
+    with pytest.raises(TypeError, match="memory must be a whole number of bytes"):
+        parse_memory(value)
+
+
+def test_a_number_with_thousands_of_digits_is_no_size():
+    with pytest.raises(ValueError, match=r"memory must be below 2\*\*63 bytes"):
+        parse_memory(10**5000)
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_memory("1" * 5000)
+
+
+def test_a_numpy_integer_is_a_size():
+    assert parse_memory(np.uint64(2**40)) == 2**40
+
+
+@pytest.mark.parametrize("value", [50, 0.5, None, b"50%"])
+def test_a_percentage_is_text(value):
+    with pytest.raises(TypeError, match="a percentage must be a string"):
+        parse_percent(value)
 
 
 @given(st.integers(1, 2**50))

@@ -40,7 +40,7 @@ def main() -> None:
         temperature=0.8, min_p=0.1, logit_bias={5: -1.0}, logits_processor=[banned], logprobs=3
     )
     with LLM("x.adapmoe", memory="8GiB", max_sequences=2) as llm:
-        text: str = llm.generate("Hello", params).text
+        text: str = llm.generate("Hello", SamplingParams.of(params, max_tokens=64)).text
         texts: list[str] = [result.text for result in llm.generate(["a", "b"])]
         for chunk in llm.generate("Hello", stream=True):
             text += chunk.text
@@ -65,6 +65,8 @@ except adapmoe.ContextOverflowError as error:
 
 WRONG = {
     "SamplingParams(temperature='hot')": "arg-type",
+    "SamplingParams.of(None, max_token=64)": "call-arg",
+    "SamplingParams.of(max_tokens='64')": "arg-type|typeddict-item",
     "LLM('x').generate('Hello').txt": "attr-defined",
     "LLM('x').set_memory(1.5)": "arg-type",
     "LLM('x', eviction='lru')": "call-arg",

@@ -158,7 +158,7 @@ std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
   SessionConfig config;
   config.backend = "cpu";
   config.threads = 1;
-  config.expert_fraction = 1.0;
+  config.experts_resident = 1.0;
   const auto session = open_session(pack_dir, config, round);
   std::vector<Script> scripts(kScripts);
   for (Script& script : scripts) {
@@ -184,8 +184,8 @@ void session_round(const std::string& pack_dir, const std::string& backend,
   config.backend = backend;
   config.threads = round.random().between(1, 3);
   config.reader = round.random().chance(0.5) ? "auto" : "pread";
-  config.readers = round.random().between(1, 4);
-  config.expert_fraction = round.random().chance(0.5) ? 0.5 : 0.05;
+  config.read_depth = round.random().between(1, 4);
+  config.experts_resident = round.random().chance(0.5) ? 0.5 : 0.05;
   config.policy = round.random().chance(0.5) ? "lru" : "next-use";
   const auto session = open_session(pack_dir, config, round);
 

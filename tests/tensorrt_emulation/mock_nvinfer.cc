@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A libnvinfer that computes nothing and prints what it is told, compiled with TensorRT's headers:
 // tests/integration/test_tensorrt_adapter.py runs the real adapter against it. "stubs.h" is made by
-// tests/support/tensorrt_stubs.py.
+// tests/support/tensorrt/tensorrt_stubs.py.
 //
 // A plan is text: "expert HIDDEN ROWS BYTES" is an engine for at most so many rows that takes so
 // much device memory. "thread TEXT" is refused by a thread of its own, "meet TEXT" once two threads

@@ -1,25 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole benchmark: settings in, medians and bounds out."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from adapmoe import _core
-from adapmoe.bench.profile import PhaseProfile
-from adapmoe.bench.profiled_run import profile
-from adapmoe.bench.rounds import Round, open_variant, run_rounds
-from adapmoe.bench.summary import Spread, VariantSummary, summarize, summarize_bound
-from adapmoe.bench.variants import BASE, Settings, ablation_of
-from adapmoe.bench.workload import Workload, make_workload
-from adapmoe.calibration.sidecar import FILE, read_calibration
-from adapmoe.planning.memory_probe import measure_memory
-from adapmoe.planning.sample_text import SAMPLE_TEXT
-from adapmoe.reading.settings import ReadSettings, settle
-from adapmoe.timeline import write_chrome_trace
-from adapmoe.tokenizer import Tokenizer
+from adapmoe.bench.profile import PhaseProfile, profile
+from adapmoe.bench.rounds import Measurement, Round, open_variant, run_rounds
+from adapmoe.bench.workload import BASE, Workload, ablation_of, fit_sizes, make_workload
+from adapmoe.machine.bandwidth import measure_memory
+from adapmoe.opening.read_settings import ReadSettings, settle
+from adapmoe.pack.calibration import FILE, read_calibration
+from adapmoe.pack.manifest import Manifest
+from adapmoe.settings import Settings
+from adapmoe.text.sample_text import SAMPLE_TEXT
+from adapmoe.text.tokenizer import Tokenizer
+from adapmoe.tracing.timeline import write_chrome_trace
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """`values` has at least one."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        """Three digits: median (least - most)."""
+        return f"{self.median:.3g} ({self.least:.3g} - {self.most:.3g})"
+
+
+@dataclass(frozen=True)
+class VariantSummary:
+    """One variant over all rounds.
+
+    Attributes:
+        measured: every field of Measurement by name, without those that a round lacks.
+        fraction_of_bound: see Round.
+        speedup: over the base, paired by round.
+    """
+
+    measured: dict[str, Spread]
+    fraction_of_bound: Spread
+    speedup: Spread
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        every = self.measured | {
+            "fraction_of_bound": self.fraction_of_bound,
+            "speedup": self.speedup,
+        }
+        return {name: vars(spread) for name, spread in every.items()}
+
+
+def summarize(rounds: Sequence[Round]) -> dict[str, VariantSummary]:
+    """{variant: summary}, in the order of the first round."""
+    return {name: _variant(rounds, name) for name in rounds[0].runs}
+
+
+def summarize_bound(rounds: Sequence[Round]) -> dict[str, Spread]:
+    """Seconds of computing per token, and bytes per second of the disk."""
+    return {
+        name: Spread.of([getattr(one.bound, name) for one in rounds])
+        for name in ("compute_s_per_token", "disk_bytes_per_s")
+    }
+
+
+def _variant(rounds: Sequence[Round], name: str) -> VariantSummary:
+    columns = {
+        field.name: [getattr(one.runs[name], field.name) for one in rounds]
+        for field in fields(Measurement)
+    }
+    measured = {name: Spread.of(column) for name, column in columns.items() if None not in column}
+    return VariantSummary(
+        measured,
+        Spread.of([one.fraction_of_bound(name) for one in rounds]),
+        Spread.of([one.speedup(name) for one in rounds]),
+    )
 
 
 @dataclass(frozen=True)
@@ -27,7 +93,7 @@ class BenchResult:
     """What `adapmoe bench` prints.
 
     Attributes:
-        settings: of the base, arguments of LLM; reading: where those of reading come from.
+        settings: of the base; reading: where those of reading come from.
         memory_bytes_per_s: read by all cores together.
         all_resident, direct: see Bound.
         bound: seconds of computing per token, bytes per second of the disk.
@@ -47,7 +113,7 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        plain = {name: getattr(self, name) for name in ("pack", "settings", "repeat")}
+        plain = {"pack": self.pack, "settings": vars(self.settings), "repeat": self.repeat}
         bound: dict[str, Any] = {name: vars(spread) for name, spread in self.bound.items()}
         bound |= {
             "all_resident": self.all_resident,
@@ -72,13 +138,14 @@ class Bench:
         pack: Path,
         settings: Settings,
         text: str | None,
-        prompt_tokens: int,
-        warm_up: int,
-        tokens: int,
+        prompt_tokens: int | None,
+        warm_up: int | None,
+        tokens: int | None,
     ) -> None:
         """Check the pack and cut the text, or a text of the package, into tokens.
 
-        Where `readers` and `request_bytes` are None and the disk was not probed before, it is now.
+        Sizes that are None are the defaults, or less for a model with a short context.
+        Where `read_depth` and `request_bytes` are None and the disk was never probed, it is now.
 
         Raises:
             PackError: not a pack, or it has no tokenizer.
@@ -86,25 +153,26 @@ class Bench:
             ReadError: the experts cannot be read.
             ValueError: sizes that make no workload.
         """
-        manifest = json.loads(_core.inspect_pack(str(pack)))
+        manifest = Manifest.read(pack)
         self._pack = pack
-        self._experts = manifest["experts"]
-        self._reading = settle(
-            pack,
-            self._experts,
-            settings["reader"],
-            settings["readers"],
-            settings["request_bytes"],
+        self._experts = manifest.experts
+        found = settle(
+            pack, self._experts, settings.reader, settings.read_depth, settings.request_bytes
         )
-        self._settings = settings | self._reading.options()
+        self._reading = replace(found, register_buffers=settings.register_buffers)
+        self._settings = replace(
+            settings,
+            threads=settings.threads or _core.usable_cpus(),
+            read_depth=found.read_depth,
+            request_bytes=found.request_bytes,
+        )
         self._calibrated = (pack / FILE).exists() and bool(read_calibration(pack))
         ids = Tokenizer.from_pack(pack).encode(SAMPLE_TEXT if text is None else text)
+        prompt, warm, decode = fit_sizes(
+            manifest.config.max_position_embeddings, prompt_tokens, warm_up, tokens
+        )
         self._workload = make_workload(
-            ids,
-            manifest["config"]["vocab_size"],
-            prompt_tokens=prompt_tokens,
-            warm_up=warm_up,
-            tokens=tokens,
+            ids, manifest.config.vocab_size, prompt_tokens=prompt, warm_up=warm, tokens=decode
         )
 
     def run(
@@ -129,7 +197,7 @@ class Bench:
             number += 1
             on_run(name, number, total)
 
-        memory = measure_memory(threads=self._settings["threads"])
+        memory = measure_memory(threads=self._settings.threads or 1)
         rounds = run_rounds(
             self._pack, self._experts, variants, self._workload, repeat=repeat, on_run=count
         )

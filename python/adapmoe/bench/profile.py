@@ -1,13 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of a token goes, part by part, and what bounds it."""
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adapmoe.bench.traffic import MemoryTraffic
-from adapmoe.timeline import Span
+from adapmoe.bench.workload import Workload
+from adapmoe.core_types import Span
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.sampling import Sampler
+from adapmoe.pack.manifest import Manifest
+from adapmoe.pack.weights import tile_shapes
+
+if TYPE_CHECKING:
+    from adapmoe.llm import LLM
+
+
+_KV_BYTES = 2  # float16, the default of LLM
+_LAYER_TENSORS = {
+    "norm": ("input_layernorm",),
+    "qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o_proj": ("self_attn.o_proj",),
+    "router": ("block_sparse_moe.gate",),
+}
+
+
+class MemoryTraffic:
+    """Of one pack. Activations are left out: they stay in the caches of the processor."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """`manifest`: of the pack."""
+        self._tensors = manifest.dense.tensors
+        self._config = manifest.config
+        gate, up, down = (shape.nbytes for shape in tile_shapes(manifest))
+        tiles = manifest.experts.tiles
+        self.gate_up_bytes = tiles * (gate + up)  # of an expert
+        self.down_bytes = tiles * down
+
+    def span_bytes(self, name: str, layer: int) -> int | None:
+        """What a span of `Session.timeline()` reads; None where that is not known.
+
+        Args:
+            name: of the span.
+            layer: -1 where it belongs to none.
+        """
+        if name == "head":
+            tied = self._config.tie_word_embeddings
+            return self._bytes("model.embed_tokens" if tied else "lm_head")
+        if name not in _LAYER_TENSORS:
+            return None
+        if layer < 0:
+            return self._bytes("model.norm")
+        return sum(self._bytes(f"model.layers.{layer}.{part}") for part in _LAYER_TENSORS[name])
+
+    def kv_bytes(self, positions: Iterable[int]) -> int:
+        """Keys and values that decoding one token at each of these positions attends to."""
+        config = self._config
+        window = config.sliding_window or config.max_position_embeddings
+        attended = sum(min(position + 1, window) for position in positions)
+        row = config.num_key_value_heads * -(-config.head_dim // 16) * 16 * _KV_BYTES
+        return attended * config.num_hidden_layers * 2 * row
+
+    def _bytes(self, name: str) -> int:
+        return self._tensors[f"{name}.weight"].bytes
+
 
 WAITING, PYTHON, OTHER = "waiting for reads", "sampling and Python", "other"
 # {part: names of its spans}; time outside them belongs to OTHER.
@@ -143,3 +201,62 @@ def summarize_phase(
         per_token = None if nbytes is None else nbytes / tokens
         parts[name] = Part(its_seconds / tokens, its_seconds / seconds, per_token)
     return PhaseProfile(tokens, seconds / tokens, parts, disk_bytes / tokens)
+
+
+def profile(llm: "LLM", workload: Workload) -> dict[str, PhaseProfile]:
+    """{"prefill": ..., "decode": ...} of a model opened with `timeline=True`.
+
+    The prompt is prefilled twice and the second time is profiled, so that it does not show the
+    first reading of all experts. Each token is sampled greedily, but the workload's is fed.
+
+    Raises:
+        ValueError: a backend other than the CPU's, whose calls return before the work is done.
+    """
+    if not llm.backend.startswith("cpu/"):
+        raise ValueError(f"a profile needs the backend cpu: calls of {llm.backend} return early")
+    traffic = MemoryTraffic(Manifest.read(llm.path))
+    sampler = Sampler(workload.prompt, SamplingParams())
+    with llm.new_sequence() as sequence:
+        sequence.prefill(workload.prompt)
+        sequence.reset()
+        phase = _Phase(llm)
+        sampler.next(sequence.prefill(workload.prompt))
+        # A prompt's rows share what they read of the KV cache.
+        prefill = phase.finish(traffic, len(workload.prompt), None)
+        for token in workload.warm_up:
+            sequence.decode(int(token))
+        phase, first = _Phase(llm), sequence.length
+        for token in workload.decode:
+            sampler.next(sequence.decode(int(token)))
+        kv_bytes = traffic.kv_bytes(range(first, sequence.length))
+        decode = phase.finish(traffic, len(workload.decode), kv_bytes)
+    return {"prefill": prefill, "decode": decode}
+
+
+class _Phase:
+    """From its making to `finish`."""
+
+    def __init__(self, llm: "LLM") -> None:
+        self._llm = llm
+        self._spans = len(llm.timeline())
+        self._before = llm.stats
+        self._began = time.perf_counter()
+
+    def finish(self, traffic: MemoryTraffic, tokens: int, kv_bytes: int | None) -> PhaseProfile:
+        seconds = time.perf_counter() - self._began
+        before, after = self._before, self._llm.stats
+        visits = after.experts_used - before.experts_used
+        memory: dict[str, int | None] = {
+            "attention": kv_bytes,
+            "gate and up": visits * traffic.gate_up_bytes,
+            "down": visits * traffic.down_bytes,
+        }
+        return summarize_phase(
+            self._llm.timeline()[self._spans :],
+            tokens,
+            seconds,
+            core_seconds=after.wall_s - before.wall_s,
+            disk_bytes=after.bytes_read - before.bytes_read,
+            traffic=traffic,
+            memory=memory,
+        )

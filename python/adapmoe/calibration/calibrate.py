@@ -7,38 +7,52 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
-import adapmoe
-from adapmoe.calibration.dense_tensors import DenseTensors
-from adapmoe.calibration.direct import direct_sensitivities
-from adapmoe.calibration.first_layer_gate import FirstLayerGate, train_first_layer_gate
-from adapmoe.calibration.fisher import check_checkpoint, fisher_sensitivities
+from adapmoe import _core
 from adapmoe.calibration.gate_rule import expert_shares, single_expert_ratio
-from adapmoe.calibration.gating_search import (
+from adapmoe.calibration.lookahead import (
+    FirstLayerGate,
+    LookaheadScore,
+    Recorded,
+    record,
+    train_first_layer_gate,
+)
+from adapmoe.calibration.probe import (
+    FEWEST_WINDOWS,
+    Ids,
+    Probe,
+    Windows,
+    cut_windows,
+    split_windows,
+)
+from adapmoe.calibration.sensitivity import (
+    check_checkpoint,
+    direct_sensitivities,
+    fisher_sensitivities,
+)
+from adapmoe.calibration.statistics import routing_statistics, spearman
+from adapmoe.calibration.threshold import (
     candidates_from,
     search_residency,
     search_sensitivity,
     sensitivity_reads,
 )
-from adapmoe.calibration.lookahead import LookaheadScore
-from adapmoe.calibration.probe import Probe
-from adapmoe.calibration.rank_correlation import spearman
-from adapmoe.calibration.recorded import Recorded, record
-from adapmoe.calibration.routing_statistics import routing_statistics
-from adapmoe.calibration.sidecar import read_calibration, write_calibration
-from adapmoe.calibration.windows import (
-    FEWEST_WINDOWS,
-    WINDOW_TOKENS,
-    Ids,
-    Windows,
-    cut_windows,
-    split_windows,
-)
 from adapmoe.errors import CalibrationError
-from adapmoe.tokenizer import Tokenizer
+from adapmoe.machine.files import read_text
+from adapmoe.pack.calibration import (
+    Calibration,
+    Gating,
+    Provenance,
+    Sensitivities,
+    Trained,
+    read_calibration,
+    write_calibration,
+)
+from adapmoe.pack.weights import DenseTensors
+from adapmoe.text.tokenizer import Tokenizer
 
 METHODS = ("direct", "fisher")
 
@@ -56,7 +70,8 @@ class Settings:
     Attributes:
         method: "direct", or "fisher", which needs `checkpoint`.
         max_perplexity_increase: the contract; 0.01 is one percent.
-        windows: how many of 256 tokens to use; None: as many as take about four minutes.
+        windows: how many of 256 tokens, or as many as the model was trained for, to use; None: as
+            many as take about four minutes.
         memory, threads: as for `LLM`.
         memory_fraction: share of the experts resident while gating="residency" is measured and
             bytes are counted; None leaves that out.
@@ -83,7 +98,7 @@ class Settings:
 
 def calibrate(
     pack: Path, text: Path, settings: Settings, progress: Progress = lambda *_: None
-) -> dict[str, Any]:
+) -> Calibration:
     """Measure, write calibration.json and first_layer_gate.npy, and return the former.
 
     Raises:
@@ -93,41 +108,44 @@ def calibrate(
     """
     if settings.checkpoint is not None:
         check_checkpoint(pack, settings.checkpoint)
-    content = text.read_text(encoding="utf-8")
+    content = read_text(text)
     ids = np.array(Tokenizer.from_pack(pack).encode(content), dtype=np.int32)
-    all_windows = cut_windows(ids)
     with Probe(pack, memory=settings.memory, threads=settings.threads) as probe:
         if probe.top_k < 2:
             raise CalibrationError(
                 f"{pack}: the model uses one expert per token, so there is none to leave out"
             )
+        all_windows = cut_windows(ids, probe.window_tokens)
         count = settings.windows or _affordable(probe, all_windows)
         windows = split_windows(all_windows, count)
-        provenance = {
-            "text": text.name,
-            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
-            "windows": count,
-            "window_tokens": WINDOW_TOKENS,
-            "adapmoe": adapmoe.__version__,
-        }
+        provenance = Provenance(
+            text=text.name,
+            text_sha256=hashlib.sha256(content.encode()).hexdigest(),
+            windows=count,
+            window_tokens=probe.window_tokens,
+            adapmoe=_core.__version__,
+        )
         dense = DenseTensors(pack)
         score = LookaheadScore(dense, probe.config, probe.top_k)
         fit = record(probe, windows.fit, lambda *at: progress("routing, fit", *at))
         held_out = record(
             probe, windows.held_out, lambda *at: progress("routing, held out", *at), score
         )
-        gate = train_first_layer_gate(
-            fit, held_out, dense, probe.top_k, probe.config["rms_norm_eps"]
-        )
-        found: dict[str, Any] = {
-            "predictor": score.accuracy(),
-            "first_layer_gate": _accuracies(gate),
-        }
-        found |= _sensitivity(probe, pack, windows, settings, provenance, progress)
-        found["gating"] = _gating(pack, probe, held_out, found, settings, progress)
-        found["single_ratio"] = _single_ratio(probe, windows.held_out, found)
-    found["routing"] = routing_statistics(held_out, probe.router)
-    found["provenance"] = provenance
+        gate = train_first_layer_gate(fit, held_out, dense, probe.top_k, probe.config.rms_norm_eps)
+        methods = _sensitivity(probe, pack, windows, settings, provenance, progress)
+        values = methods[settings.method].values
+        gating = _gating(pack, probe, held_out, values, settings, progress)
+        single = _single_ratio(probe, windows.held_out, values, gating.sensitivity.threshold)
+    found = Calibration(
+        predictor=score.accuracy(),
+        first_layer_gate=_accuracies(gate),
+        sensitivity=methods,
+        rank_correlation=_rank_correlation(methods),
+        gating=gating,
+        single_ratio=single,
+        routing=routing_statistics(held_out, probe.router),
+        provenance=provenance,
+    )
     return write_calibration(pack, found, gate.weights)
 
 
@@ -143,13 +161,13 @@ def _affordable(probe: Probe, windows: list[Ids]) -> int:
     return min(max(affordable, fewest), len(windows), _MOST_WINDOWS)
 
 
-def _accuracies(gate: FirstLayerGate) -> dict[str, Any]:
-    return {
-        "accuracy": gate.accuracy,
-        "accuracy_with_embedding": gate.refined_accuracy,
-        "accuracy_of_router_on_embedding": gate.router_accuracy,
-        "accuracy_of_most_frequent": gate.frequency_accuracy,
-    }
+def _accuracies(gate: FirstLayerGate) -> Trained:
+    return Trained(
+        accuracy=gate.accuracy,
+        accuracy_with_embedding=gate.refined_accuracy,
+        accuracy_of_router_on_embedding=gate.router_accuracy,
+        accuracy_of_most_frequent=gate.frequency_accuracy,
+    )
 
 
 def _sensitivity(
@@ -157,10 +175,10 @@ def _sensitivity(
     pack: Path,
     windows: Windows,
     settings: Settings,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     progress: Progress,
-) -> dict[str, Any]:
-    """s_i by this method, by the other one if it was measured before, and their agreement."""
+) -> dict[str, Sensitivities]:
+    """s_i by this method, and by the other one if it was measured before."""
 
     def on_window(done: int, total: int) -> None:
         progress(f"sensitivity, {settings.method}", done, total)
@@ -169,64 +187,69 @@ def _sensitivity(
         values = fisher_sensitivities(settings.checkpoint, windows.fit, on_window)
     else:
         values = direct_sensitivities(probe, windows.fit, on_window)
-    methods = _previous_methods(pack)
-    methods[settings.method] = {"values": values, **provenance}
-    correlation = None
-    if len(methods) == len(METHODS):
-        measured = spearman(methods["direct"]["values"], methods["fisher"]["values"])
-        correlation = None if math.isnan(measured) else measured
-    return {"sensitivity": methods, "rank_correlation": correlation}
+    measured = Sensitivities(values=values, **msgspec.structs.asdict(provenance))
+    return _previous_methods(pack) | {settings.method: measured}
 
 
-def _previous_methods(pack: Path) -> dict[str, Any]:
+def _previous_methods(pack: Path) -> dict[str, Sensitivities]:
     try:
-        return dict(read_calibration(pack)["sensitivity"])
+        return read_calibration(pack).sensitivity
     except CalibrationError:
         return {}
+
+
+def _rank_correlation(methods: dict[str, Sensitivities]) -> float | None:
+    """None where only one method was measured, or one of them says nothing."""
+    if not methods.keys() >= set(METHODS):
+        return None
+    measured = spearman(*(methods[name].values for name in METHODS))
+    return None if math.isnan(measured) else measured
 
 
 def _gating(
     pack: Path,
     probe: Probe,
     recorded: list[Recorded],
-    found: dict[str, Any],
+    values: list[float],
     settings: Settings,
     progress: Progress,
-) -> dict[str, Any]:
-    values = found["sensitivity"][settings.method]["values"]
+) -> Gating:
     held_out, limit = [r.ids for r in recorded], settings.max_perplexity_increase
     candidates = candidates_from(recorded, values, probe)
     search = (held_out, values, candidates, limit)
     sensitivity = search_sensitivity(
         probe, *search, lambda done, total: progress("gating, sensitivity", done, total)
     )
-    result = {
-        "method": settings.method,
-        "max_perplexity_increase": limit,
-        "sensitivity": sensitivity,
-    }
     if settings.memory_fraction is None:
-        return result
+        return Gating(
+            method=settings.method, max_perplexity_increase=limit, sensitivity=sensitivity
+        )
     fraction = settings.memory_fraction
-    with Probe(pack, expert_fraction=fraction, threads=settings.threads) as small:
+    with Probe(pack, experts_resident=fraction, threads=settings.threads) as small:
         residency = search_residency(
             small,
             *search,
-            sensitivity["threshold"],
+            sensitivity.threshold,
             lambda done, total: progress("gating, residency", done, total),
         )
-        sensitivity["bytes_per_token"] = sensitivity_reads(
-            small, held_out, values, sensitivity["threshold"]
-        )
-    sensitivity["bytes_per_token_without"] = residency["bytes_per_token_without"]
-    return result | {"residency": residency, "memory_fraction": fraction}
+        reads = sensitivity_reads(small, held_out, values, sensitivity.threshold)
+    return Gating(
+        method=settings.method,
+        max_perplexity_increase=limit,
+        sensitivity=msgspec.structs.replace(
+            sensitivity,
+            bytes_per_token=reads,
+            bytes_per_token_without=residency.bytes_per_token_without,
+        ),
+        residency=residency,
+        memory_fraction=fraction,
+    )
 
 
-def _single_ratio(probe: Probe, windows: list[Ids], found: dict[str, Any]) -> list[float]:
+def _single_ratio(
+    probe: Probe, windows: list[Ids], sensitivity: list[float], threshold: float
+) -> list[float]:
     """Share of tokens with a single expert, per layer, with the routing that this gate leads to."""
-    gating = found["gating"]
-    threshold = gating["sensitivity"]["threshold"]
-    sensitivity = found["sensitivity"][gating["method"]]["values"]
     probe.set_gating("sensitivity", threshold, sensitivity)
     logits = np.concatenate([probe.capture(window).router_logits for window in windows], axis=1)
     probe.set_gating("off")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gating rule on recorded router logits; the runtime's own is runtime/gate/gate.cc."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+
+from adapmoe.pack.manifest import Router
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -16,11 +16,11 @@ def select_experts(router_logits: F32, top_k: int) -> NDArray[np.int64]:
     return order
 
 
-def expert_shares(router_logits: F32, router: dict[str, Any]) -> F64:
+def expert_shares(router_logits: F32, router: Router) -> F64:
     """Each selected expert's share of the weight, float64 `[..., top_k]`, strongest first."""
-    chosen = select_experts(router_logits, router["top_k"])
+    chosen = select_experts(router_logits, router.top_k)
     logits = np.take_along_axis(router_logits, chosen, axis=-1).astype(np.float64)
-    if router["score"] == "sigmoid":
+    if router.score == "sigmoid":
         scores = 1 / (1 + np.exp(-logits))
     else:
         scores = np.exp(logits - logits.max(axis=-1, keepdims=True))

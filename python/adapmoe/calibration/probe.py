@@ -1,18 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model under measurement: one window in, what the runtime made of it out."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe import _core
-from adapmoe.calibration.windows import WINDOW_TOKENS, Ids
+from adapmoe.errors import CalibrationError
+from adapmoe.pack.manifest import Manifest
 from adapmoe.units import parse_memory
+
+WINDOW_TOKENS = 256  # less for a model that was trained for less
+FEWEST_WINDOWS = 4
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of int32 `[n]`, all of the same length, that do not see each other.
+
+    Attributes:
+        fit: sensitivities are measured and the first layer's gate is trained on these.
+        held_out: the contract and all accuracies are measured on these, from later in the text.
+    """
+
+    fit: list[Ids]
+    held_out: list[Ids]
+
+
+def window_tokens(positions: int) -> int:
+    """How long the windows of a model are that was trained for so many positions.
+
+    Raises:
+        CalibrationError: no token could be predicted in one.
+    """
+    if positions < 2:
+        raise CalibrationError(
+            f"the model has {positions} position (max_position_embeddings): calibration predicts "
+            "tokens from those before them, which needs 2"
+        )
+    return min(positions, WINDOW_TOKENS)
+
+
+def cut_windows(ids: Ids, tokens: int = WINDOW_TOKENS) -> list[Ids]:
+    """All whole windows of a text, of so many tokens each.
+
+    Raises:
+        CalibrationError: the text has fewer than FEWEST_WINDOWS.
+    """
+    windows = [ids[end - tokens : end] for end in range(tokens, len(ids) + 1, tokens)]
+    if len(windows) < FEWEST_WINDOWS:
+        raise CalibrationError(
+            f"the text has {len(ids)} tokens, calibration needs {FEWEST_WINDOWS * tokens} "
+            "or more: give a longer text of the kind that the model will see"
+        )
+    return windows
+
+
+def split_windows(windows: list[Ids], count: int) -> Windows:
+    """Take `count` windows spread evenly over the text: the first half to fit, the rest held out.
+
+    Raises:
+        ValueError: `count` is below FEWEST_WINDOWS or above the number of windows.
+    """
+    if not FEWEST_WINDOWS <= count <= len(windows):
+        raise ValueError(
+            f"windows must be from {FEWEST_WINDOWS} to {len(windows)}, "
+            f"as many as the text has, not {count}"
+        )
+    chosen = [windows[i * len(windows) // count] for i in range(count)]
+    half = (count + 1) // 2
+    return Windows(chosen[:half], chosen[half:])
+
 
 F32 = NDArray[np.float32]
 
@@ -42,38 +105,38 @@ class Probe:
         pack: Path,
         *,
         memory: int | str = "auto",
-        expert_fraction: float = 0.0,
+        experts_resident: float = 0.0,
         threads: int | None = None,
     ) -> None:
-        """Open `pack`; raises what `LLM` raises."""
-        manifest = json.loads(_core.inspect_pack(str(pack)))
-        self.config: dict[str, Any] = manifest["config"]
-        self.router: dict[str, Any] = manifest["router"]
+        """Open `pack`. Raises what `LLM` raises; CalibrationError for a model of one position."""
+        manifest = Manifest.read(pack)
+        self.config, self.router = manifest.config, manifest.router
+        self.window_tokens = window_tokens(self.config.max_position_embeddings)
         self._session = _core.Session(
             str(pack),
-            memory_bytes=parse_memory(memory),
-            expert_fraction=expert_fraction,
+            memory=parse_memory(memory),
+            experts_resident=experts_resident,
             threads=threads or 0,
-            max_context=WINDOW_TOKENS,
-            prefill_chunk=WINDOW_TOKENS,
-            prefetch_depth=0,
+            max_context=self.window_tokens,
+            prefill_chunk=self.window_tokens,
+            prefetch=0,
         )
         self._sequence = self._session.new_sequence()
 
     @property
     def layers(self) -> int:
         """Number of layers."""
-        return int(self.config["num_hidden_layers"])
+        return self.config.num_hidden_layers
 
     @property
     def experts(self) -> int:
         """Experts per layer."""
-        return int(self.config["num_local_experts"])
+        return self.config.num_local_experts
 
     @property
     def top_k(self) -> int:
         """Experts per token, without gating."""
-        return int(self.router["top_k"])
+        return self.router.top_k
 
     def set_gating(
         self, mode: str, threshold: float = 0.0, sensitivity: list[float] | None = None

@@ -2,56 +2,165 @@
 """`adapmoe bench`: measure decode and prefill, and compare techniques."""
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich import box
+from rich.table import Table
 
-from adapmoe.bench.bench import Bench, BenchResult
-from adapmoe.bench.profile import PhaseProfile
-from adapmoe.bench.variants import Settings
-from adapmoe.cli.bench_profile_table import print_profile
-from adapmoe.cli.bench_tables import print_tables
-from adapmoe.cli.exit_codes import usage_errors
-from adapmoe.cli.options import (
-    AllocationOption,
-    BackendOption,
-    EvictOption,
-    ExactOption,
-    ExpertPathOption,
-    ExpertsResidentOption,
-    GatingOption,
-    JsonOption,
-    MemoryOption,
-    PackArgument,
-    PolicyOption,
-    PrefetchOption,
-    ReaderOption,
-    ReadersOption,
-    ThreadsOption,
-    TimelineOption,
-)
-from adapmoe.units import parse_percent
+from adapmoe.bench.bench import Bench, BenchResult, VariantSummary
+from adapmoe.bench.profile import Part, PhaseProfile
+from adapmoe.bench.workload import BASE
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, TimelineOption, with_options
+from adapmoe.cli.output import console
+from adapmoe.machine.files import read_text
+from adapmoe.settings import Settings
+from adapmoe.units import format_bytes
 
+_FILE_WIDTH = 132  # where there is no terminal
+
+
+def print_tables(result: BenchResult) -> None:
+    """Print to stdout."""
+    out = console(file_width=_FILE_WIDTH)
+    base = result.variants[BASE]
+    out.print(_base_table(result, base))
+    if len(result.variants) > 1:
+        out.print(_ablation_table(result))
+    if not result.direct:
+        out.print("the file system refuses O_DIRECT: the disk's speed may be memory's")
+
+
+def _base_table(result: BenchResult, base: VariantSummary) -> Table:
+    table = Table(
+        title=f"{result.pack}: median of {result.repeat} (least - most)",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_column(style="bold")
+    table.add_column()
+    found, bound = base.measured, result.bound
+    compute_s, disk = bound["compute_s_per_token"], bound["disk_bytes_per_s"]
+    where = "everything resident" if result.all_resident else "beside reading: not all fits"
+    rows = {
+        "decode": f"{found['decode_tokens_per_s']} tokens/s",
+        "prefill": f"{found['prefill_tokens_per_s']} tokens/s",
+        "activations per token": f"{found['activations_per_token'].median:.2f}",
+        "read per token": format_bytes(round(found["bytes_per_token"].median)),
+        "hit rate": f"{found['hit_rate'].median:.1%}",
+        "waiting for experts": f"{found['stall_share'].median:.1%} of the time",
+        "peak memory": format_bytes(round(found["peak_rss_bytes"].most)),
+        "computing": f"{1000 * compute_s.median:.1f} ms per token ({where})",
+        "disk": f"{disk.median / 1e9:.2f} GB/s, whole experts at random, two at a time",
+        "memory": f"{result.memory_bytes_per_s / 1e9:.1f} GB/s",
+        "of the bound": f"{base.fraction_of_bound.median:.1%} "
+        f"({base.fraction_of_bound.least:.1%} - {base.fraction_of_bound.most:.1%})",
+    }
+    if "joules_per_token" in found:
+        rows["energy"] = f"{found['joules_per_token']} J per token"
+    for label, value in rows.items():
+        table.add_row(label, value)
+    return table
+
+
+def _ablation_table(result: BenchResult) -> Table:
+    table = Table(
+        "variant",
+        title="one setting changed; speed-up over the base of the same round",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for name in (
+        "tokens/s",
+        "speed-up",
+        "read/token",
+        "hits",
+        "waits",
+        "in layer 0",
+        "activations",
+        "of the bound",
+    ):
+        table.add_column(name, justify="right")
+    for name, variant in result.variants.items():
+        found = variant.measured
+        table.add_row(
+            name,
+            str(found["decode_tokens_per_s"]),
+            str(variant.speedup),
+            format_bytes(round(found["bytes_per_token"].median)),
+            f"{found['hit_rate'].median:.1%}",
+            f"{found['stall_ms_per_token'].median:.1f} ms",
+            f"{found['first_layer_stall_ms'].median:.2f} ms",
+            f"{found['activations_per_token'].median:.2f}",
+            f"{variant.fraction_of_bound.median:.1%}",
+        )
+    return table
+
+
+def print_profile(name: str, phase: PhaseProfile, memory: float, disk: float) -> None:
+    """Print a phase to stdout; `memory` and `disk` are bandwidths in bytes per second."""
+    table = Table(
+        "part",
+        title=f"{name}: where a token's time goes, mean of {phase.tokens}",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for column in ("ms", "share", "MB from memory", "of memory bandwidth"):
+        table.add_column(column, justify="right")
+    total = Part(phase.seconds_per_token, 1.0, phase.memory_bytes_per_token)
+    for part_name, part in phase.parts.items():
+        table.add_row(part_name, *_cells(part, memory))
+    table.add_section()
+    table.add_row("all", *_cells(total, memory))
+    out = console(file_width=_FILE_WIDTH)
+    out.print(table)
+    shares = phase.bandwidth_shares(memory, disk)
+    out.print(
+        f"{name} is bound by {phase.bound_by(memory, disk)}: reading alone would take "
+        f"{shares['memory']:.0%} of the time from memory at {memory / 1e9:.1f} GB/s, and "
+        f"{shares['disk']:.0%} from the disk ({phase.disk_bytes_per_token / 1e6:.1f} MB) at "
+        f"{disk / 1e9:.2f} GB/s"
+    )
+
+
+def _cells(part: Part, memory: float) -> tuple[str, ...]:
+    reached = part.of_bandwidth(memory)
+    return (
+        f"{1000 * part.seconds:.3f}",
+        f"{part.share:.1%}",
+        "" if part.memory_bytes is None else f"{part.memory_bytes / 1e6:.3f}",
+        "" if reached is None else f"{reached:.0%}",
+    )
+
+
+_DEFAULT = "default, where the model's context has room:"
 TextOption = Annotated[
     Path | None,
     typer.Option(
         exists=True,
         dir_okay=False,
-        help="The tokens to feed, UTF-8. Default: a text of the package.",
-        show_default=False,
+        metavar="FILE",
+        help="The tokens to feed, UTF-8; default: a text of the package.",
     ),
 ]
-RequestBytesOption = Annotated[
+PromptTokensOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help=f"To prefill; {_DEFAULT} 128.")
+]
+WarmupOption = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help=f"Steps before measuring; {_DEFAULT} 16.")
+]
+TokensOption = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        help="Of one read at most, a multiple of 4096; 0: whole tiles. Default: as --readers.",
-        show_default=False,
-    ),
+    typer.Option(min=1, metavar="N", help=f"Decode steps to measure; {_DEFAULT} 48."),
+]
+RepeatOption = Annotated[
+    int, typer.Option(min=1, max=10_000, metavar="N", help="Rounds; medians are reported.")
+]
+AblationOption = Annotated[
+    bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
 ]
 ProfileOption = Annotated[
     bool,
@@ -59,34 +168,18 @@ ProfileOption = Annotated[
 ]
 
 
+@with_options(without=("max_context", "max_sequences", "warm_restart", "verbose"))
 def bench(
     pack: PackArgument,
-    memory: MemoryOption = "auto",
-    experts_resident: ExpertsResidentOption = None,
+    *,
     text: TextOption = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens to prefill.")] = 128,
-    warmup: Annotated[int, typer.Option(min=0, help="Decode steps before measuring.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="Decode steps to measure.")] = 48,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
-    ablation: Annotated[
-        bool, typer.Option("--ablation", help="Also measure with every setting changed in turn.")
-    ] = False,
-    threads: ThreadsOption = None,
-    policy: PolicyOption = "next-use",
-    evict: EvictOption = "tile",
-    allocation: AllocationOption = "global",
-    prefetch: PrefetchOption = 1,
-    gating: GatingOption = "off",
-    backend: BackendOption = "auto",
-    experts: ExpertPathOption = "auto",
-    exact: ExactOption = True,
-    reader: ReaderOption = "auto",
-    readers: ReadersOption = None,
-    request_bytes: RequestBytesOption = None,
-    verify: Annotated[
-        str, typer.Option(help="Check the CRC of tiles: always, first or never.")
-    ] = "always",
+    prompt_tokens: PromptTokensOption = None,
+    warmup: WarmupOption = None,
+    tokens: TokensOption = None,
+    repeat: RepeatOption = 3,
+    ablation: AblationOption = False,
     profile: ProfileOption = False,
+    settings: Settings,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,34 +188,12 @@ def bench(
     All runs are fed the same tokens, take turns, and are reported as medians.
 
     Examples:
-
       adapmoe bench mixtral.adapmoe --memory 12GiB
-
       adapmoe bench mixtral.adapmoe --experts-resident 100% --profile --repeat 1
-
       adapmoe bench mixtral.adapmoe --experts-resident 25% --ablation --json
     """
     with usage_errors():
-        settings: Settings = {
-            "memory": memory,
-            "expert_fraction": 0.0 if experts_resident is None else parse_percent(experts_resident),
-            "threads": threads or len(os.sched_getaffinity(0)),
-            "policy": policy,
-            "evict": evict,
-            "allocation": allocation,
-            "prefetch": prefetch,
-            "prefetch_trials": True,
-            "first_layer": "embedding",
-            "gating": gating,
-            "backend": backend,
-            "experts": experts,
-            "exact": exact,
-            "reader": reader,
-            "readers": readers,
-            "request_bytes": request_bytes,
-            "verify": verify,
-        }
-        content = None if text is None else text.read_text(encoding="utf-8")
+        content = None if text is None else read_text(text)
         run = Bench(pack, settings, content, prompt_tokens, warmup, tokens)
         result = _run(run, repeat, ablation=ablation)
         phases = run.profile() if profile else {}
@@ -133,7 +204,7 @@ def bench(
 
 def _print(result: BenchResult, phases: dict[str, PhaseProfile], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases)))
+        typer.echo(json.dumps(result.as_dict() | _profile_report(result, phases), allow_nan=False))
     else:
         print_tables(result)
         for name, phase in phases.items():
@@ -153,12 +224,12 @@ def _profile_report(result: BenchResult, phases: dict[str, PhaseProfile]) -> dic
 
 
 def _run(run: Bench, repeat: int, *, ablation: bool) -> BenchResult:
-    console = Console(stderr=True)
-    status: Any = console.status("opening") if console.is_terminal else nullcontext()
+    errors = console(stderr=True)
+    status: Any = errors.status("opening") if errors.is_terminal else nullcontext()
     with status:
 
         def on_run(name: str, number: int, total: int) -> None:
-            if console.is_terminal:
+            if errors.is_terminal:
                 status.update(f"run {number} of {total}: {name}")
 
         return run.run(repeat, ablation=ablation, on_run=on_run)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.cli.failures import usage_errors
 from adapmoe.cli.options import JsonOption, PackArgument
-from adapmoe.engines.build import BuildSummary, build_engines
-from adapmoe.engines.validate import check_can_validate, validate_engines
+from adapmoe.cli.output import console
+from adapmoe.tensorrt.build import BuildSummary, build_engines
+from adapmoe.tensorrt.validate import check_can_validate, validate_engines
 from adapmoe.units import format_bytes, parse_memory
 
 
@@ -59,11 +59,11 @@ def build_engines_of_pack(
     Example: adapmoe build-engines mixtral.adapmoe --builder tensorrt_rtx --target sm_86
     """
     with usage_errors():
-        limit = parse_memory(max_rss)
+        limit = parse_memory(max_rss, "--max-rss")
     if validate:
         check_can_validate()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True)
     worst = None
     try:
         with bar:
@@ -92,7 +92,7 @@ def _row(bar: Progress, name: str) -> Callable[[int, int], None]:
 
 def _report(summary: BuildSummary, worst: float | None, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(summary) | {"worst_relative_l2": worst}))
+        print(json.dumps(asdict(summary) | {"worst_relative_l2": worst}, allow_nan=False))
         return
     lines = [
         f"{summary.folder}: {summary.engines} engines by {summary.library} {summary.version}, "
@@ -102,4 +102,4 @@ def _report(summary: BuildSummary, worst: float | None, as_json: bool) -> None:
     ]
     if worst is not None:
         lines.append(f"validated on the device: relative L2 at most {worst:.2e}")
-    Console().print("\n".join(lines), soft_wrap=True, highlight=False)
+    console().print("\n".join(lines), soft_wrap=True, highlight=False)

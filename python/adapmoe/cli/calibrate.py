@@ -5,19 +5,26 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.calibration.calibrate import Settings, calibrate
-from adapmoe.cli.exit_codes import usage_errors
-from adapmoe.cli.options import JsonOption, MemoryOption, PackArgument, ThreadsOption
+from adapmoe.calibration.calibrate import Settings as HowToCalibrate
+from adapmoe.calibration.calibrate import calibrate
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, with_options
+from adapmoe.cli.output import console
+from adapmoe.machine.files import check_writable
+from adapmoe.pack.calibration import FILE, Calibration, Gating, Threshold
+from adapmoe.settings import Settings
 from adapmoe.units import format_bytes, parse_percent
 
 
+@with_options(only=("memory", "threads"))
 def calibrate_pack(
     pack: PackArgument,
+    *,
     text: Annotated[
         Path,
         typer.Option(
@@ -52,32 +59,31 @@ def calibrate_pack(
             help="Share of experts resident while gating by residency is measured; off skips it.",
         ),
     ] = "50%",
-    memory: MemoryOption = "auto",
-    threads: ThreadsOption = None,
+    settings: Settings,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what a model can do without, and write calibration.json into the pack.
 
     Examples:
-
       adapmoe calibrate mixtral.adapmoe --text notes.txt --max-perplexity-increase 0.5%
-
       adapmoe calibrate mixtral.adapmoe --text notes.txt --method fisher --checkpoint Mixtral-8x7B
     """
     with usage_errors():
-        settings = Settings(
+        if pack.is_dir():
+            check_writable(pack / FILE)  # not after hours
+        how = HowToCalibrate(
             method=method,
             max_perplexity_increase=parse_percent(max_perplexity_increase),
             windows=windows,
-            memory=memory,
-            threads=threads,
+            memory=settings.memory,
+            threads=settings.threads,
             memory_fraction=None if residency_at == "off" else parse_percent(residency_at),
             checkpoint=checkpoint,
         )
         with _Bars() as bars:
-            found = calibrate(pack, text, settings, bars)
+            found = calibrate(pack, text, how, bars)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(msgspec.to_builtins(found, str_keys=True), allow_nan=False))
     else:
         _print(found)
 
@@ -87,7 +93,7 @@ class _Bars(Progress):
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        super().__init__(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        super().__init__(*columns, TimeRemainingColumn(), console=console(stderr=True))
         self._bars: dict[str, Any] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
@@ -97,48 +103,47 @@ class _Bars(Progress):
         self.update(self._bars[name], completed=done, total=total)
 
 
-def _print(found: dict[str, Any]) -> None:
-    console = Console()
-    methods, gating = found["sensitivity"], found["gating"]
-    ahead = found["predictor"]["as_is"]
+def _print(found: Calibration) -> None:
+    out = console()
+    methods, gating, ahead = found.sensitivity, found.gating, found.predictor.as_is
     table = Table("layer", *(f"s, {name}" for name in sorted(methods)), "single expert")
     for depth in ahead:
         table.add_column(f"foreseen {depth} ahead", justify="right")
-    for layer, single in enumerate(found["single_ratio"]):
-        values = (f"{methods[name]['values'][layer]:.4g}" for name in sorted(methods))
-        rates = ("" if rows[layer] is None else f"{rows[layer]:.1%}" for rows in ahead.values())
+    for layer, single in enumerate(found.single_ratio):
+        values = (f"{methods[name].values[layer]:.4g}" for name in sorted(methods))
+        rates = ("" if (rate := rows[layer]) is None else f"{rate:.1%}" for rows in ahead.values())
         table.add_row(str(layer), *values, f"{single:.1%}", *rates)
-    console.print(table)
-    if found["rank_correlation"] is not None:
-        console.print(f"rank correlation of the methods: {found['rank_correlation']:.3f}")
-    first = found["first_layer_gate"]
-    console.print(
-        f"layer 0 foreseen from the last hidden state: {first['accuracy']:.1%} "
-        f"(always the most frequent: {first['accuracy_of_most_frequent']:.1%}); by its own router "
-        f"on the token's embedding: {first['accuracy_of_router_on_embedding']:.1%}"
+    out.print(table)
+    if found.rank_correlation is not None:
+        out.print(f"rank correlation of the methods: {found.rank_correlation:.3f}")
+    first = found.first_layer_gate
+    out.print(
+        f"layer 0 foreseen from the last hidden state: {first.accuracy:.1%} "
+        f"(always the most frequent: {first.accuracy_of_most_frequent:.1%}); by its own router "
+        f"on the token's embedding: {first.accuracy_of_router_on_embedding:.1%}"
     )
     for mode in ("sensitivity", "residency"):
-        if mode in gating:
-            console.print(_verdict(mode, gating))
+        threshold = gating.threshold(mode)
+        if threshold is not None:
+            out.print(_verdict(mode, threshold, gating))
 
 
-def _verdict(mode: str, gating: dict[str, Any]) -> str:
-    found, limit = gating[mode], gating["max_perplexity_increase"]
-    if not found["pays"]:
+def _verdict(mode: str, found: Threshold, gating: Gating) -> str:
+    limit = gating.max_perplexity_increase
+    if not found.pays:
         return (
             f"gating={mode} does not pay: within +{limit:.2%} perplexity it would save "
-            f"{found['activations_saved']:.1%} of the expert activations"
+            f"{found.activations_saved:.1%} of the expert activations"
         )
     text = (
-        f"gating={mode}: T = {found['threshold']:.4g}, {found['gated_steps']:.1%} of the steps "
-        f"leave experts out, {found['activations_saved']:.1%} fewer activations, perplexity "
-        f"+{found['perplexity_increase']:.2%} (at most +{found['perplexity_increase_bound']:.2%})"
+        f"gating={mode}: T = {found.threshold:.4g}, {found.gated_steps:.1%} of the steps "
+        f"leave experts out, {found.activations_saved:.1%} fewer activations, perplexity "
+        f"+{found.perplexity_increase:.2%} (at most +{found.perplexity_increase_bound:.2%})"
     )
-    if "bytes_per_token" in found:
-        without = found["bytes_per_token_without"]
+    if found.bytes_per_token is not None and found.bytes_per_token_without is not None:
         text += (
-            f"; with {gating['memory_fraction']:.0%} of the experts resident it reads "
-            f"{format_bytes(round(found['bytes_per_token']))} per token "
-            f"instead of {format_bytes(round(without))}"
+            f"; with {gating.memory_fraction:.0%} of the experts resident it reads "
+            f"{format_bytes(round(found.bytes_per_token))} per token "
+            f"instead of {format_bytes(round(found.bytes_per_token_without))}"
         )
     return text

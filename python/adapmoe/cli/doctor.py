@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapmoe.cli.exit_codes import RUNTIME_ERROR
-from adapmoe.cli.options import JsonOption
+from adapmoe.cli.failures import RUNTIME_ERROR, exit_codes
 from adapmoe.doctor.examine import examine
-from adapmoe.doctor.finding import Finding, has_problem
+from adapmoe.doctor.machine import Finding, has_problem
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 _FILE_WIDTH = 110  # where there is no terminal
@@ -29,7 +28,7 @@ def doctor(
             show_default=False,
         ),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at this machine: driver, memory, disk, clocks, and what this build has.
 
@@ -38,16 +37,14 @@ def doctor(
     remembered for later openings.
 
     Examples:
-
       adapmoe doctor
-
       adapmoe doctor mixtral.adapmoe --json
     """
     findings = examine(pack)
     problem = has_problem(findings)
     if as_json:
         rows = [finding.as_dict() for finding in findings]
-        typer.echo(json.dumps({"ok": not problem, "findings": rows}))
+        typer.echo(json.dumps({"ok": not problem, "findings": rows}, allow_nan=False))
     else:
         _print_table(findings)
     if problem:
@@ -81,3 +78,8 @@ def _describe(finding: Finding) -> Text:
         if finding.remedy:
             text.append("\nremedy: ", "bold").append(finding.remedy)
     return text
+
+
+if __name__ == "__main__":  # works even where the compiled core, and so `adapmoe`, does not
+    with exit_codes():
+        typer.run(doctor)

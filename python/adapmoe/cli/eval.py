@@ -6,96 +6,63 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from adapmoe.cli.exit_codes import usage_errors
-from adapmoe.cli.options import (
-    AllocationOption,
-    BackendOption,
-    EvictOption,
-    ExactOption,
-    ExpertOptions,
-    ExpertPathOption,
-    ExpertsResidentOption,
-    GatingOption,
-    JsonOption,
-    KernelsOption,
-    KvDtypeOption,
-    LLMOptions,
-    MaxContextOption,
-    MemoryOption,
-    PackArgument,
-    PolicyOption,
-    PrefetchOption,
-    ThreadsOption,
-    TraceOption,
-    open_llm,
-)
+from adapmoe.calibration.statistics import Evaluation, evaluate
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.options import JsonOption, PackArgument, TraceOption, with_options
+from adapmoe.cli.output import console
 from adapmoe.llm import LLM
-from adapmoe.perplexity import Evaluation, evaluate
-from adapmoe.trace import recording
+from adapmoe.machine.files import read_text
+from adapmoe.settings import Settings
 
 
+@with_options(without=("timeline",))
 def evaluate_text(
     pack: PackArgument,
+    *,
     text: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, help="The text, UTF-8.", show_default=False),
+        Path, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="The text, UTF-8.")
     ],
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 256,
-    memory: MemoryOption = "auto",
-    experts_resident: ExpertsResidentOption = None,
-    threads: ThreadsOption = None,
-    max_context: MaxContextOption = 0,
-    gating: GatingOption = "off",
-    prefetch: PrefetchOption = 1,
-    policy: PolicyOption = "next-use",
-    allocation: AllocationOption = "global",
-    evict: EvictOption = "tile",
-    kernels: KernelsOption = "auto",
-    backend: BackendOption = "auto",
-    experts: ExpertPathOption = "auto",
-    exact: ExactOption = True,
-    kv_dtype: KvDtypeOption = "f16",
-    chunk: Annotated[
-        int, typer.Option(min=1, help="Tokens per step; 1 goes token by token, as decoding does.")
-    ] = 128,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Tokens per window; default: 256, less if the context is shorter.",
+        ),
+    ] = None,
+    settings: Settings,
     trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well the model predicts a text: perplexity over windows that do not overlap.
 
+    With --prefill-chunk 1 it goes token by token, as decoding does.
+
     Examples:
-
       adapmoe eval mixtral.adapmoe --text evaluation.txt --memory 12GiB
-
       adapmoe eval mixtral.adapmoe --text evaluation.txt --window 512 --json
-
-      adapmoe eval mixtral.adapmoe --text evaluation.txt --chunk 1 --trace decode.npz
+      adapmoe eval mixtral.adapmoe --text evaluation.txt --prefill-chunk 1 --trace decode.npz
     """
     with usage_errors():
-        content = text.read_text(encoding="utf-8")
-        chosen = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
-        options = LLMOptions(
-            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype, chunk
-        )
-        with open_llm(pack, options, chosen) as llm, recording(llm, trace):
+        content = read_text(text)
+        with LLM(pack, **vars(settings)) as llm, llm.recording(trace):
             found = _with_progress_bar(llm, content, window)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found, allow_nan=False))
     else:
         typer.echo("perplexity {perplexity:.4f}  nll {nll:.6f}  tokens {tokens}".format(**found))
 
 
-def _with_progress_bar(llm: LLM, text: str, window: int) -> Evaluation:
+def _with_progress_bar(llm: LLM, text: str, window: int | None) -> Evaluation:
     columns = (
         TextColumn("windows"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress:
         task = progress.add_task("windows", total=None)
 
         def on_progress(done: int, windows: int) -> None:

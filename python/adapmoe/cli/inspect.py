@@ -2,36 +2,45 @@
 """`adapmoe inspect`."""
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from adapmoe import _core
+from adapmoe.cli.options import PackArgument
+from adapmoe.cli.output import console
+from adapmoe.pack.manifest import Experts, Manifest
+
+if TYPE_CHECKING:
+    from adapmoe.text.token_files import EndToken
 
 
 def inspect(
-    pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    pack: PackArgument,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest and the end tokens as JSON.")
+    ] = False,
 ) -> None:
     """Check a pack's manifest and file sizes, and show what the pack holds.
 
     Example: adapmoe inspect mixtral.adapmoe
     """
-    text = _core.inspect_pack(str(pack))
+    from adapmoe.text.token_files import read_end_tokens  # not for other verbs' help
+
+    manifest = Manifest.read(pack)
+    ends = read_end_tokens(pack)
     if as_json:
-        print(text)
+        content = manifest.as_json() | {"end_of_sequence": [end._asdict() for end in ends]}
+        print(json.dumps(content, allow_nan=False))
         return
-    manifest = json.loads(text)
-    console = Console()
-    console.print(
-        _table(str(pack), _overview(manifest)),
-        _table("config", manifest["config"]),
-        _table("experts", _expert_rows(manifest["experts"])),
-        _table("files", {name: f"{f['bytes']:,} bytes" for name, f in manifest["files"].items()}),
-        _table("relative RMSE of the weights", _error_rows(manifest)),
+    errors = {kind: f"{rmse:.5f}" for kind, rmse in manifest.weight_errors.items()}
+    console().print(
+        _table(str(pack), _overview(manifest) | _end_row(manifest, ends)),
+        _table("config", msgspec.structs.asdict(manifest.config)),
+        _table("experts", _expert_rows(manifest.experts)),
+        _table("files", {name: f"{f.bytes:,} bytes" for name, f in manifest.files.items()}),
+        _table("relative RMSE of the weights", errors),
     )
 
 
@@ -42,33 +51,33 @@ def _table(title: str, rows: dict[str, Any]) -> Table:
     return table
 
 
-def _overview(manifest: dict[str, Any]) -> dict[str, Any]:
-    router = manifest["router"]
+def _overview(manifest: Manifest) -> dict[str, Any]:
+    router, stored = manifest.router, manifest.quantization
     rows = {
-        "format": f"{manifest['format']} {manifest['format_version']}",
-        "architecture": manifest["architecture"],
-        "router": f"{router['score']}, top {router['top_k']} of "
-        f"{manifest['config']['num_local_experts']}",
-        "expert FFN": manifest["expert_ffn"],
+        "format": f"{manifest.format} {manifest.format_version}",
+        "architecture": manifest.architecture,
+        "router": f"{router.score}, top {router.top_k} of {manifest.config.num_local_experts}",
+        "expert FFN": manifest.expert_ffn,
     }
-    for role, quantization in manifest["quantization"].items():
-        rows[f"{role} dtype"] = f"{quantization['dtype']}, group size {quantization['group_size']}"
+    for role, matrix in (("experts", stored.experts), ("dense", stored.dense)):
+        rows[f"{role} dtype"] = f"{matrix.dtype}, group size {matrix.group_size}"
     return rows
 
 
-def _expert_rows(experts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "experts": f"{len(experts['crc32c'])} of {experts['expert_bytes']:,} bytes",
-        "tiles per expert": experts["tiles"],
-        "tile": f"{experts['tile_width']} columns, {experts['tile_bytes']:,} bytes",
-    }
+def _end_row(manifest: Manifest, ends: "list[EndToken]") -> dict[str, str]:
+    """All tokens that end an answer, and who says so."""
+    rows = manifest.config.vocab_size
+    shown = []
+    for end in ends:
+        text = f" {end.text}" if end.text is not None else ""
+        never = "" if 0 <= end.token_id < rows else "; no id of this model"
+        shown.append(f"{end.token_id}{text} (from {', '.join(end.sources)}{never})")
+    return {"end of sequence": ", ".join(shown) or "none: answers end at --max-tokens or --stop"}
 
 
-def _error_rows(manifest: dict[str, Any]) -> dict[str, Any]:
-    # Free-form by the format: shown where it has the exporter's shape.
-    errors = manifest.get("quantization_error", {})
+def _expert_rows(experts: Experts) -> dict[str, Any]:
     return {
-        kind: f"{error['relative_rmse']:.5f}"
-        for kind, error in errors.items()
-        if isinstance(error, dict) and isinstance(error.get("relative_rmse"), float)
+        "experts": f"{len(experts.crc32c)} of {experts.expert_bytes:,} bytes",
+        "tiles per expert": experts.tiles,
+        "tile": f"{experts.tile_width} columns, {experts.tile_bytes:,} bytes",
     }

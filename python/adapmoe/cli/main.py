@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `adapmoe` command."""
+"""The commands; the module of one is imported when it is asked for."""
 
 import importlib
-import io
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,53 +9,104 @@ import typer.core
 import typer.main
 
 import adapmoe
-from adapmoe.cli.bench import bench
-from adapmoe.cli.build_engines import build_engines_of_pack
-from adapmoe.cli.calibrate import calibrate_pack
-from adapmoe.cli.chat import chat
-from adapmoe.cli.doctor import doctor
-from adapmoe.cli.eval import evaluate_text
-from adapmoe.cli.exit_codes import USAGE_ERROR, exit_codes
-from adapmoe.cli.figures import report
-from adapmoe.cli.plan import plan
-from adapmoe.cli.replay import replay_trace
-from adapmoe.cli.run import run
-from adapmoe.cli.verify import verify
+from adapmoe.cli import start
+from adapmoe.cli.failures import USAGE_ERROR, exit_codes, fail, report
+from adapmoe.cli.verb import CONTEXT, Verb, write_options, write_text
+
+# name: module, function, and one line for the list
+_VERBS = {
+    "export": ("adapmoe_export.cli", "export", "Turn a Hugging Face checkpoint into a pack."),
+    "run": ("adapmoe.cli.run", "run", "Continue a prompt."),
+    "chat": ("adapmoe.cli.chat", "chat", "Talk to a model."),
+    "plan": ("adapmoe.cli.plan", "plan", "Predict speed for every budget; recommend settings."),
+    "bench": ("adapmoe.cli.bench", "bench", "Measure speed, reading and waiting."),
+    "eval": ("adapmoe.cli.eval", "evaluate_text", "Measure how well a model predicts a text."),
+    "inspect": ("adapmoe.cli.inspect", "inspect", "Show what is in a pack."),
+    "verify": ("adapmoe.cli.verify", "verify", "Read a whole pack and check it."),
+    "doctor": ("adapmoe.cli.doctor", "doctor", "Look at this machine and this build."),
+    "calibrate": (
+        "adapmoe.cli.calibrate",
+        "calibrate_pack",
+        "Find what a model can do without.",
+    ),
+    "replay": ("adapmoe.cli.replay", "replay_trace", "Compare eviction policies on a trace."),
+    "report": ("adapmoe.cli.report", "report", "Draw figures of a pack."),
+    "build-engines": (
+        "adapmoe.cli.build_engines",
+        "build_engines_of_pack",
+        "Build TensorRT engines for a pack.",
+    ),
+}
 
 
 class _Verbs(typer.core.TyperGroup):
-    """All verbs end with the same exit codes."""
+    """All verbs, as names until one is used."""
 
-    # The class of a context is click's or typer's own, depending on the version of typer.
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        with exit_codes():
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (_, _, line) in _VERBS.items():
+            self.commands[name] = typer.core.TyperCommand(name, help=line)
+
+    # The classes of click are its own or typer's, depending on the version of typer.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse bytes that are no text, wherever they stand."""
+        for word in args:
+            if any("\ud800" <= character <= "\udfff" for character in word):
+                ctx.fail(f"{word!a} is not UTF-8 text")
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the verb that is asked for."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else _load(name), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Keep typer, which has its own way with these, from seeing them."""
+        try:
             return super().invoke(ctx)
+        except (KeyboardInterrupt, OSError) as error:
+            raise SystemExit(report(error)) from None
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run a command line and end with its exit code."""
+        with exit_codes():
+            return super().main(*args, **settings)
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Keep the lines of examples."""
+        write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the verbs first."""
+        self.format_commands(ctx, formatter)
+        write_options(self.get_params(ctx), ctx, formatter)
+
+
+def _load(name: str) -> Any:
+    """The command of a verb."""
+    module, function, _ = _VERBS[name]
+    try:
+        verb = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if name != "export" or (error.name or "").split(".")[0] == "adapmoe":
+            raise  # a broken installation, not a missing extra
+        fail(
+            f"the exporter needs the Python package {error.name!r}, which is missing: "
+            "pip install 'adapmoe[export]'"
+        )
+        raise SystemExit(USAGE_ERROR) from error
+    one = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
+    one.command(name, cls=Verb)(verb)
+    return typer.main.get_command(one)
 
 
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # what users type is shown as it is
+    context_settings=CONTEXT,
 )
-app.command("run")(run)
-app.command("bench")(bench)
-app.command("chat")(chat)
-app.command("eval")(evaluate_text)
-app.command("verify")(verify)
-app.command("plan")(plan)
-app.command("replay")(replay_trace)
-app.command("report")(report)
-app.command("calibrate")(calibrate_pack)
-app.command("doctor")(doctor)
-app.command("build-engines")(build_engines_of_pack)
-
-# These two verbs come with imports that the others should not pay for, and parse their own options.
-_FORWARD = {
-    "allow_extra_args": True,
-    "ignore_unknown_options": True,
-    "allow_interspersed_args": False,
-}
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,52 +127,16 @@ VersionOption = Annotated[
 def _verbs(version: VersionOption = False) -> None:
     """Run Mixture-of-Experts language models that do not fit in memory.
 
-    Start with a Hugging Face Mixtral checkpoint:
-
+    Make a pack of a Hugging Face checkpoint once, then run it under a ceiling:
       adapmoe export Mixtral-8x7B-v0.1 mixtral.adapmoe
-
       adapmoe run mixtral.adapmoe -p "Once upon a time" --memory 12GiB
+      adapmoe chat mixtral-instruct.adapmoe
+
+    `adapmoe run` alone shows more examples, `adapmoe run --help` all options.
     """
 
 
-@app.command("inspect", context_settings=_FORWARD, add_help_option=False)
-def _inspect(ctx: typer.Context) -> None:
-    """Show what is in a pack."""
-    _forward(ctx, "adapmoe.cli.inspect", "inspect")
-
-
-@app.command("export", context_settings=_FORWARD, add_help_option=False)
-def _export(ctx: typer.Context) -> None:
-    """Turn a Hugging Face Mixtral checkpoint into a pack (needs the `export` extra)."""
-    try:
-        _forward(ctx, "adapmoe_export.cli", "export")
-    except ModuleNotFoundError as error:
-        if error.name == "adapmoe._core":
-            raise  # a broken installation, not a missing extra
-        typer.echo(
-            f"error: the exporter needs the Python package {error.name!r}, which is missing: "
-            "pip install 'adapmoe[export]'",
-            err=True,
-        )
-        raise typer.Exit(USAGE_ERROR) from error
-
-
-def _forward(ctx: typer.Context, module: str, function: str) -> None:
-    """Import a verb and hand its arguments over, as if it had been registered like the others."""
-    verb = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    verb.command(context_settings={"help_option_names": ["-h", "--help"]})(
-        getattr(importlib.import_module(module), function)
-    )
-    typer.main.get_command(verb).main(args=ctx.args, prog_name=ctx.command_path)
-
-
-def main() -> None:
-    """Run the command line and exit."""
-    for stream in (sys.stdin, sys.stdout):  # what is not UTF-8 must not end the run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    app(prog_name="adapmoe")
-
+main = start
 
 if __name__ == "__main__":
-    main()
+    start()

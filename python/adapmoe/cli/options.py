@@ -1,173 +1,204 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several verbs share, and opening a pack with them."""
+"""Options of several verbs. Those of Settings and SamplingParams are derived from their fields."""
 
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from adapmoe.llm import LLM
-from adapmoe.units import parse_percent
+from adapmoe.cli.failures import usage_errors
+from adapmoe.cli.names import option_name
+from adapmoe.generation.params import SamplingParams
+from adapmoe.machine.files import check_writable
+from adapmoe.settings import OUTPUT, Settings
+
+PROMPT = "Prompt and sampling"  # a group of help
+
+_VERBOSE = True  # the default on the command line
+
+
+def _writable(context: typer.Context, path: Path | None) -> Path | None:
+    """Refuse before anything runs, and leave files alone while the shell completes a line."""
+    if path is not None and not context.resilient_parsing:
+        try:
+            check_writable(path)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return path
+
 
 PackArgument = Annotated[
     Path,
     typer.Argument(metavar="PACK", help="The pack, a directory NAME.adapmoe.", show_default=False),
 ]
-MemoryOption = Annotated[
-    str,
-    typer.Option(
-        metavar="SIZE",
-        help="Ceiling for weights, KV cache, scratch and experts: 12GiB, 2.5GB, auto.",
-    ),
-]
-ExpertsResidentOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PERCENT",
-        help="Instead of --memory: enough to keep this share of all experts resident, such as 50%.",
-        show_default=False,
-    ),
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Compute threads. Default: one per core.", show_default=False),
-]
-MaxContextOption = Annotated[
-    int,
-    typer.Option(
-        min=0, help="Most tokens per sequence. 0: what the model was trained for, up to 4096."
-    ),
-]
-PolicyOption = Annotated[
-    str,
-    typer.Option(help="Which expert to evict: next-use, farthest-layer, lru, lfru or least-stale."),
-]
-GatingOption = Annotated[
-    str,
-    typer.Option(
-        help="off is exact; sensitivity and residency leave out experts within what "
-        "`adapmoe calibrate` was allowed."
-    ),
-]
-PrefetchOption = Annotated[
-    int, typer.Option(min=0, max=3, help="Most layers to look ahead and read for.")
-]
-AllocationOption = Annotated[
-    str,
-    typer.Option(
-        help="How layers share memory: global, uniform, or dp (needs `adapmoe calibrate`)."
-    ),
-]
-EvictOption = Annotated[
-    str,
-    typer.Option(help="Give up experts by the tile or whole: expert."),
-]
-KernelsOption = Annotated[
-    str, typer.Option(help="auto, scalar, avx2, avx512 or neon. All give the same tokens.")
-]
-BackendOption = Annotated[
-    str,
-    typer.Option(help="auto, cpu or cuda. auto: the GPU where it shares the CPU's memory."),
-]
-ExpertPathOption = Annotated[
-    str,
-    typer.Option(
-        help="w4a8; w4a16 (on a GPU) or tensorrt (its engines), both with --no-exact; or auto: "
-        "w4a8, with --no-exact the faster of the first two."
-    ),
-]
-ExactOption = Annotated[
-    bool, typer.Option("--exact/--no-exact", help="Permit only what gives the bits of the CPU.")
-]
-KvDtypeOption = Annotated[str, typer.Option(help="Type of the KV cache: f16 or f32.")]
-ReaderOption = Annotated[
-    str,
-    typer.Option(
-        help="io_uring, pread, or auto: io_uring where it works. All give the same tokens."
-    ),
-]
-ReadersOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Reads at the same time. Default: what plan, bench or doctor found best on this disk, "
-        "else 4.",
-        show_default=False,
-    ),
-]
 TraceOption = Annotated[
     Path | None,
     typer.Option(
-        dir_okay=False,
+        callback=_writable,
+        metavar="FILE",
         help="Record which experts each layer needs, for `adapmoe replay`.",
-        show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 TimelineOption = Annotated[
     Path | None,
     typer.Option(
-        dir_okay=False,
+        callback=_writable,
+        metavar="FILE",
         help="Write who was busy when, for chrome://tracing or ui.perfetto.dev.",
-        show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object to stdout and nothing else.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
-class LLMOptions(NamedTuple):
-    """What the options above deliver."""
+@dataclass(frozen=True)
+class _Option:
+    """How a field looks on the command line."""
 
-    memory: str
-    experts_resident: str | None
-    threads: int | None
-    max_context: int
-    policy: str
-    kernels: str
-    kv_dtype: str
-    prefill_chunk: int = 128
-    timeline: bool = False
-    reader: str = "auto"
-    readers: int | None = None
+    help: str
+    group: str = PROMPT
+    metavar: str = ""
+    short: str = ""
+    choices: Collection[str] = ()
 
 
-class ExpertOptions(NamedTuple):
-    """How experts are chosen, read ahead, kept and computed."""
+_SAMPLING = {
+    "max_tokens": _Option("Most tokens to generate; default: 256, or as fit.", short="-n"),
+    "temperature": _Option("0 takes the most likely token."),
+    "top_k": _Option("Sample among the N most likely tokens; 0: off."),
+    "top_p": _Option("Sample among the likeliest tokens up to X in sum; 1: off."),
+    "min_p": _Option("Sample tokens at least X times as likely as the likeliest; 0: off."),
+    "repetition_penalty": _Option("Above 1: less of what is there already; 1: off."),
+    "presence_penalty": _Option("Subtracted from logits of tokens generated; 0: off."),
+    "frequency_penalty": _Option("Subtracted for every time generated; 0: off."),
+    "seed": _Option("Makes sampling repeatable."),
+    "stop": _Option("End at this text; may be repeated."),
+    "stop_token_ids": _Option("End at the token with this id; may be repeated."),
+    "ignore_eos": _Option("Go on after an end-of-sequence token."),
+    "logprobs": _Option("With --json: log-probabilities, also of the N likeliest.", group=OUTPUT),
+}
 
-    gating: str = "off"
-    prefetch: int = 1
-    allocation: str = "global"
-    evict: str = "tile"
-    backend: str = "auto"
-    experts: str = "auto"
-    exact: bool = True
+
+def _settings_options() -> dict[str, _Option]:
+    found = {}
+    for each in fields(Settings):
+        facts = each.metadata
+        choices = getattr(facts["check"], "keywords", {}).get("known", ())
+        found[each.name] = _Option(facts["help"], facts["group"], facts["metavar"], "", choices)
+    return found
 
 
-EXACT = ExpertOptions()
+_TABLES = {Settings: _settings_options(), SamplingParams: _SAMPLING}
 
 
-def open_llm(pack: Path, options: LLMOptions, experts: ExpertOptions = EXACT) -> LLM:
-    """Open `pack`; the memory split goes to stderr.
+def with_options(
+    *, only: Collection[str] = (), without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of its parameters of type Settings or SamplingParams.
 
-    Raises:
-        ValueError: an option with a wrong value.
-        AdapmoeError: the pack cannot be opened.
+    An option that the verb declares itself, by the name of a field, replaces the derived one.
+
+    Args:
+        only: of the fields, these; empty: all.
+        without: of the fields, not these.
     """
-    share = options.experts_resident
-    return LLM(
-        pack,
-        memory=options.memory,
-        expert_fraction=0.0 if share is None else parse_percent(share),
-        threads=options.threads,
-        max_context=options.max_context,
-        policy=options.policy,
-        kernels=options.kernels,
-        kv_dtype=options.kv_dtype,
-        prefill_chunk=options.prefill_chunk,
-        timeline=options.timeline,
-        reader=options.reader,
-        readers=options.readers,
-        **experts._asdict(),
-        verbose=True,
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(verb, include_extras=True)
+        own = inspect.signature(verb).parameters
+        derived: dict[str, tuple[type, list[str]]] = {}
+        shown: list[inspect.Parameter] = []
+        for parameter in own.values():
+            kind = hints[parameter.name]
+            if kind not in _TABLES:
+                shown.append(parameter.replace(annotation=kind))
+                continue
+            names = [
+                name
+                for name in _TABLES[kind]
+                if name not in own and name not in without and (name in only or not only)
+            ]
+            derived[parameter.name] = (kind, names)
+            shown += [_parameter(kind, name) for name in names]
+
+        @functools.wraps(verb)
+        def wrapper(**given: Any) -> None:
+            with usage_errors():
+                made = {
+                    parameter: kind(**_collect(given, names))
+                    for parameter, (kind, names) in derived.items()
+                }
+            verb(**given, **made)
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter.replace(kind=keyword) for parameter in shown]
+        )
+        wrapper.__annotations__ = {each.name: each.annotation for each in shown}
+        return wrapper
+
+    return decorate
+
+
+def _collect(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Take these out of what typer gave; an option that was not given keeps its default."""
+    values = {name: given.pop(name) for name in names}
+    return {name: value for name, value in values.items() if value not in (None, [])}
+
+
+def _parameter(kind: type, name: str) -> inspect.Parameter:
+    """The parameter from which typer makes the option of one field."""
+    [default] = [each.default for each in fields(kind) if each.name == name]
+    if name == "verbose":
+        default = _VERBOSE
+    shape, table = _option_type(get_type_hints(kind)[name]), _TABLES[kind][name]
+    if get_origin(shape) is list:
+        shape, default = shape | None, None
+    flags = f"{option_name(name)}/--no-{option_name(name)[2:]}" if shape is bool else None
+    if name == "ignore_eos":
+        flags = option_name(name)
+    words = [word for word in (table.short, flags or option_name(name)) if word]
+    # Of several words, the first is the default, and help lists them.
+    told = kind is SamplingParams or table.choices or isinstance(default, str | bool | None)
+    option = typer.Option(
+        *words,
+        help=table.help,
+        metavar=table.metavar or _metavar(shape),
+        rich_help_panel=table.group,
+        show_default=not told,
     )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[shape, option]
+    )
+
+
+def _option_type(hint: Any) -> Any:
+    """What the words of a command line become: text where there is a choice, lists of one type."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for member in members:
+        if get_origin(member) is not None:  # Sequence[X]
+            return list[get_args(member)[0]]  # type: ignore[misc]
+    if str in members:
+        return str | None if type(None) in members else str
+    return hint
+
+
+def _metavar(shape: Any) -> str | None:
+    members = get_args(shape) or (shape,)
+    inner = [each for member in members for each in get_args(member) or (member,)]
+    if bool in inner:
+        return None
+    return "N" if int in inner else "X" if float in inner else "TEXT"

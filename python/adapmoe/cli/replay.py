@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from adapmoe.cli.exit_codes import usage_errors
+from adapmoe.cli.failures import usage_errors
 from adapmoe.cli.options import JsonOption
-from adapmoe.planning.calibration_facts import CalibrationFacts
-from adapmoe.replay import ALLOCATIONS, POLICIES, LayerFacts, ReplayRow, recommend, replay
-from adapmoe.trace import Trace
+from adapmoe.cli.output import console
+from adapmoe.opening.allocation import CalibrationFacts
+from adapmoe.tracing.replay import ALLOCATIONS, POLICIES, LayerFacts, ReplayRow, recommend, replay
+from adapmoe.tracing.trace import Trace
 
 
 def replay_trace(
@@ -53,11 +53,8 @@ def replay_trace(
     """Compare eviction policies on recorded routing: hit rates beside Belady's optimum.
 
     Examples:
-
       adapmoe run mixtral.adapmoe -p "Once upon a time" -n 200 --trace story.npz
-
       adapmoe replay story.npz --budget 25% --budget 50% --budget 12GiB
-
       adapmoe replay story.npz --policy lru --allocation dp --calibration mixtral.adapmoe --json
     """
     with usage_errors():
@@ -73,7 +70,7 @@ def replay_trace(
         )
     best = recommend(rows)
     if as_json:
-        typer.echo(json.dumps(_report(recorded, rows, best)))
+        typer.echo(json.dumps(_report(recorded, rows, best), allow_nan=False))
     else:
         _print_table(recorded, rows, best)
 
@@ -131,4 +128,4 @@ def _print_table(trace: Trace, rows: list[ReplayRow], best: tuple[str, str]) -> 
             f"{row.share_of_belady:.1%}",
         )
         budget = row.budget
-    Console().print(table)
+    console().print(table)

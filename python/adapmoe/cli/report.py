@@ -1,87 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a generation gave and cost, as one object and as a table."""
+"""`adapmoe report`: figures of a pack's calibration and recorded routing."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from adapmoe.generation import GenerationResult
-from adapmoe.llm import LLM
-from adapmoe.stats import peak_rss_bytes, split_as_dict
-from adapmoe.units import format_bytes
-
-
-def make_report(llm: LLM, result: GenerationResult) -> dict[str, Any]:
-    """All there is to say about a generation, ready for JSON."""
-    report = {
-        "text": result.text,
-        "token_ids": result.token_ids,
-        "prompt_tokens": result.prompt_tokens,
-        "generated_tokens": len(result.token_ids),
-        "finish_reason": result.finish_reason,
-        "stats": {
-            **result.stats.as_dict(),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "backend": llm.backend,
-            "reader": llm.reader,
-            "reading": {**llm.reading.as_dict(), **_registered(llm)},
-            "energy_source": llm.power.source,
-            "memory": split_as_dict(llm.memory_split),
-        },
-    }
-    if result.logprobs is not None:
-        report["logprobs"] = [token.as_dict() for token in result.logprobs]
-    return report
+from adapmoe.cli.failures import USAGE_ERROR, fail, usage_errors
+from adapmoe.cli.options import PackArgument
+from adapmoe.cli.output import console
+from adapmoe.machine.files import read_text
 
 
-def _registered(llm: LLM) -> dict[str, Any]:
-    file, tiles, problem = llm.registration
-    return {
-        "registered_file": file,
-        "registered_tiles": tiles,
-        "registration_problem": problem,
-    }
+def report(
+    pack: PackArgument,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file that --trace wrote; several times if wanted.", show_default=False
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Measure quality against speed on this text, UTF-8.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Directory for the PNG files and index.html.")
+    ] = Path("adapmoe-report"),
+) -> None:
+    """Draw hit rates, the use of experts, predictor accuracy, and quality against speed.
 
+    Needs the `report` extra, and an `adapmoe calibrate`d pack for all but the traces.
 
-def _reading(stats: dict[str, Any]) -> str:
-    found = stats["reading"]
-    size = f" of {format_bytes(found['request_bytes'])}" if found["request_bytes"] else ""
-    text = f"{stats['reader']}, {found['readers']} reads{size} at a time ({found['source']})"
-    if found["register_buffers"]:
-        text += f"; {found['registered_tiles']} tiles' memory registered"
-    if found["registration_problem"]:
-        text += f", {found['registration_problem']}"
-    return text
-
-
-def print_statistics(report: dict[str, Any]) -> None:
-    """Print a table to stderr."""
-    stats = report["stats"]
-    prefill_speed, decode_speed = stats["prefill_tokens_per_s"], stats["decode_tokens_per_s"]
-    reused = report["prompt_tokens"] - stats["prefill_tokens"]
-    from_cache = (
-        f", {reused} of them from the KV cache" if reused and stats["decode_tokens"] else ""
-    )
-    rows = {
-        "prompt": f"{report['prompt_tokens']} tokens{from_cache}, {prefill_speed:.1f} per second",
-        "generated": f"{report['generated_tokens']} tokens, {decode_speed:.1f} per second",
-        "ended by": report["finish_reason"] or "interrupt",
-        "experts used": f"{stats['experts_used']}, {stats['hit_rate']:.1%} found resident",
-        "read from the pack": f"{format_bytes(stats['bytes_read'])}, by {_reading(stats)}",
-        "waited for experts": f"{stats['stall_s']:.3f} s",
-        "computed": f"{stats['compute_s']:.3f} s",
-        "peak memory": format_bytes(stats["peak_rss_bytes"]),
-    }
-    if stats["joules_per_token"] is not None:
-        watts = stats["decode_energy_j"] / stats["decode_s"]
-        shown = f"{stats['joules_per_token']:.3g} J per token, {watts:.3g} W"
-        rows["energy"] = f"{shown} ({stats['energy_source']})"
-    if stats["throttled"]:
-        rows["slowed down by"] = ", ".join(stats["throttled"])
-    table = Table(title="statistics", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for label, value in rows.items():
-        table.add_row(label, value)
-    Console(stderr=True).print(table)
+    Examples:
+      adapmoe run mixtral.adapmoe --prompt-file story.txt -n 500 --trace story.npz
+      adapmoe report mixtral.adapmoe --trace story.npz --text evaluation.txt --out figures
+    """
+    try:
+        from adapmoe.report.page import draw_report
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing == "adapmoe":
+            raise  # a broken installation, not a missing extra
+        fail(
+            f"figures need the Python package {missing!r}, which is missing: "
+            "pip install 'adapmoe[report]'"
+        )
+        raise typer.Exit(USAGE_ERROR) from error
+    with usage_errors(), console(stderr=True).status("drawing ...") as status:
+        content = None if text is None else read_text(text)
+        drawn = draw_report(
+            pack,
+            trace or [],
+            out,
+            content,
+            lambda done, total: status.update(f"threshold {done} of {total} ..."),
+        )
+    for figure in drawn:
+        typer.echo(f"{out / figure.file}: {figure.caption}" if figure.file else figure.caption)
+    typer.echo(f"{out / 'index.html'} shows all of them")

@@ -3,100 +3,60 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from adapmoe.cli.exit_codes import INTERRUPTED, usage_errors
+from adapmoe.cli.failures import INTERRUPTED, usage_errors
 from adapmoe.cli.options import (
-    AllocationOption,
-    BackendOption,
-    EvictOption,
-    ExactOption,
-    ExpertOptions,
-    ExpertPathOption,
-    ExpertsResidentOption,
-    GatingOption,
+    PROMPT,
     JsonOption,
-    KernelsOption,
-    KvDtypeOption,
-    LLMOptions,
-    MaxContextOption,
-    MemoryOption,
     PackArgument,
-    PolicyOption,
-    PrefetchOption,
-    ReaderOption,
-    ReadersOption,
-    ThreadsOption,
     TimelineOption,
     TraceOption,
-    open_llm,
+    with_options,
 )
-from adapmoe.cli.report import make_report, print_statistics
-from adapmoe.cli.sampling_options import (
-    FrequencyPenaltyOption,
-    IgnoreEosOption,
-    LogprobsOption,
-    MaxTokensOption,
-    MinPOption,
-    PresencePenaltyOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    StopOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-)
-from adapmoe.generate import GenerationStream
+from adapmoe.cli.output import make_report, print_statistics
+from adapmoe.cli.streams import decoded, reading_stdin
+from adapmoe.generation.params import SamplingParams
+from adapmoe.generation.stream import GenerationStream
 from adapmoe.llm import LLM
-from adapmoe.sampling_params import SamplingParams
-from adapmoe.timeline import write_chrome_trace
-from adapmoe.trace import recording
+from adapmoe.machine.files import MOST_TEXT_BYTES, read_text, text_too_long
+from adapmoe.settings import Settings
+from adapmoe.tracing.timeline import write_chrome_trace
 
 PromptOption = Annotated[
     str | None,
-    typer.Option("--prompt", "-p", help="The prompt; - reads stdin.", show_default=False),
+    typer.Option(
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        help="The prompt; - reads stdin.",
+        rich_help_panel=PROMPT,
+    ),
 ]
 PromptFileOption = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="Read the prompt here.", show_default=False),
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="Read the prompt here.",
+        rich_help_panel=PROMPT,
+    ),
 ]
 
 
+@with_options()
 def run(
     pack: PackArgument,
+    *,
     prompt: PromptOption = None,
     prompt_file: PromptFileOption = None,
-    max_tokens: MaxTokensOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    repetition_penalty: RepetitionPenaltyOption = 1.0,
-    presence_penalty: PresencePenaltyOption = 0.0,
-    frequency_penalty: FrequencyPenaltyOption = 0.0,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    ignore_eos: IgnoreEosOption = False,
-    logprobs: LogprobsOption = None,
-    memory: MemoryOption = "auto",
-    experts_resident: ExpertsResidentOption = None,
-    threads: ThreadsOption = None,
-    max_context: MaxContextOption = 0,
-    gating: GatingOption = "off",
-    prefetch: PrefetchOption = 1,
-    policy: PolicyOption = "next-use",
-    allocation: AllocationOption = "global",
-    evict: EvictOption = "tile",
-    kernels: KernelsOption = "auto",
-    backend: BackendOption = "auto",
-    experts: ExpertPathOption = "auto",
-    exact: ExactOption = True,
-    kv_dtype: KvDtypeOption = "f16",
-    reader: ReaderOption = "auto",
-    readers: ReadersOption = None,
+    sampling: SamplingParams,
+    settings: Settings,
     trace: TraceOption = None,
     timeline: TimelineOption = None,
     as_json: JsonOption = False,
@@ -104,34 +64,14 @@ def run(
     """Continue a prompt. Text goes to stdout as it is generated, statistics to stderr.
 
     Examples:
-
       adapmoe run mixtral.adapmoe -p "The first law of robotics" -n 64 --memory 12GiB
-
-      adapmoe run mixtral.adapmoe --prompt-file story.txt --temperature 0.8 --top-p 0.95 --seed 1
-
-      git diff | adapmoe run mixtral.adapmoe -p - --stop "\\n\\n" --json
+      adapmoe run mixtral.adapmoe -p "Once upon a time" --temperature 0.8
+      git diff | adapmoe run mixtral.adapmoe -p -
     """
     with usage_errors():
         text = _read_prompt(prompt, prompt_file)
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            seed=seed,
-            stop=tuple(stop or ()),
-            ignore_eos=ignore_eos,
-            logprobs=logprobs if as_json else None,
-        )
-        options = LLMOptions(
-            memory, experts_resident, threads, max_context, policy, kernels, kv_dtype
-        )._replace(timeline=timeline is not None, reader=reader, readers=readers)
-        of_experts = ExpertOptions(gating, prefetch, allocation, evict, backend, experts, exact)
-        llm = open_llm(pack, options, of_experts)
+        params = sampling if as_json else replace(sampling, logprobs=None)
+        llm = LLM(pack, **vars(replace(settings, timeline=timeline is not None)))
     _generate(llm, text, params, trace, timeline, as_json=as_json)
 
 
@@ -145,7 +85,7 @@ def _generate(
     as_json: bool,
 ) -> None:
     """Print text and report, and close the model."""
-    with llm, recording(llm, trace), llm.generate(text, params, stream=True) as chunks:
+    with llm, llm.recording(trace), _begin(llm, text, params) as chunks:
         interrupted = _print_chunks(chunks, silent=as_json)
         report = make_report(llm, chunks.results[0])
         if timeline is not None:
@@ -154,9 +94,15 @@ def _generate(
     raise typer.Exit(INTERRUPTED if interrupted else 0)
 
 
+def _begin(llm: LLM, text: str, params: SamplingParams) -> GenerationStream:
+    """Check the prompt, such as one without any token; no step runs yet."""
+    with usage_errors():
+        return llm.generate(text, params, stream=True)
+
+
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps(report, allow_nan=False))
     else:
         print_statistics(report)
 
@@ -165,8 +111,14 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     if (prompt is None) == (prompt_file is None):
         raise ValueError("give the prompt with either --prompt (-p) or --prompt-file")
     if prompt_file is not None:
-        return prompt_file.read_text(encoding="utf-8")
-    return sys.stdin.read() if prompt == "-" else str(prompt)
+        return read_text(prompt_file)
+    if prompt != "-":
+        return str(prompt)
+    with reading_stdin():
+        text = sys.stdin.read(MOST_TEXT_BYTES + 1)
+    if len(text) > MOST_TEXT_BYTES:
+        raise text_too_long("standard input")
+    return decoded("standard input", text)
 
 
 def _print_chunks(chunks: GenerationStream, *, silent: bool) -> bool:

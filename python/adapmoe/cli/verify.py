@@ -5,18 +5,21 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapmoe.cli.exit_codes import USAGE_ERROR
+from adapmoe.cli.failures import USAGE_ERROR, fail
+from adapmoe.cli.options import PackArgument
+from adapmoe.cli.output import console
 from adapmoe.errors import AdapmoeError
-from adapmoe.verify import verify_pack
+from adapmoe.pack.manifest import Manifest
+from adapmoe.pack.verify import verify_pack
 
 
 def verify(
-    pack: Annotated[Path, typer.Argument(help="A pack, such as mixtral.adapmoe.")],
+    pack: PackArgument,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -38,27 +41,29 @@ def verify(
                 report["weights"] = _compare(pack, checkpoint, _Task(bar, "weights"))
     except AdapmoeError as error:
         if as_json:
-            print(json.dumps({"pack": str(pack), "ok": False, "error": str(error)}))
+            print(
+                json.dumps({"pack": str(pack), "ok": False, "error": str(error)}, allow_nan=False)
+            )
         raise
     if as_json:
-        print(json.dumps(report))
+        print(json.dumps(report, allow_nan=False))
     else:
         _print_tables(report)
 
 
-def _files(manifest: dict[str, Any]) -> dict[str, Any]:
-    experts = manifest["experts"]
-    return {"files": manifest["files"], "tiles": len(experts["crc32c"]) * experts["tiles"]}
+def _files(manifest: Manifest) -> dict[str, Any]:
+    experts = manifest.experts
+    files = msgspec.to_builtins(manifest.files)
+    return {"files": files, "tiles": len(experts.crc32c) * experts.tiles}
 
 
 def _compare(pack: Path, checkpoint: Path, progress: "_Task") -> dict[str, Any]:
     try:
         from adapmoe_export.numerics import compare_weights
     except ModuleNotFoundError as error:
-        typer.echo(
-            f"error: --checkpoint needs the Python package {error.name!r}, which is missing: "
-            "pip install 'adapmoe[export]'",
-            err=True,
+        fail(
+            f"--checkpoint needs the Python package {error.name!r}, which is missing: "
+            "pip install 'adapmoe[export]'"
         )
         raise typer.Exit(USAGE_ERROR) from error
     return compare_weights(pack, checkpoint, progress)
@@ -70,7 +75,7 @@ def _progress_bar() -> Progress:
         BarColumn(),
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(stderr=True),
         transient=True,
     )
 
@@ -87,12 +92,12 @@ class _Task:
 
 
 def _print_tables(report: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
     files = Table("file", "SHA-256", title=f"{report['pack']} is intact", title_justify="left")
     files.add_column("bytes", justify="right")
     for name, file in sorted(report["files"].items()):
         files.add_row(name, "matches", f"{file['bytes']:,}")
-    console.print(files, f"CRC-32C of {report['tiles']:,} tiles matches")
+    out.print(files, f"CRC-32C of {report['tiles']:,} tiles matches")
     if "weights" not in report:
         return
     table = Table("tensors", title="relative RMSE to the checkpoint", title_justify="left")
@@ -102,4 +107,4 @@ def _print_tables(report: dict[str, Any]) -> None:
     for kind, row in report["weights"].items():
         numbers = (f"{row[key]:.5f}" for key in ("relative_rmse", "recorded", "worst_rmse"))
         table.add_row(kind, *numbers, row["worst_tensor"])
-    console.print(table)
+    out.print(table)

@@ -4,22 +4,32 @@
 import platform
 from pathlib import Path
 
-from adapmoe.doctor.cgroup import examine_cgroup
-from adapmoe.doctor.clocks import examine_clocks
-from adapmoe.doctor.core import Core, examine_core, examine_kernels, load_core, pack_problem
-from adapmoe.doctor.cpu import cpu_flags, cpu_name
-from adapmoe.doctor.cuda import examine_cuda, find_driver
-from adapmoe.doctor.device_memory import examine_memory
-from adapmoe.doctor.disk_access import Trial, examine_disk_access, try_reading
-from adapmoe.doctor.energy import examine_energy
-from adapmoe.doctor.finding import Finding
-from adapmoe.doctor.jetpack import examine_jetpack
-from adapmoe.doctor.machine import Machine
-from adapmoe.doctor.nvme import examine_nvme
-from adapmoe.doctor.power_mode import examine_power_mode
-from adapmoe.doctor.read_depth import examine_depths, try_depths
-from adapmoe.doctor.swap import examine_swap
-from adapmoe.doctor.tensorrt import examine_tensorrt
+from adapmoe.doctor.build import (
+    Core,
+    cpu_flags,
+    cpu_name,
+    examine_core,
+    examine_kernels,
+    load_core,
+    pack_problem,
+)
+from adapmoe.doctor.disk import (
+    Trial,
+    examine_depths,
+    examine_disk_access,
+    examine_nvme,
+    try_depths,
+    try_reading,
+)
+from adapmoe.doctor.gpu import examine_cuda, examine_tensorrt, find_driver
+from adapmoe.doctor.jetson import (
+    examine_clocks,
+    examine_energy,
+    examine_jetpack,
+    examine_power_mode,
+)
+from adapmoe.doctor.machine import Finding, Machine
+from adapmoe.doctor.memory import examine_cgroup, examine_memory, examine_swap
 
 
 def examine(pack: Path | None = None) -> list[Finding]:

@@ -1,20 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that doctor looks at, in one object that tests can fill with their own."""
+"""The machine as the doctor sees it, and what it finds."""
 
 import ctypes
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from adapmoe.doctor.commands import run_command
-from adapmoe.kernel_tree import KernelTree
+from adapmoe.machine.procfs import KernelTree
+
+Status = Literal["ok", "note", "warning", "problem"]
 
 
-def load_library(name: str) -> Any:  # noqa: ANN401 - a library has whatever functions it has
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: what it is about; the name to look for in `--json`.
+        status: "ok"; "note": worth knowing; "warning": slower, or less memory, than need be;
+            "problem": something cannot run.
+        seen: what the machine says.
+        why: why it matters.
+        remedy: what to do about it; empty where nothing needs to be done.
+    """
+
+    topic: str
+    status: Status
+    seen: str
+    why: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def has_problem(findings: Sequence[Finding]) -> bool:
+    """Whether something cannot run."""
+    return any(finding.status == "problem" for finding in findings)
+
+
+_SECONDS = 5.0
+_SBIN = "/usr/sbin:/sbin"  # where nvpmodel is, and where users have no PATH to
+
+
+def run_command(words: Sequence[str]) -> str | None:
+    """Run a program that only reports.
+
+    Returns:
+        What it wrote to stdout; None if it is missing, fails, or takes longer than five seconds.
+    """
+    program = shutil.which(words[0]) or shutil.which(words[0], path=_SBIN)
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")
+
+
+def load_library(name: str) -> Any:
     """A shared library as the loader finds it; None where it does not."""
     try:
         return ctypes.CDLL(name)

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """From measurements and routing to a prediction for every budget."""
 
-import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-from adapmoe.geometry import PackGeometry
-from adapmoe.planning.measure import Measurements
-from adapmoe.replay import POLICIES, run_policy
-from adapmoe.trace import Trace
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe import _core
+from adapmoe.generation.sequence import Sequence
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.planning.measure import DecodeTimes, Measurements, time_decode
+from adapmoe.tracing.replay import POLICIES, run_policy
+from adapmoe.tracing.trace import Trace
 from adapmoe.units import format_bytes
+
+if TYPE_CHECKING:
+    from adapmoe.llm import LLM
+
 
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 # Of the experts read ahead, as many should be needed.
@@ -78,7 +87,7 @@ def make_plan(
     """
     size, split = measured.geometry, measured.split
     capacity = min(max(split.frames // measured.tiles, 1), size.experts)
-    policy = max(POLICIES, key=lambda name: run_policy(trace, capacity, name)[1])
+    policy = max(POLICIES, key=lambda name: run_policy(trace, capacity, name).hits)
     everything = size.everything_bytes
     ceilings = {split.floor_bytes, split.memory_bytes, size.fixed_bytes + split.cycle_bytes}
     ceilings |= {size.fixed_bytes + round(s * size.experts) * size.expert_bytes for s in _SHARES}
@@ -108,7 +117,7 @@ def predict(measured: Measurements, trace: Trace, policy: str, memory_bytes: int
     size = measured.geometry
     experts = max(size.capacity(memory_bytes), 1)
     needed, hits = run_policy(trace, experts, policy)
-    best = run_policy(trace, experts, "belady")[1]
+    best = run_policy(trace, experts, "belady").hits
     # What fits is read once and then stays: the first reads of a long run do not count.
     hit_rate = 1.0 if experts == size.experts else hits / needed
     expected, slow, fast = (1 / time.token_s(hit_rate) for time in measured.times)
@@ -138,8 +147,8 @@ def _recommend(
         "memory": memory,
         "policy": policy,
         "prefetch": depth,
-        "threads": len(os.sched_getaffinity(0)),
-        "readers": disk.readers,
+        "threads": _core.usable_cpus(),
+        "read_depth": disk.read_depth,
         "request_bytes": disk.request_bytes,
     }
     reasons = {
@@ -147,8 +156,8 @@ def _recommend(
         "policy": f"most hits at this memory: {at_memory.hit_rate:.1%}, "
         f"where the optimum has {at_memory.belady_hit_rate:.1%}",
         "prefetch": why,
-        "threads": "one per core that this process may use",
-        "readers": f"{disk.bytes_per_s / 1e9:.2f} GB/s; no other number reads clearly faster",
+        "threads": "one per core that this process may use: affinity and CPU quota",
+        "read_depth": f"{disk.bytes_per_s / 1e9:.2f} GB/s; no other number reads clearly faster",
         "request_bytes": "of one read at most" if disk.request_bytes else "tiles are read whole",
     }
     return recommended, reasons
@@ -178,3 +187,73 @@ def _warnings(measured: Measurements, size: PackGeometry) -> list[str]:
             "faster than a cold disk"
         )
     return found
+
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One budget: the prediction, and what was measured, the median of some rounds."""
+
+    predicted: Prediction
+    tokens_per_s: float
+    slowest: float
+    fastest: float
+    hit_rate: float
+    tokens: int
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured speed: 1 is perfect, above 1 is too hopeful."""
+        return self.predicted.tokens_per_s / self.tokens_per_s
+
+
+def check_plan(
+    llm: "LLM", plan: Plan, ids: NDArray[np.int32], *, seconds: float = 10.0
+) -> list[Check]:
+    """Decode a text at three budgets of the plan, in interleaved rounds.
+
+    Args:
+        llm: the model that was planned for, opened with the recommended policy.
+        plan: its plan.
+        ids: int32 `[n]`, text that decoding was not measured on, cut to what the context holds; at
+            least 2 tokens.
+        seconds: per budget.
+    """
+    before = llm.memory_split.memory_bytes
+    budgets = budgets_to_check(plan)
+    try:
+        with llm.new_sequence() as sequence:
+            rounds = [
+                [_decode(llm, sequence, b, ids, seconds / _ROUNDS) for b in budgets]
+                for _ in range(_ROUNDS)
+            ]
+    finally:
+        llm.set_memory(before)
+    return [
+        _check(b, list(runs)) for b, runs in zip(budgets, zip(*rounds, strict=True), strict=True)
+    ]
+
+
+def _decode(
+    llm: "LLM", sequence: Sequence, budget: Prediction, ids: NDArray[np.int32], seconds: float
+) -> DecodeTimes:
+    llm.set_memory(budget.memory_bytes)
+    return time_decode(sequence, ids[: llm.max_context], seconds=seconds)
+
+
+def _check(budget: Prediction, runs: list[DecodeTimes]) -> Check:
+    speeds = sorted(run.tokens_per_s for run in runs)
+    hit_rate = float(np.concatenate([run.hit_rate for run in runs]).mean())
+    tokens = sum(len(run.wall_s) for run in runs)
+    return Check(budget, median(speeds), speeds[0], speeds[-1], hit_rate, tokens)
+
+
+def budgets_to_check(plan: Plan) -> list[Prediction]:
+    """A quarter, a half and three quarters of the experts where they fit, else what is nearest."""
+    within = [p for p in plan.curve if p.memory_bytes <= plan.memory_bytes]
+    top = max(p.share for p in within)
+    wanted = (0.25, 0.5, 0.75) if top >= 0.75 else (top / 3, 2 * top / 3, top)
+    picked = [min(within, key=lambda p: abs(p.share - share)) for share in wanted]
+    return sorted(set(picked), key=lambda p: p.memory_bytes)

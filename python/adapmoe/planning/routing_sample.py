@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapmoe.calibration.gate_rule import select_experts
-from adapmoe.geometry import PackGeometry
-from adapmoe.sequence import typed_when_closed
-from adapmoe.trace import Trace
+from adapmoe.core_types import RoutingVisit
+from adapmoe.pack.manifest import PackGeometry
+from adapmoe.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from adapmoe.llm import LLM
+
 
 _SEED = 20240814
 _CHUNK = 64
@@ -34,14 +35,17 @@ def sample_from_text(
     Args:
         llm: a model with a free sequence.
         geometry: of its pack.
-        ids: int32 `[n]`; no more than max_context.
+        ids: int32 `[n]`; what does not fit into the context is routed in pieces of that length.
         seconds: no further chunk is begun after this time.
     """
     deadline = time.perf_counter() + seconds
     chosen = []
-    with llm.new_sequence() as sequence, typed_when_closed(sequence) as core:
-        for begin in range(0, len(ids), _CHUNK):
-            logits = core.capture(ids[begin : begin + _CHUNK])["router_logits"]
+    chunk = min(_CHUNK, llm.max_context)
+    with llm.new_sequence() as sequence:
+        for begin in range(0, len(ids), chunk):
+            if sequence.length + chunk > llm.max_context:
+                sequence.reset()
+            logits = sequence.capture(ids[begin : begin + chunk])["router_logits"]
             chosen.append(select_experts(logits, geometry.top_k))
             if time.perf_counter() > deadline:
                 break
@@ -105,7 +109,7 @@ def _keep_probability(
 def _as_trace(geometry: PackGeometry, chosen: NDArray[np.int64]) -> Trace:
     """`chosen`: `[tokens, layers, top_k]`."""
     visits = [
-        (token, layer, experts)
+        RoutingVisit(token, layer, experts)
         for token, rows in enumerate(np.sort(chosen, axis=-1).tolist())
         for layer, experts in enumerate(rows)
     ]

@@ -20,11 +20,16 @@ struct Kernels {
       const float* xs = x + g * group;
       int8_t* qs = q + g * group;
       L largest = L::set1(0.0F);
-      for (int64_t k = 0; k < group; k += 16) largest = L::max(L::abs(L::load(xs + k)), largest);
+      L poison = largest;  // stays 0 unless there is NaN or infinity, which must not become 0
+      for (int64_t k = 0; k < group; k += 16) {
+        const L v = L::load(xs + k);
+        largest = L::max(L::abs(v), largest);
+        poison = L::add(poison, L::sub(v, v));
+      }
       const float amax = largest.max_lane();
       // A group this small is zero: its scale would be subnormal and its inverse infinite.
       const bool tiny = !(amax > 1e-30F);
-      scale[g] = tiny ? 0.0F : amax / 127.0F;
+      scale[g] = (tiny ? 0.0F : amax / 127.0F) + poison.sum();
       const L inverse = L::set1(tiny ? 0.0F : 127.0F / amax);
       int32_t total = 0;
       for (int64_t k = 0; k < group; k += 16) {
@@ -148,7 +153,9 @@ struct Kernels {
     for (int64_t j = 0; j < low; ++j) s[j] = m;
     for (int64_t j = high; j < kAttentionBlock; ++j) s[j] = m;
     for (int64_t j = 0; j < kAttentionBlock; j += 16) {
-      exp_lanes(L::sub(L::load(s + j), L::set1(m))).store(s + j);
+      const L below = L::sub(L::load(s + j), L::set1(m));
+      const L poison = L::sub(below, below);  // 0 or NaN, which exp would lose
+      L::add(exp_lanes(below), poison).store(s + j);
     }
     for (int64_t j = 0; j < low; ++j) s[j] = 0.0F;
     for (int64_t j = high; j < kAttentionBlock; ++j) s[j] = 0.0F;

@@ -75,7 +75,9 @@ __device__ void softmax(int low, int high, const AttentionParts& parts, int64_t 
     float m = s.lanes[h][0];
 #pragma unroll
     for (int i = 1; i < kLanes; ++i) m = larger(m, s.lanes[h][i]);
-    s.scores[h][me] = me >= low && me < high ? canonical_exp(s.scores[h][me] - m) : 0.0F;
+    const float below = s.scores[h][me] - m;
+    const float poison = below - below;  // 0 or NaN, which exp would lose
+    s.scores[h][me] = me >= low && me < high ? canonical_exp(below) + poison : 0.0F;
     if (me == h) parts.largest[slot + h * stride] = m;
   }
   __syncthreads();

@@ -9,6 +9,12 @@ namespace adapmoe {
 
 bool built_with_cuda() { return true; }
 
+bool without_gpu() {
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  return error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice;
+}
+
 Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& shape,
                                                    bool integrated_only) {
   return cuda::CudaBackend::make(shape, integrated_only);

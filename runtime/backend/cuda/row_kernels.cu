@@ -25,7 +25,12 @@ __device__ Place place(int64_t cols) {
 
 __device__ float4 load(const float* p) { return *reinterpret_cast<const float4*>(p); }
 __device__ void store(float* p, float4 value) { *reinterpret_cast<float4*>(p) = value; }
-__device__ float larger(float value, float than) { return value > than ? value : than; }
+// Of values that are not negative. NaN is larger than all, as its bits are: it must not be lost.
+__device__ float larger(float value, float than) {
+  const uint32_t a = __float_as_uint(value);
+  const uint32_t b = __float_as_uint(than);
+  return __uint_as_float(a > b ? a : b);
+}
 
 __device__ float largest_of(float4 v) {
   return larger(fabsf(v.w), larger(fabsf(v.z), larger(fabsf(v.y), larger(fabsf(v.x), 0.0F))));
@@ -56,7 +61,7 @@ __device__ void quantize_quad(float4 x, const QuantizeArgs& a, const Place& at) 
   for (unsigned i = first; i < first + threads; i += kQuad) {
     amax = larger(largest_of(load(s.largest + i)), amax);
   }
-  const bool tiny = !(amax > 1e-30F);  // its scale would be subnormal and its inverse infinite
+  const bool tiny = amax <= 1e-30F;  // its scale would be subnormal and its inverse infinite
   const float inverse = tiny ? 0.0F : 127.0F / amax;
   const int32_t q[] = {rounded(x.x * inverse), rounded(x.y * inverse), rounded(x.z * inverse),
                        rounded(x.w * inverse)};

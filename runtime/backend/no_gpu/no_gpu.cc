@@ -11,6 +11,7 @@ Status no_gpu_support() { return unavailable("this build has no GPU support"); }
 }  // namespace
 
 bool built_with_cuda() { return false; }
+bool without_gpu() { return true; }
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendShape& /*shape*/,
                                                    bool /*integrated_only*/) {

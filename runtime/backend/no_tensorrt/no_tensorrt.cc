@@ -7,8 +7,8 @@ namespace {
 
 Status absent() {
   return unavailable(
-      "experts=\"tensorrt\": this build has no TensorRT; build it where CUDA and the headers of "
-      "TensorRT are, or use experts=\"w4a8\"");
+      "arithmetic=\"tensorrt\": this build has no TensorRT; build it where CUDA and the headers of "
+      "TensorRT are, or use arithmetic=\"w4a8\"");
 }
 
 }  // namespace

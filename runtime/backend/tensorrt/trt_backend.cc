@@ -18,7 +18,7 @@ constexpr int64_t kAlignment = 256;  // of every address that TensorRT is given
 constexpr int64_t kPiece = int64_t{256} << 20;
 
 Status failed(std::string_view what, cudaError_t error) {
-  return unavailable(str_cat("experts=\"tensorrt\": ", what, ": ", cudaGetErrorString(error)));
+  return unavailable(str_cat("arithmetic=\"tensorrt\": ", what, ": ", cudaGetErrorString(error)));
 }
 
 }  // namespace
@@ -110,17 +110,18 @@ Status TrtBackend::measure(std::span<const std::byte> plan) {
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (error != cudaSuccess) {
     return budget_error(
-        str_cat("experts=\"tensorrt\": ", format_bytes(bytes),
+        str_cat("arithmetic=\"tensorrt\": ", format_bytes(bytes),
                 " of device memory to try an engine in: ", cudaGetErrorString(error)));
   }
   EngineMemory place({static_cast<std::byte*>(memory), static_cast<size_t>(bytes)});
   int64_t scratch = 0;
   TrtEngine* engine = deserialise(plan, place, &scratch);
-  const Status made = engine != nullptr
-                          ? Status()
-                          : engine_error(str_cat(
-                                "experts=\"tensorrt\": no engine can be made of the largest plan: ",
-                                adapter_->last_error()));
+  const Status made =
+      engine != nullptr
+          ? Status()
+          : engine_error(
+                str_cat("arithmetic=\"tensorrt\": no engine can be made of the largest plan: ",
+                        adapter_->last_error()));
   if (engine != nullptr) adapter_->destroy(engine);
   (void)cudaFree(memory);
   frame_bytes_ = align_up(place.wanted() + place.wanted() / 32, kPageBytes);
@@ -132,7 +133,7 @@ Result<std::byte*> TrtBackend::allocate(int64_t bytes) {
   void* memory = nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (error != cudaSuccess) {
-    return budget_error(str_cat("experts=\"tensorrt\": ", device_memory_.size(),
+    return budget_error(str_cat("arithmetic=\"tensorrt\": ", device_memory_.size(),
                                 " pieces of device memory were granted, and then not ",
                                 format_bytes(bytes), ": ", cudaGetErrorString(error),
                                 "; lower memory="));
@@ -307,7 +308,7 @@ bool TrtBackend::run(const ExpertOp& op, int64_t first, int64_t rows, Rows out) 
     pending_.push_back({x + chunk_values(), {out.row(op.first_output + first), rows, out.stride}});
     return true;
   }
-  const std::string why = str_cat("experts=\"tensorrt\": ", adapter_->last_error());
+  const std::string why = str_cat("arithmetic=\"tensorrt\": ", adapter_->last_error());
   drain();  // the engine may still run earlier rows
   fall_back(slot.expert, const_cast<std::byte*>(op.tiles[0]), why);
   return false;

@@ -54,7 +54,7 @@ Result<const TrtAdapter*> load(int major, const PlanOrigin& origin) {
   void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     return unavailable(
-        str_cat("experts=\"tensorrt\": ", origin.built_by, ", but TensorRT ", major,
+        str_cat("arithmetic=\"tensorrt\": ", origin.built_by, ", but TensorRT ", major,
                 " is not here: ", loader_error(),
                 "; install that version, or name its folder in LD_LIBRARY_PATH; or, with the one "
                 "that is installed: ",
@@ -63,17 +63,17 @@ Result<const TrtAdapter*> load(int major, const PlanOrigin& origin) {
   const std::string path = str_cat(own_folder(), "/libadapmoe_trt", major, ".so");
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
-    return unavailable(str_cat("experts=\"tensorrt\": the adapter cannot be loaded: ",
+    return unavailable(str_cat("arithmetic=\"tensorrt\": the adapter cannot be loaded: ",
                                loader_error(), "; install adapmoe again"));
   }
   const auto get = reinterpret_cast<TrtGetAdapter>(dlsym(handle, kTrtGetAdapter));
   const TrtAdapter* adapter = get == nullptr ? nullptr : get();
   if (adapter == nullptr || adapter->abi != kTrtAbi || adapter->major != major) {
-    return unavailable(str_cat("experts=\"tensorrt\": ", path,
+    return unavailable(str_cat("arithmetic=\"tensorrt\": ", path,
                                ": not the adapter of this build; install adapmoe again"));
   }
   if (adapter->open(library) == 0) {
-    return unavailable(str_cat("experts=\"tensorrt\": ", name, ": ", adapter->last_error()));
+    return unavailable(str_cat("arithmetic=\"tensorrt\": ", name, ": ", adapter->last_error()));
   }
   return adapter;
 }
@@ -108,7 +108,7 @@ Result<const TrtAdapter*> load_adapter(const PlanOrigin& origin) {
     std::string have;
     for (const int m : majors) have += str_cat(have.empty() ? "" : ", ", m);
     return unavailable(
-        str_cat("experts=\"tensorrt\": ", origin.built_by,
+        str_cat("arithmetic=\"tensorrt\": ", origin.built_by,
                 ", but this build of adapmoe has adapters for TensorRT ", have,
                 " only; build it with the headers of that version, or: ", origin.rebuild));
   }
@@ -116,7 +116,7 @@ Result<const TrtAdapter*> load_adapter(const PlanOrigin& origin) {
   if (!adapter.ok()) return adapter.status();
   if (!same_version(origin.version, adapter.value()->version())) {
     return unavailable(str_cat(
-        "experts=\"tensorrt\": ", origin.built_by, ", but here is TensorRT ",
+        "arithmetic=\"tensorrt\": ", origin.built_by, ", but here is TensorRT ",
         adapter.value()->version(),
         ", and a plan is only read by the version that built it; rebuild: ", origin.rebuild));
   }

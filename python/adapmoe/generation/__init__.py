@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From prompts to text: parameters, sampling, requests, slots and steps, streams."""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One token stream, driven step by step."""
+
+import weakref
+from collections.abc import Sequence as TokenSequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapmoe import checks
+from adapmoe.errors import ClosedError
+from adapmoe.generation.slots import Slot
+from adapmoe.machine.process import NotCopied
+
+if TYPE_CHECKING:
+    from adapmoe import _core
+
+
+TokenIds = TokenSequence[int] | NDArray[np.integer]
+
+
+def as_token_ids(ids: TokenIds, vocab_size: int, name: str = "ids") -> NDArray[np.int32]:
+    """Check token ids and turn them into int32 `[n]`.
+
+    Raises:
+        TypeError: not a sequence of integers; booleans and floats are none.
+        ValueError: empty, not one-dimensional, or outside `[0, vocab_size)`.
+    """
+    return checks.token_ids(name, ids, vocab_size)
+
+
+class Sequence(NotCopied):
+    """A token stream with its own KV cache, from `LLM.new_sequence()` or `fork()`.
+
+    Close it, or use it as a context manager, to give its slot back. Steps of different sequences
+    may come from different threads; calls on one sequence from several threads are safe but make
+    one stream, in the order in which they happen to arrive.
+    """
+
+    def __init__(self, core: "_core.Sequence", slot: Slot, vocab_size: int) -> None:
+        """Use `LLM.new_sequence()`."""
+        self._core: _core.Sequence | None = core
+        self._slot = slot
+        self._vocab_size = vocab_size
+        self._last_stats: _core.StepStats | None = None
+        slot.occupant = weakref.ref(self)
+
+    def prefill(self, ids: TokenIds, all_logits: bool = False) -> NDArray[np.float32]:
+        """Append tokens.
+
+        Args:
+            ids: integers `[n]`, n >= 1.
+            all_logits: return the logits of every new position, not only of the last.
+
+        Returns:
+            float32 `[vocab_size]`, or `[n, vocab_size]` with `all_logits`.
+
+        Raises:
+            TypeError: ids that are not integers.
+            ValueError: no ids, or ids that are not in the vocabulary.
+            ContextOverflowError: more tokens than `max_context`; nothing was appended.
+            ReadError: an expert could not be read; nothing was appended.
+            NonFiniteError: the model computed NaN or infinity; nothing was appended.
+            ClosedError: the sequence or the model is closed.
+        """
+        checks.flag("all_logits", all_logits)
+        tokens = as_token_ids(ids, self._vocab_size)
+        logits, self._last_stats = self._open.prefill(tokens, all_logits)
+        return logits
+
+    def decode(self, token_id: int) -> NDArray[np.float32]:
+        """Append one token and return the logits after it, float32 `[vocab_size]`.
+
+        Raises what `prefill` raises.
+        """
+        token = checks.token_id("token_id", token_id, self._vocab_size)
+        logits, self._last_stats = self._open.decode(token)
+        return logits
+
+    def capture(self, ids: NDArray[np.int32]) -> dict[str, Any]:
+        """Append at most `prefill_chunk` tokens and record their activations.
+
+        Returns:
+            As `_core.Sequence.capture`. Raises what `prefill` raises.
+        """
+        return self._open.capture(ids)
+
+    @property
+    def _open(self) -> "_core.Sequence":
+        core = self._core
+        if core is None:
+            raise ClosedError("this sequence is closed; begin another one with LLM.new_sequence()")
+        return core
+
+    @property
+    def last_stats(self) -> "_core.StepStats":
+        """What the last step did.
+
+        Raises:
+            ValueError: there was none yet.
+        """
+        if self._last_stats is None:
+            raise ValueError("no step has run on this sequence yet: call prefill first")
+        return self._last_stats
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache; 0 once closed."""
+        core = self._core
+        return 0 if core is None else core.length
+
+    @property
+    def closed(self) -> bool:
+        """Whether its slot has been given back."""
+        return self._core is None
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens and forget the others; costs nothing.
+
+        Raises:
+            TypeError: `length` is not an integer.
+            ValueError: `length` is negative or more than there are.
+            ClosedError: the sequence or the model is closed.
+        """
+        core = self._open
+        core.truncate(checks.integer("truncate: length", length, 0, core.length))
+
+    def fork(self) -> "Sequence":
+        """Return a second sequence with the same tokens; each goes its own way from here.
+
+        The KV cache is copied, nothing is computed. The new sequence takes a slot of its own.
+
+        Raises:
+            AdapmoeError: all `max_sequences` slots are taken.
+            ClosedError: the sequence or the model is closed.
+        """
+        slot = self._slot.slots.take()
+        try:
+            return Sequence(self._open.fork(), slot, self._vocab_size)
+        except BaseException:
+            slot.give_back()
+            raise
+
+    def reset(self) -> None:
+        """Forget all tokens and keep the slot. Raises ClosedError if it has none any more."""
+        self._open.reset()
+
+    def close(self) -> None:
+        """Give the slot back, after a step that is running. Closing twice is harmless."""
+        core, self._core = self._core, None
+        if core is not None:
+            core.close()
+            self._slot.give_back()
+
+    def __del__(self) -> None:
+        """Give the slot back when nobody refers to the sequence any more."""
+        # The core's own destructor frees the KV cache, without waiting for other sequences' steps.
+        if getattr(self, "_core", None) is not None:
+            self._core = None
+            self._slot.give_back()
+
+    def __enter__(self) -> "Sequence":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+
+def decode_batch(
+    session: "_core.Session", items: TokenSequence[tuple[Sequence, int]]
+) -> NDArray[np.float32]:
+    """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""
+    pairs = [_checked_pair(f"items[{at}]", item) for at, item in enumerate(_listed(items))]
+    logits, stats = session.decode_batch([(seq._open, token) for seq, token in pairs])
+    for seq, _ in pairs:
+        seq._last_stats = stats
+    return logits
+
+
+def _listed(items: object) -> tuple[object, ...]:
+    listed = checks.items("items", items, "a list of (sequence, token id) pairs")
+    if not listed:
+        raise ValueError("items must be at least one (sequence, token id) pair, not an empty list")
+    return listed
+
+
+def _checked_pair(name: str, item: object) -> tuple[Sequence, int]:
+    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Sequence):
+        raise checks.wrong_type(name, "a (sequence, token id) pair", item)
+    return item[0], checks.token_id(f"{name}[1]", item[1], item[0]._vocab_size)

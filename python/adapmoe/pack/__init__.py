@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pack on disk: manifest, weights, and the sidecars beside them."""
