@@ -183,6 +183,7 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0))
     run = Run(options.minutes)
     if build(run, ROOT / "build/cuda", cores):
+        run.check("inspect", sys.executable, "-m", "adapmoe.cli.main", "inspect", PACK)
         run.call("doctor", sys.executable, "-m", "adapmoe.cli.main", "doctor")  # to read, no check
         if options.until_device:
             pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only"]
