@@ -104,11 +104,14 @@ pytest: $(STAMPS)/test
 slow: $(STAMPS)/test $(STAMPS)/engines
 	$(BIN)/python -m pytest -q -m "slow and not emulated and not aarch64"
 
-# The tests that run C++: tests/python has a stand-in for the core.
+# The tests that run C++: tests/python has a stand-in for the core, and what is left out here is
+# Python, shell or CMake, or does over and over what others do once.
+SANITIZED_TESTS := tests/native tests/fuzz tests/integration tests/export/test_checksums.py \
+  tests/export/test_packed_matrix.py $(addprefix --ignore=tests/integration/test_,bench.py \
+  build_choices.py gpu_bundle.py jetson_install.py jetson_scripts.py plan.py report.py scaling.py widen.py)
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
 	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 \
-	  -m "$(LEFT_OUT) and not torch and not memory and not alone" \
-	  tests/native tests/fuzz tests/integration tests/export
+	  -m "$(LEFT_OUT) and not torch and not memory and not alone" $(SANITIZED_TESTS)
 
 # Residency, readers, thread pool and sessions at random. ThreadSanitizer of GCC 12 does not run
 # where the kernel randomises addresses widely, hence setarch where that is allowed.

@@ -24,8 +24,9 @@ RESULTS = Path(os.environ.get("OUT") or ROOT / "build/gpu-results")
 SITE = ROOT / "build/gpu-site"
 # Measured alone, after all others.
 SPEED = "tests/integration/test_gpu_speed.py"
-# TensorRT and pycuda are too large to bring along.
-WITHOUT = "tests/export/test_tensorrt_rtx.py"
+# All tests that use a GPU but tests/export/test_tensorrt_rtx.py: TensorRT and pycuda are too large
+# to bring along.
+TESTS = "tests/integration"
 PROMPT = ["-p", "The function returns", "-n", "64", "--temperature", "0"]
 
 
@@ -89,7 +90,7 @@ class Run:
         report = RESULTS / f"{name}.xml"
         begin = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-        done = self.call(name, *command, f"--ignore={WITHOUT}", f"--junitxml={report}", *words)
+        done = self.call(name, *command, f"--junitxml={report}", *words)
         seen = rows_of(report) if report.exists() else []
         self.rows += seen
         if done is None or not seen:
@@ -128,16 +129,20 @@ def build(run: Run, folder: Path, jobs: int) -> bool:
         return False
     configure = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", "-DADAPMOE_CUDA=ON"]
-    configure += ["-DADAPMOE_TOOLS=ON", f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}"]
+    configure += ["-DADAPMOE_TOOLS=ON", "-DADAPMOE_TESTING=ON"]
+    configure += [f"-DCMAKE_CUDA_ARCHITECTURES={architecture()}"]
     if run.check("configure", *configure) is None:
         return False
     if run.check("build", "cmake", "--build", folder, "-j", jobs) is None:
         return False
-    for module in folder.glob("_core*.so"):
+    for module in folder.glob("_*.so"):
         link = ROOT / "python/adapmoe" / module.name
         link.unlink(missing_ok=True)
         link.symlink_to(module)
-    return run.check("import", sys.executable, "-c", "import adapmoe._core") is not None
+    return (
+        run.check("import", sys.executable, "-c", "import adapmoe._core, adapmoe._testing")
+        is not None
+    )
 
 
 def text_of(run: Run, name: str, backend: str) -> str | None:
@@ -178,14 +183,15 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0))
     run = Run(options.minutes)
     if build(run, ROOT / "build/cuda", cores):
+        run.check("inspect", sys.executable, "-m", "adapmoe.cli", "inspect", PACK)
         run.call("doctor", sys.executable, "-m", "adapmoe.cli", "doctor")  # to read, no check
         if options.until_device:
             pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only"]
-            run.check("collect", *pytest, f"--ignore={WITHOUT}", "tests")
+            run.check("collect", *pytest, TESTS)
         else:
             compare(run)
             xdist = ["-p", "xdist.plugin", "-n", str(max(1, cores // 2))]
-            run.tests("tests", *xdist, f"--ignore={SPEED}", "tests")
+            run.tests("tests", *xdist, f"--ignore={SPEED}", TESTS)
             run.tests("speed", "-s", SPEED)
     return print_table(run.rows)
 

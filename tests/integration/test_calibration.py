@@ -153,6 +153,7 @@ def test_dense_weights_are_read_as_the_format_says(pack_factory, experts, dense)
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_fisher_and_direct_agree_on_the_order(calibration, pack, texts, tiny_checkpoint):
     settings = Settings(
         "fisher", LIMIT, windows=16, memory_fraction=None, checkpoint=tiny_checkpoint

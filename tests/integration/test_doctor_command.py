@@ -36,9 +36,11 @@ def test_it_says_what_a_session_will_use(pack_factory):
 
 
 def test_a_folder_without_a_pack_is_a_problem(tmp_path):
-    done = doctor(tmp_path)
+    done = doctor(tmp_path, "--json")
     assert done.returncode == 1
-    assert "manifest.json" in done.stdout
+    found = {finding["topic"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert found["pack"]["status"] == "problem"
+    assert "manifest.json" in found["pack"]["seen"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 from gpu_bundle import bundle, run
 
-from support.source.source_tree import ROOT
+from support.source.source_tree import ROOT, relative, source_files
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.integration.test_gpu" name="test_logits[int4]" time="1.5"/>
@@ -31,6 +31,18 @@ def test_it_brings_what_the_package_and_the_exporter_need():
     there = {"numpy", "cmake", "ninja"}
     needed = names_of("dependencies") | names_of("export") | {"nanobind", "nlohmann-json"}
     assert needed - there <= names_of("gpu-bundle")
+
+
+def test_it_runs_every_test_that_uses_a_gpu():
+    users = {
+        relative(path)
+        for path in source_files((".py",))
+        if path.name.startswith("test_")
+        and re.search(r"\bgpu_build\b|mark\.gpu\b", path.read_text())
+    }
+    outside = {name for name in users if not name.startswith(f"{run.TESTS}/")}
+    assert outside == {"tests/export/test_tensorrt_rtx.py"}
+    assert len(users) > len(outside)
 
 
 def test_a_row_per_test(tmp_path, capsys):

@@ -11,7 +11,7 @@ from adapmoe.calibration.statistics import evaluate
 from adapmoe.text.tokenizer import Tokenizer
 from support.models.reference_model import load_reference, reference_perplexity, write_dequantized
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 WINDOW = 256
 
