@@ -3,7 +3,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Sequence as ItemSequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +18,14 @@ from adapmoe.errors import PackError, TraceError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationResult
 from adapmoe.generation.scheduler import Batch, Scheduler
-from adapmoe.generation.sequence import Sequence, TokenIds, as_token_ids
+from adapmoe.generation.sequence import Sequence, TokenIds, as_token_ids, is_one_prompt
 from adapmoe.generation.stats import describe_split
 from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
 from adapmoe.machine.cuda import load_packaged_tensorrt
 from adapmoe.machine.power import PowerMeter
 from adapmoe.machine.process import NotCopied
-from adapmoe.opening.allocation import allocate, check_allocation
-from adapmoe.opening.expert_path import choose_expert_path, device_probe
-from adapmoe.opening.gating import choose_first_layer, choose_gating
-from adapmoe.opening.read_settings import read_settings
+from adapmoe.opening.allocation import allocate
+from adapmoe.opening.core_options import core_options
 from adapmoe.opening.warm_restart import WarmRestart
 from adapmoe.pack.manifest import Manifest, PackGeometry, check_small_files
 from adapmoe.settings import PathLike, Settings, describe, takes_settings
@@ -80,8 +78,7 @@ class LLM(NotCopied):
         settings: each by its name, listed below with its default.
 
     Attributes:
-        reading: how many reads at the same time, of what size, and where that comes from: "given",
-            "probed" or "default".
+        reading: how many reads at the same time, of what size, and where that comes from.
         settings: what it was opened with.
 
     Raises:
@@ -99,21 +96,8 @@ class LLM(NotCopied):
     def __init__(self, path: PathLike, settings: Settings) -> None:
         """Open a pack and reserve all memory that it will use; see the class for the arguments."""
         pack = Path(path)
-        gating = choose_gating(
-            pack, settings.gating, settings.gating_threshold, settings.sensitivity
-        )
-        check_allocation(pack, settings.allocation)
         self.settings = settings
-        self.reading = read_settings(
-            pack,
-            settings.reader,
-            settings.read_depth,
-            settings.request_bytes,
-            settings.register_buffers,
-        )
-        options = settings.for_core() | _choose_experts(pack, settings)
-        options |= self.reading.core_settings() | gating.options
-        options |= choose_first_layer(pack, settings.prefetch, settings.first_layer).options
+        options, self.reading = core_options(pack, settings)
         session = _open_session(str(path), **options)
         self._path = pack
         self._scheduler = Scheduler(session, pack, settings.prefill_chunk)
@@ -128,8 +112,6 @@ class LLM(NotCopied):
         if settings.verbose:
             print(f"{pack}: {self.backend}", file=sys.stderr)
             print(describe_split(self.memory_split), file=sys.stderr)
-
-    # --- text -----------------------------------------------------------------------------------
 
     @overload
     def generate(
@@ -190,8 +172,8 @@ class LLM(NotCopied):
         chunks = GenerationStream(self._submit(prompt, SamplingParams.of(params, **overrides)))
         if stream:
             return chunks
-        results = _run_to_the_end(chunks)
-        return results[0] if _is_single(prompt) else results
+        results = chunks.run()
+        return results[0] if is_one_prompt(prompt) else results
 
     def generate_async(
         self,
@@ -199,17 +181,12 @@ class LLM(NotCopied):
         params: SamplingParams | None = None,
         **overrides: Any,
     ) -> AsyncGenerationStream:
-        """Continue one prompt or several without blocking the event loop.
-
-        Example:
-            async for chunk in llm.generate_async("The first law of robotics"):
-                print(chunk.text, end="")
+        """`generate` without blocking the event loop: `async for chunk in llm.generate_async(...)`.
 
         Returns:
             An asynchronous iterator of chunks; its `results` are complete once it has ended.
 
-        Raises what `generate` raises: what can be checked before any work at once, the rest while
-        iterating.
+        What can be checked before any work is raised at once, the rest while iterating.
         """
         return AsyncGenerationStream(self._submit(prompt, SamplingParams.of(params, **overrides)))
 
@@ -242,16 +219,13 @@ class LLM(NotCopied):
         stream: bool = False,
         **overrides: Any,
     ) -> GenerationResult | GenerationStream:
-        """Answer a conversation, put into text by the model's chat template.
+        """Answer a conversation, put into text by the model's chat template, as `generate` does.
 
         Args:
             messages: `{"role": "user", "content": "..."}` and so on, oldest first; the template
                 decides which roles there are, and in what order.
             params, stream, overrides: as for `generate`.
             chat_template: a Jinja template instead of the pack's, or the name of one of the pack's.
-
-        Returns:
-            The answer, or a `GenerationStream` of it.
 
         Raises:
             ChatTemplateError: there is no template, or it refuses these messages.
@@ -260,7 +234,7 @@ class LLM(NotCopied):
         """
         checks.flag("stream", stream)
         chunks = GenerationStream(self._submit_chat(messages, chat_template, params, overrides))
-        return chunks if stream else _run_to_the_end(chunks)[0]
+        return chunks if stream else chunks.run()[0]
 
     def chat_async(
         self,
@@ -309,7 +283,7 @@ class LLM(NotCopied):
 
     def _submit(self, prompt: Prompts, params: SamplingParams, *, answers: bool = False) -> Batch:
         self._tell_notes()  # those since the last call; a service may never close
-        if _is_single(prompt):
+        if is_one_prompt(prompt):
             encoded = [self._encode("prompt", prompt)]
         else:
             encoded = [self._encode(f"prompt[{at}]", one) for at, one in enumerate(prompt)]
@@ -336,8 +310,6 @@ class LLM(NotCopied):
             )
         return self._tokenizer
 
-    # --- steps ----------------------------------------------------------------------------------
-
     def new_sequence(self) -> Sequence:
         """Begin a token stream to drive step by step.
 
@@ -354,8 +326,7 @@ class LLM(NotCopied):
             items: (sequence, token id) pairs, every sequence at most once.
 
         Returns:
-            float32 `[n, vocab_size]`: the logits after each token, in the order of `items`, bit by
-            bit what `Sequence.decode` would return.
+            float32 `[n, vocab_size]` in the order of `items`: what `Sequence.decode` would return.
 
         Raises:
             TypeError: not such pairs.
@@ -364,19 +335,14 @@ class LLM(NotCopied):
         """
         return self._scheduler.decode_batch(items)
 
-    # --- memory ---------------------------------------------------------------------------------
-
     def set_memory(self, memory: int | str) -> "_core.MemorySplit":
         """Change the memory ceiling while the model is open, after a step that is running.
 
         Less memory evicts experts and gives their memory back; more lets more become resident.
-        Sequences keep their tokens, and results do not change.
+        Sequences keep their tokens, and results do not change. Returns the new split, in bytes.
 
         Args:
             memory: bytes or a size such as "8GiB"; "auto" is not one.
-
-        Returns:
-            The new split, in bytes.
 
         Raises:
             BudgetError: below the floor of this model, or more than this process may take; the old
@@ -392,11 +358,8 @@ class LLM(NotCopied):
 
     def _allocate(self) -> None:
         """Give each layer its floor in the memory that there is now."""
-        how = self.settings.allocation
-        if how != "global":
-            floors = allocate(
-                self._path, self.geometry, self.memory_split, how, self.settings.gating
-            )
+        if self.settings.allocation != "global":
+            floors = allocate(self._path, self.geometry, self.memory_split, self.settings)
             self._session.set_layer_floors(floors)
 
     @property
@@ -408,8 +371,6 @@ class LLM(NotCopied):
     def geometry(self) -> PackGeometry:
         """The numbers of the pack and of the memory split that routing and planning work with."""
         return PackGeometry.of(Manifest.read(self._path), self.memory_split)
-
-    # --- observation ----------------------------------------------------------------------------
 
     def record_trace(self, on: bool) -> None:
         """Record routing from the next step on, or stop and forget what was recorded."""
@@ -490,7 +451,7 @@ class LLM(NotCopied):
 
     @property
     def registration(self) -> Registration:
-        """What io_uring has registered: the file, memory of so many tiles; why not more, or ""."""
+        """What io_uring has registered."""
         return self._session.registration
 
     @property
@@ -508,8 +469,6 @@ class LLM(NotCopied):
         for note in notes[self._notes_told :]:
             _log.warning("%s", note)
         self._notes_told = len(notes)
-
-    # --- closing --------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close all sequences and give all memory back, after a step that is running.
@@ -535,35 +494,6 @@ class LLM(NotCopied):
 LLM.__doc__ = (LLM.__doc__ or "").rstrip() + "\n" + describe()
 
 
-def _choose_experts(pack: Path, settings: Settings) -> dict[str, str]:
-    """Backend and arithmetic for the core; logs what was measured."""
-    probe = device_probe(pack, settings.backend)
-    choice = choose_expert_path(settings.arithmetic, exact=settings.exact, probe=probe)
-    if choice.note:
-        _log.warning("%s", choice.note)
-    return {"backend": choice.backend(settings.backend), "arithmetic": choice.path}
-
-
 def _read_tokenizer(pack: Path) -> Tokenizer | None:
     """A pack without a tokenizer still runs on token ids."""
     return Tokenizer.from_pack(pack) if (pack / "tokenizer.json").exists() else None
-
-
-def _run_to_the_end(chunks: GenerationStream) -> list[GenerationResult]:
-    with chunks:
-        for _ in chunks:
-            pass
-    return chunks.results
-
-
-def _is_single(prompt: Any) -> bool:
-    """Text or one row of token ids, not a list of them. An empty list is a list of no prompts."""
-    if isinstance(prompt, str):
-        return True
-    listed = hasattr(prompt, "__getitem__") and getattr(prompt, "ndim", 1) > 0
-    if not listed or isinstance(prompt, bytes | bytearray | Mapping):
-        raise checks.wrong_type("prompt", "text, token ids, or a list of either", prompt)
-    if len(prompt) == 0:
-        return False
-    first = prompt[0]
-    return not isinstance(first, str | ItemSequence) and getattr(first, "ndim", 0) == 0

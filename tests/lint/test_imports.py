@@ -28,7 +28,7 @@ ARROWS = {
     "conversation": {"llm"},
     "llm": {"generation", "opening", "settings"},
     "doctor": {"opening"},
-    "opening": {"tracing"},
+    "opening": {"tracing", "settings"},
     "tracing": {"pack"},
     "generation": {"text"},
     "text": {"pack"},

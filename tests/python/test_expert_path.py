@@ -185,7 +185,8 @@ def test_what_cannot_be_had_is_refused(pack_factory, options, error, message):
 
 def test_the_note_reaches_the_user(fake_core, tiny_checkpoint, monkeypatch, caplog):
     monkeypatch.setattr(
-        "adapmoe.llm.choose_expert_path", lambda *_, **__: Choice("w4a16", "arithmetic=w4a16: why")
+        "adapmoe.opening.core_options.choose_expert_path",
+        lambda *_, **__: Choice("w4a16", "arithmetic=w4a16: why"),
     )
     with LLM(tiny_checkpoint, exact=False) as llm:
         assert llm._session.options["arithmetic"] == "w4a16"

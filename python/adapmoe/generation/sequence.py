@@ -2,6 +2,7 @@
 """One sequence of tokens, driven step by step."""
 
 import weakref
+from collections.abc import Mapping
 from collections.abc import Sequence as TokenSequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,22 @@ def as_token_ids(ids: TokenIds, vocab_size: int, name: str = "ids") -> NDArray[n
         ValueError: empty, not one-dimensional, or outside `[0, vocab_size)`.
     """
     return checks.token_ids(name, ids, vocab_size)
+
+
+def is_one_prompt(prompt: Any) -> bool:
+    """Text or one row of token ids, not a list of them. An empty list is a list of no prompts.
+
+    Raises TypeError for what is none of them.
+    """
+    if isinstance(prompt, str):
+        return True
+    listed = hasattr(prompt, "__getitem__") and getattr(prompt, "ndim", 1) > 0
+    if not listed or isinstance(prompt, bytes | bytearray | Mapping):
+        raise checks.wrong_type("prompt", "text, token ids, or a list of either", prompt)
+    if len(prompt) == 0:
+        return False
+    first = prompt[0]
+    return not isinstance(first, str | TokenSequence) and getattr(first, "ndim", 0) == 0
 
 
 class Sequence(NotCopied):

@@ -56,6 +56,13 @@ class GenerationStream(NotCopied, Iterator[GenerationChunk]):
             self._batch.begin(slot)
         self._batch.step(owner)
 
+    def run(self) -> list[GenerationResult]:
+        """Run to the end, close, and return the result of every prompt, in order."""
+        with self:
+            for _ in self:
+                pass
+        return self.results
+
     @property
     def results(self) -> list[GenerationResult]:
         """What every prompt has generated so far, in order; complete once the iterator ends."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from adapmoe.errors import CalibrationError
 from adapmoe.pack.calibration import FILE, read_calibration
 from adapmoe.pack.manifest import PackGeometry
+from adapmoe.settings import Settings
 from adapmoe.tracing.replay import LayerFacts, layer_floors
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def check_allocation(pack: Path, allocation: str) -> None:
 
 
 def allocate(
-    pack: Path, geometry: PackGeometry, split: "MemorySplit", allocation: str, gating: str
+    pack: Path, geometry: PackGeometry, split: "MemorySplit", settings: Settings
 ) -> list[int]:
     """Soft floors for the present memory: experts per layer, [] for "global".
 
@@ -83,7 +84,7 @@ def allocate(
         CalibrationError: allocation "dp" without calibration.
     """
     facts = None
-    if allocation == "dp":
+    if settings.allocation == "dp":
         calibrated = CalibrationFacts.of(pack)
         if calibrated is None:
             raise CalibrationError(
@@ -91,7 +92,7 @@ def allocate(
                 f"adapmoe calibrate {pack} --text FILE"
             )
         facts = calibrated.layers
-        if gating == "off":  # every step needs all of its experts
+        if settings.gating == "off":  # every step needs all of its experts
             facts = LayerFacts(facts.prefetch_accuracy, [0.0] * geometry.num_layers)
     capacity = split.frames * geometry.experts // split.frames_total
-    return layer_floors(allocation, geometry, capacity, facts)
+    return layer_floors(settings.allocation, geometry, capacity, facts)
