@@ -87,9 +87,17 @@ bool signal_raised() {
   return raised;
 }
 
-void interrupt_steps_at_exit() {
+void export_exit_hook(nb::module_& m) {
   pthread_atfork(nullptr, nullptr, &forget_other_threads);
-  nb::module_::import_("atexit").attr("register")(nb::cpp_function(&interrupt_and_wait));
+  m.def("_interrupt_steps", &interrupt_and_wait, "The exit hook.");
+  nb::module_::import_("atexit").attr("register")(m.attr("_interrupt_steps"));
+}
+
+void interrupt_steps_first_at_exit() {
+  const nb::module_ atexit = nb::module_::import_("atexit");
+  const nb::object hook = nb::module_::import_("adapmoe._core").attr("_interrupt_steps");
+  atexit.attr("unregister")(hook);
+  atexit.attr("register")(hook);  // the last to be registered runs first
 }
 
 }  // namespace adapmoe

@@ -39,7 +39,12 @@ void end_if_left_behind();
 // set.
 bool signal_raised();
 
-// To be called once, when the module is made.
-void interrupt_steps_at_exit();
+// Makes the hook that ends the steps of other threads when the interpreter exits, once, with the
+// module.
+void export_exit_hook(nanobind::module_& m);
+
+// Lets that hook run before the exit hooks registered so far: they may wait for threads that
+// compute. Needs the GIL.
+void interrupt_steps_first_at_exit();
 
 }  // namespace adapmoe

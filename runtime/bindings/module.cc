@@ -32,5 +32,5 @@ NB_MODULE(_core, m) {
   adapmoe::export_read_probe(m);
   adapmoe::export_pack_writer(m);
   adapmoe::export_memory_limits(m);
-  adapmoe::interrupt_steps_at_exit();
+  adapmoe::export_exit_hook(m);
 }

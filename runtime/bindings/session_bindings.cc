@@ -92,6 +92,7 @@ MemorySplit set_memory(const PySession& self, int64_t memory_bytes) {
 
 void open(PySession* self, const std::string& path, const nb::kwargs& settings) {
   SessionConfig config = session_config(settings);
+  interrupt_steps_first_at_exit();
   auto session =
       without_gil([&] { return Session::open(path, std::move(config), python_signals()); });
   auto shared = std::make_shared<Shared>();

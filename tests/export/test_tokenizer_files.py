@@ -163,7 +163,7 @@ def settings_not_an_object(checkpoint):
 
 
 def unknown_bos(checkpoint):
-    edit(checkpoint / "tokenizer_config.json", bos_token="<begin>")
+    edit(checkpoint / "tokenizer_config.json", bos_token="<begin>", add_bos_token=True)
 
 
 def token_of_the_settings(checkpoint):
