@@ -163,7 +163,8 @@ def settings_not_an_object(checkpoint):
 
 
 def unknown_bos(checkpoint):
-    edit(checkpoint / "tokenizer_config.json", bos_token="<begin>", add_bos_token=True)
+    edit(checkpoint / "special_tokens_map.json", bos_token="<begin>")
+    edit(checkpoint / "tokenizer_config.json", add_bos_token=True)
 
 
 def token_of_the_settings(checkpoint):
@@ -204,7 +205,7 @@ def end_as_fraction(checkpoint):
         (template_not_utf8, "chat_template.jinja: not UTF-8 text"),
         (nested, "special_tokens_map.json: not valid JSON"),
         (settings_not_an_object, "generation_config.json: expected a JSON object"),
-        (unknown_bos, "tokenizer_config.json: bos_token '<begin>' is not in tokenizer.json"),
+        (unknown_bos, "special_tokens_map.json: bos_token '<begin>' is not in tokenizer.json"),
         (token_of_the_settings, "tokenizer_config.json: names tokens that tokenizer.json does"),
         (token_of_the_map, "special_tokens_map.json: names tokens that tokenizer.json does"),
         (extra_special_token, "tokenizer_config.json: names tokens that tokenizer.json does"),
