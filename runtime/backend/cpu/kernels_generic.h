@@ -29,7 +29,9 @@ struct Kernels {
       const float amax = largest.max_lane();
       // A group this small is zero: its scale would be subnormal and its inverse infinite.
       const bool tiny = !(amax > 1e-30F);
-      scale[g] = (tiny ? 0.0F : amax / 127.0F) + poison.sum();
+      const float lost = poison.sum();
+      // One NaN for all: its bits would depend on the instructions that made it.
+      scale[g] = lost == lost ? (tiny ? 0.0F : amax / 127.0F) : __builtin_nanf("");
       const L inverse = L::set1(tiny ? 0.0F : 127.0F / amax);
       int32_t total = 0;
       for (int64_t k = 0; k < group; k += 16) {
