@@ -158,7 +158,8 @@ def test_names_with_brackets_are_shown_as_they_are(shell, pack_factory, tmp_path
     ):
         code, text, errors = shell(words, COLUMNS="300")
         assert ("[/none]" in words[1]) == bool(code), errors
-        assert "[bold]a[/x] :smile:" in text + errors or words[0] == "replay"
+        shown = "".join((text + errors).split())  # the title of a table may be wrapped
+        assert "[bold]a[/x]:smile:" in shown or words[0] == "replay"
     assert shell(("replay", str(trace)))[0] == 0
 
 

@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adapmoe import LLM
-from adapmoe.errors import PackError
+from adapmoe.errors import NonFiniteError, PackError
 from support.disk.faults import (
     DELAY,
     FileFault,
@@ -217,7 +218,8 @@ def test_verify_always_and_first_refuse_a_damaged_pack_and_never_trusts_it(pack)
         for verify in ("always", "first"):
             with pytest.raises(PackError, match=f"{file}.*CRC32C"):
                 logits(pack, verify=verify)
-        assert not np.array_equal(logits(pack, verify="never"), right)
+        with suppress(NonFiniteError):  # what such weights may give
+            assert not np.array_equal(logits(pack, verify="never"), right)
         damage.lift()
     for verify in ("always", "first", "never"):
         assert np.array_equal(logits(pack, verify=verify), right)

@@ -40,7 +40,7 @@ def call(*words):
 def verb_words(verb, pack, text):
     return {
         "run": ["run", pack, "-p", "The", "--ignore-eos", "--json"],
-        "plan": ["plan", pack, "--seconds", "1", "--memory", "1GiB", "--check", "--json"],
+        "plan": ["plan", pack, "--seconds", "4", "--memory", "1GiB", "--check", "--json"],
         "eval": ["eval", pack, "--text", text, "--json"],
         "calibrate": ["calibrate", pack, "--text", text, "--windows", "8", "--json"],
         "bench": ["bench", pack, "--repeat", "1", "--profile", "--json"],
@@ -72,8 +72,8 @@ def test_a_short_context_is_lived_with(pack_of, text, verb, positions):
         ("eval", ["--window", "9"], "window"),
         ("bench", ["--tokens", "9"], "--tokens 9"),
         ("bench", ["--prompt-tokens", "4", "--warmup", "4"], "--warmup 4"),
-        ("run", ["-n", "9"], "max_tokens"),
-        ("run", ["--max-context", "9"], "max_context"),
+        ("run", ["-n", "9"], "--max-tokens 9"),
+        ("run", ["--max-context", "9"], "--max-context 9"),
     ],
 )
 def test_what_does_not_fit_is_named(pack_of, text, verb, words, named):
@@ -90,7 +90,7 @@ def test_one_position_is_refused_in_words(pack_of, text, verb):
     done = call(*verb_words(verb, pack_of(1), text))
     assert done.exit_code != 0
     assert isinstance(done.exception, SystemExit), done.exception
-    assert any(word in done.stderr for word in ("position", "max_context 1", "trained for 1"))
+    assert any(word in done.stderr for word in ("position", "--max-context 1", "trained for 1"))
 
 
 @pytest.mark.parametrize("verb", ["plan", "eval", "calibrate", "bench"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from adapmoe_export import export_pack
 from support.models.checkpoints import make_config, make_tensors, write_checkpoint
 
-TESTS = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parents[2]
 
 
 def make_engine_pack(folder: Path, **options) -> Path:
