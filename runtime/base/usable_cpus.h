@@ -10,9 +10,8 @@ namespace adapmoe {
 int usable_cpus();
 
 // Cores' worth of time that the cgroups of this process and their parents allow, the least of them
-// (v1 cpu.cfs_quota_us, v2 cpu.max); empty where there is no limit. `proc` and `cgroup` are the
-// mount points ("/proc", "/sys/fs/cgroup"); tests pass their own trees.
-std::optional<double> cpu_quota(const std::string& proc, const std::string& cgroup);
+// (v1 cpu.cfs_quota_us, v2 cpu.max); empty where there is no limit. `root`: see cgroup_directories.
+std::optional<double> cpu_quota(const std::string& root);
 
 // `cores`, or fewer where `quota` allows less, rounded down: a thread more than the quota pays for
 // is stopped in every period while the others wait for it.

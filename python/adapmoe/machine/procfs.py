@@ -2,7 +2,6 @@
 """What the kernel says about this machine and process: /proc, /sys, control groups, mounts."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -72,28 +71,6 @@ class KernelTree:
         """A field of `proc/meminfo` in bytes."""
         words = self.fields("proc/meminfo").get(field, "").split()
         return int(words[0]) * 1024 if words and words[0].isdigit() else None
-
-
-_MOUNT = "sys/fs/cgroup"
-
-
-def control_files(tree: KernelTree, controller: str, unified: str, legacy: str) -> Iterator[str]:
-    """Files that may hold a limit of this process, its own group's first, then the parents'.
-
-    The file is called `unified` in cgroup version 2 and `legacy` in version 1.
-    """
-    for line in (tree.text("proc/self/cgroup") or "").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            mount, name = _MOUNT, unified
-        elif controller in controllers.split(","):
-            mount, name = f"{_MOUNT}/{controller}", legacy
-        else:
-            continue
-        parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts), -1, -1):
-            yield "/".join([mount, *parts[:depth], name])
 
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
