@@ -69,9 +69,9 @@ def test_the_time_of_one_expert(gpu_build, pack_factory):
 
 
 @pytest.mark.emulated
-def test_the_program(tmp_path):
+def test_the_program():
     tool("gpu-bench", build="emulated")
     command = [sys.executable, "-m", "benchmarks.gpu_speed", "gemv", "--build", "nowhere"]
-    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "run `make cuda-tools`" in done.stderr
