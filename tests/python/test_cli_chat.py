@@ -146,6 +146,7 @@ def test_on_a_terminal_ctrl_c_at_the_prompt_goes_on_and_ctrl_d_leaves(
 ):
     wanted = expected("Hello")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr(
         "builtins.input", Terminal(KeyboardInterrupt, "Hello", "/nonsense", EOFError)
     )

@@ -72,14 +72,19 @@ class ChatLoop:
 
     def _read_line(self) -> str | None:
         """The next line without its end; None at the end of the input."""
-        if not self._terminal:
-            with reading_stdin():
-                line = sys.stdin.readline()
-            return line.rstrip("\n") if line else None
         while True:
             try:
-                return input("> ")
+                if self._terminal and sys.stdout.isatty():
+                    return input("> ")
+                # Not so elsewhere: while input() flushes the prompt, it drops a Ctrl-C.
+                if self._terminal:
+                    print("> ", end="", flush=True)
+                with reading_stdin():
+                    line = sys.stdin.readline()
+                return line.rstrip("\n") if line else None
             except KeyboardInterrupt:
+                if not self._terminal:
+                    raise
                 _say("\nCtrl-D leaves")
             except EOFError:
                 typer.echo()
