@@ -30,9 +30,14 @@ struct Copy {
   size_t bytes = 0;
 };
 
+// Where __builtin_setjmp was.
+using Place = void* [5];
+
 struct Fiber {
-  ucontext_t context{};
+  Place place{};
+  ucontext_t start{};
   std::unique_ptr<char[]> stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  bool started = false;
   bool done = false;
   std::vector<Copy> copies;               // since the last commit
   std::deque<std::vector<Copy>> commits;  // not waited for
@@ -41,22 +46,41 @@ struct Fiber {
 // The block that runs now. One at a time, whatever the streams.
 std::mutex running;
 std::vector<std::unique_ptr<Fiber>> fibers;
-ucontext_t scheduler;
+Place scheduler;
 const std::function<void()>* body = nullptr;
 unsigned current = 0;
 unsigned at_barrier = 0;
 uint64_t barriers = 0;
 
-void fiber_main() {
-  (*body)();
-  fibers[current]->done = true;
-  swapcontext(&fibers[current]->context, &scheduler);
+// swapcontext would ask the kernel for the mask of signals each time. "noipa": other fibers run
+// before these return, whatever the compiler sees in them.
+[[gnu::noipa, noreturn]] void jump(Place& to) { __builtin_longjmp(to, 1); }
+[[gnu::noipa]] void go(Place& from, Place& to) {
+  if (__builtin_setjmp(from) == 0) jump(to);
 }
 
-void yield() {
-  const unsigned self = current;
-  swapcontext(&fibers[self]->context, &scheduler);
+// One thread of one block after another.
+void fiber_main() {
+  Fiber& self = *fibers[current];
+  while (true) {
+    (*body)();
+    self.done = true;
+    go(self.place, scheduler);
+  }
 }
+
+[[gnu::noipa]] void resume(Fiber& fiber) {
+  if (fiber.started) return go(scheduler, fiber.place);
+  fiber.started = true;
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStackBytes;
+  fiber.start.uc_link = nullptr;
+  makecontext(&fiber.start, fiber_main, 0);
+  if (__builtin_setjmp(scheduler) == 0) setcontext(&fiber.start);
+}
+
+void yield() { go(fibers[current]->place, scheduler); }
 
 void run_block(unsigned threads) {
   while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
@@ -65,11 +89,6 @@ void run_block(unsigned threads) {
     fiber.done = false;
     fiber.copies.clear();
     fiber.commits.clear();
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
   }
   at_barrier = 0;
   unsigned left = threads;
@@ -81,9 +100,8 @@ void run_block(unsigned threads) {
       current = i;
       threadIdx = dim3(i);
       race_thread.thread = i;
-      race_thread.barriers = barriers;
       race_thread.stack = fibers[i]->stack.get();
-      swapcontext(&scheduler, &fibers[i]->context);
+      resume(*fibers[i]);
       left -= fibers[i]->done ? 1 : 0;
     }
     // Some threads wait at a barrier that the others have left without: a GPU would hang.
@@ -153,7 +171,7 @@ void __syncthreads() {
   if (++at_barrier == blockDim.x) {
     at_barrier = 0;
     ++barriers;
-    race_thread.barriers = barriers;
+    race_pass_barrier();
   }
   while (barriers == mine) yield();
 }
@@ -276,9 +294,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     for (unsigned block = 0; block < config.gridDim.x; ++block) {
       blockIdx = dim3(block);
       race_thread.block = block;
+      race_begin_block();
       run_block(config.blockDim.x);
     }
-    race_thread.launch = 0;
+    race_end_launch();
   }
   return cudaSuccess;
 }

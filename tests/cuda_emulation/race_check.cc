@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "race_check.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <string_view>
 #include <unordered_map>
@@ -17,43 +19,61 @@ extern char _end;
 
 namespace {
 
-constexpr unsigned kSeveral = ~0U;
 constexpr size_t kShadowed = 64;   // bytes that one entry of the table describes
-constexpr size_t kMost = 1 << 12;  // entries that outlive a launch: 12 MiB
+constexpr size_t kMost = 1 << 13;  // entries that outlive a launch: 8 MiB
 
 const bool unwatched = [] {
   const char* races = std::getenv("ADAPMOE_EMULATED_RACES");
   return races != nullptr && std::string_view(races) == "unwatched";
 }();
 
-// Who touched a byte last. Of reads, those after the last barrier; "several" where it was not one.
+// Goes on at every launch, block and barrier: of two touches of a block with the same time, none
+// need come first.
+uint32_t now = 0;
+uint32_t launch_began = 0;
+uint32_t block_began = 0;
+bool watching = false;  // a kernel runs
+
+void tick() {
+  if (++now == 0) std::abort();  // after hours
+}
+
+// Of several readers at a time, no thread is the one.
+constexpr unsigned kSeveral = ~0U;
+constexpr unsigned kSeveralBlocks = ~1U;
+
+// Who touched a byte last.
 struct Touch {
-  uint64_t launch = 0;
-  uint64_t barriers = 0;
-  unsigned block = 0;
+  uint32_t time = 0;
   unsigned thread = 0;
+  bool operator==(const Touch&) const = default;
 };
 struct Byte {
   Touch written;
   Touch read;
+  bool operator==(const Byte&) const = default;
 };
 struct Shadow {
   Byte bytes[kShadowed];
 };
 
 std::unordered_map<uintptr_t, std::unique_ptr<Shadow>> table;
-uintptr_t last_key = 0;  // accesses are mostly close to the one before
-Shadow* last_shadow = nullptr;
+// Those found last, each in the place of its key.
+struct Found {
+  uintptr_t key = 0;
+  Shadow* shadow = nullptr;
+};
+Found found[1 << 13];
 
-Byte& shadow_of(uintptr_t address) {
+Byte* shadow_of(uintptr_t address) {
   const uintptr_t key = address / kShadowed + 1;
-  if (key != last_key) {
+  Found& last = found[key % std::size(found)];
+  if (key != last.key) {
     auto& entry = table[key];
     if (entry == nullptr) entry = std::make_unique<Shadow>();
-    last_key = key;
-    last_shadow = entry.get();
+    last = {key, entry.get()};
   }
-  return last_shadow->bytes[address % kShadowed];
+  return &last.shadow->bytes[address % kShadowed];
 }
 
 bool is_shared(uintptr_t address) {
@@ -70,59 +90,67 @@ bool is_register(uintptr_t address) {
 }
 
 [[noreturn]] void report(const char* what, uintptr_t address, const Touch& other) {
-  std::fprintf(stderr, "race: block %u thread %u %s at %s%#zx, block %d thread %d\n",
-               race_thread.block, race_thread.thread, what,
-               is_shared(address) ? "shared memory " : "", static_cast<size_t>(address),
-               static_cast<int>(other.block), static_cast<int>(other.thread));
+  std::fprintf(stderr, "race: block %u thread %u %s at %s%#zx", race_thread.block,
+               race_thread.thread, what, is_shared(address) ? "shared memory " : "",
+               static_cast<size_t>(address));
+  if (other.time < block_began || other.thread == kSeveralBlocks) {
+    std::fprintf(stderr, ", another block\n");
+  } else {
+    std::fprintf(stderr, ", thread %d of its block\n", static_cast<int>(other.thread));
+  }
   std::abort();
 }
 
 // Whether a GPU need not have done `touch` before what the thread does now.
 bool at_once(const Touch& touch, bool shared) {
-  if (touch.launch != race_thread.launch) return false;
-  if (touch.block != race_thread.block) return !shared;  // each block has its own
-  return touch.barriers == race_thread.barriers && touch.thread != race_thread.thread;
+  if (touch.time < launch_began) return false;
+  // Each block has its own shared memory.
+  if (touch.time < block_began || touch.thread == kSeveralBlocks) return !shared;
+  return touch.time == now && touch.thread != race_thread.thread;
 }
 
-Touch now() {
-  return {race_thread.launch, race_thread.barriers, race_thread.block, race_thread.thread};
+Byte after_write(const Byte& before, uintptr_t address, bool shared) {
+  if (at_once(before.written, shared)) report("writes what another wrote", address, before.written);
+  if (at_once(before.read, shared)) report("writes what another reads", address, before.read);
+  return {{now, race_thread.thread}, before.read};
 }
 
-void on_write(uintptr_t address, bool shared) {
-  Byte& byte = shadow_of(address);
-  if (at_once(byte.written, shared)) report("writes what another wrote", address, byte.written);
-  if (at_once(byte.read, shared)) report("writes what another reads", address, byte.read);
-  byte.written = now();
-}
-
-void on_read(uintptr_t address, bool shared) {
-  Byte& byte = shadow_of(address);
-  if (at_once(byte.written, shared)) report("reads what another writes", address, byte.written);
-  const bool written_here =
-      byte.written.launch == race_thread.launch && byte.written.block == race_thread.block;
-  if (shared && !written_here) report("reads what nobody wrote", address, byte.written);
-  Touch read = now();
-  const Touch& before = byte.read;
-  if (before.launch == read.launch) {
-    if (before.block != read.block && !shared) read.block = kSeveral;
-    const bool same_interval = before.block == read.block && before.barriers == read.barriers;
-    if (same_interval && before.thread != read.thread) read.thread = kSeveral;
+Byte after_read(const Byte& before, uintptr_t address, bool shared) {
+  if (at_once(before.written, shared)) report("reads what another writes", address, before.written);
+  if (shared && before.written.time < block_began) {
+    report("reads what nobody wrote", address, before.written);
   }
-  byte.read = read;
+  Touch read = {now, race_thread.thread};
+  const Touch& last = before.read;
+  if (last.time >= launch_began) {
+    if (last.time < block_began || last.thread == kSeveralBlocks) {
+      if (!shared) read.thread = kSeveralBlocks;
+    } else if (last.time == now && last.thread != read.thread) {
+      read.thread = kSeveral;
+    }
+  }
+  return {before.written, read};
 }
 
-void touch(const void* at, size_t bytes, bool write) {
-  if (race_thread.launch == 0) return;
+template <Byte after(const Byte&, uintptr_t, bool)>
+void touch(const void* at, size_t bytes) {
+  if (!watching) return;
   const char* begin = static_cast<const char*>(at);
   if (begin >= race_thread.stack && begin < race_thread.stack + race_thread.stack_bytes) return;
   const auto address = reinterpret_cast<uintptr_t>(at);
   if (is_register(address)) return;
   const bool shared = is_shared(address);
-  for (size_t i = 0; i < bytes; ++i) {
-    if (write) {
-      on_write(address + i, shared);
-    } else {
-      on_read(address + i, shared);
+  Byte before;
+  Byte now_is;
+  for (size_t i = 0; i < bytes;) {
+    Byte* byte = shadow_of(address + i);
+    const size_t end = std::min(bytes, i + kShadowed - (address + i) % kShadowed);
+    for (bool first = i == 0; i < end; ++i, ++byte, first = false) {
+      if (first || *byte != before) {  // mostly they are alike
+        before = *byte;
+        now_is = after(before, address + i, shared);
+      }
+      *byte = now_is;
     }
   }
 }
@@ -130,26 +158,35 @@ void touch(const void* at, size_t bytes, bool write) {
 }  // namespace
 
 void race_begin_launch() {
-  static uint64_t launches = 0;
   if (table.size() > kMost) {
     table.clear();
-    last_key = 0;
+    std::ranges::fill(found, Found{});
   }
-  race_thread = {};
-  if (!unwatched) race_thread.launch = ++launches;
+  tick();
+  launch_began = now;
+  watching = !unwatched;
 }
 
-void race_read(const void* at, size_t bytes) { touch(at, bytes, false); }
-void race_write(const void* at, size_t bytes) { touch(at, bytes, true); }
+void race_begin_block() {
+  tick();
+  block_began = now;
+}
+
+void race_pass_barrier() { tick(); }
+
+void race_end_launch() { watching = false; }
+
+void race_read(const void* at, size_t bytes) { touch<after_read>(at, bytes); }
+void race_write(const void* at, size_t bytes) { touch<after_write>(at, bytes); }
 
 // What gcc and clang call.
-#define ADAPMOE_WATCH(bytes)                                               \
-  void __tsan_read##bytes(void* at) { touch(at, bytes, false); }           \
-  void __tsan_write##bytes(void* at) { touch(at, bytes, true); }           \
-  void __tsan_unaligned_read##bytes(void* at) { touch(at, bytes, false); } \
-  void __tsan_unaligned_write##bytes(void* at) { touch(at, bytes, true); } \
-  void __tsan_volatile_read##bytes(void* at) { touch(at, bytes, false); }  \
-  void __tsan_volatile_write##bytes(void* at) { touch(at, bytes, true); }
+#define ADAPMOE_WATCH(bytes)                                              \
+  void __tsan_read##bytes(void* at) { race_read(at, bytes); }             \
+  void __tsan_write##bytes(void* at) { race_write(at, bytes); }           \
+  void __tsan_unaligned_read##bytes(void* at) { race_read(at, bytes); }   \
+  void __tsan_unaligned_write##bytes(void* at) { race_write(at, bytes); } \
+  void __tsan_volatile_read##bytes(void* at) { race_read(at, bytes); }    \
+  void __tsan_volatile_write##bytes(void* at) { race_write(at, bytes); }
 
 extern "C" {
 ADAPMOE_WATCH(1)
@@ -157,9 +194,9 @@ ADAPMOE_WATCH(2)
 ADAPMOE_WATCH(4)
 ADAPMOE_WATCH(8)
 ADAPMOE_WATCH(16)
-void __tsan_read_range(void* at, size_t bytes) { touch(at, bytes, false); }
-void __tsan_write_range(void* at, size_t bytes) { touch(at, bytes, true); }
-void __tsan_vptr_update(void** at, void* /*value*/) { touch(at, sizeof(void*), true); }
+void __tsan_read_range(void* at, size_t bytes) { race_read(at, bytes); }
+void __tsan_write_range(void* at, size_t bytes) { race_write(at, bytes); }
+void __tsan_vptr_update(void** at, void* /*value*/) { race_write(at, sizeof(void*)); }
 void __tsan_func_entry(void* /*caller*/) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}

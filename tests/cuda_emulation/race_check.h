@@ -5,19 +5,16 @@
 // shared memory is read that its block has not written.
 //
 // The .cu files are compiled with -fsanitize=thread for this. Its calls before each access end up
-// here: nothing links against ThreadSanitizer. Watching takes time, and 50 bytes for each byte that
+// here: nothing links against ThreadSanitizer. Watching takes time, and 16 bytes for each byte that
 // a launch touches; ADAPMOE_EMULATED_RACES=unwatched in the environment turns it off.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
-// Whose accesses come next: thread `thread` of block `block`, whose locals are on `stack`, after
-// `barriers` barriers.
+// Whose accesses come next: thread `thread` of block `block`, whose locals are on `stack`.
 struct RaceThread {
-  uint64_t launch = 0;  // 0: no kernel runs, and nothing is watched
   unsigned block = 0;
   unsigned thread = 0;
-  uint64_t barriers = 0;
   const char* stack = nullptr;
   size_t stack_bytes = 0;
 };
@@ -27,5 +24,8 @@ extern RaceThread race_thread;
 void race_read(const void* at, size_t bytes);
 void race_write(const void* at, size_t bytes);
 
-// Before a launch. What earlier ones did cannot race with it.
+// Blocks run one after another. What earlier launches did cannot race with this one.
 void race_begin_launch();
+void race_begin_block();
+void race_pass_barrier();
+void race_end_launch();
