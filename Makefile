@@ -11,6 +11,8 @@ CUDA_KERNELS := ON
 # GPU kernels of the demo: where there is a GPU. `make demo CUDA=ON` asks for them.
 CUDA ?= $(shell tests/support/build/check_gpu.sh $(PYTHON) 2>/dev/null && echo AUTO || echo OFF)
 export CXX
+# What `--no-compile` leaves to the first import, for the many programs that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Configurations share objects, and so do a build and the next after `rm -rf .venv`.
 ifneq ($(shell command -v ccache 2>/dev/null),)
@@ -98,19 +100,20 @@ types: $(STAMPS)/test
 
 # Two at a time, torch on one core each, but for what measures memory or time.
 pytest: $(STAMPS)/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore=tests/lint -n 2 -m "$(LEFT_OUT) and not memory and not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore=tests/lint -n 2 --dist worksteal -m "$(LEFT_OUT) and not memory and not alone"
 	$(BIN)/python -m pytest -q --ignore=tests/lint -m "$(LEFT_OUT) and (memory or alone)"
 
 slow: $(STAMPS)/test $(STAMPS)/engines
-	$(BIN)/python -m pytest -q -m "slow and not emulated and not aarch64"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not emulated and not aarch64"
 
-# The tests that run C++: tests/python has a stand-in for the core, and what is left out here is
-# Python, shell or CMake, or does over and over what others do once.
-SANITIZED_TESTS := tests/native tests/fuzz tests/integration tests/export/test_checksums.py \
-  tests/export/test_packed_matrix.py $(addprefix --ignore=tests/integration/test_,bench.py \
-  build_choices.py gpu_bundle.py jetson_install.py jetson_scripts.py plan.py report.py scaling.py widen.py)
+# The tests that run the most of C++. Left out: Python with a stand-in for the core, and programs that
+# do once more what these do.
+SANITIZED_TESTS := tests/native tests/fuzz tests/export/test_checksums.py \
+  tests/export/test_packed_matrix.py $(patsubst %,tests/integration/test_%.py,fault_matrix fork \
+  identity_gates interpreter_exit mutated_packs non_finite prefetch python_surface queue_depth \
+  reader_choice session tools trace_replay warm_restart)
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
-	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 \
+	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 --dist worksteal \
 	  -m "$(LEFT_OUT) and not torch and not memory and not alone" $(SANITIZED_TESTS)
 
 # Residency, readers, thread pool and sessions at random. ThreadSanitizer of GCC 12 does not run
@@ -185,7 +188,7 @@ gpu-kernels: $(STAMPS)/test
 	@for adapter in $$(cd build/cuda && ls runtime/tools/libadapmoe_trt*.so 2>/dev/null); do \
 	  echo "gpu-kernels: compiled $$adapter"; \
 	done
-	$(BIN)/python -m pytest -q -m emulated -n 2  # each works one core
+	$(BIN)/python -m pytest -q -m emulated -n 2 --dist worksteal  # each works one core
 
 # The same tests on the GPU of this machine, and what needs a real one. Without pycuda one test
 # fails; the others run.
@@ -260,10 +263,12 @@ $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	@cat build/test/parts.txt
 	@touch $(STAMPS)/demo $@
 
+# Compiling takes as long as the tests: hence -O1.
 $(STAMPS)/sanitize-%: $(STAMPS)/test
 	rm -rf build/sanitize-$*/site
 	$(INSTALL) --no-build-isolation --no-deps --target build/sanitize-$*/site . \
 	  -C build-dir=build/sanitize-$*/cmake -C cmake.build-type=RelWithDebInfo \
+  -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$* \
 	  -C cmake.define.ADAPMOE_STRESS=ON -C cmake.define.ADAPMOE_CUDA=OFF
 	@touch $@

@@ -101,6 +101,7 @@ def test_targets_are_set_in_ascending_order(pack, fake):
         build(pack, targets=["sm_87"])
 
 
+@pytest.mark.slow
 def test_only_what_does_not_match_is_built_again(pack, fake):
     build(pack)
     folder = pack / "engines" / TAG
@@ -150,6 +151,7 @@ def command(pack, *options):
     return [*verb, "--builder", "tensorrt_rtx", *options]
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_stopped(pack, fake):
     fake.misbehave("slow:layer")
     process = subprocess.Popen(command(pack, "--jobs", "1"), stderr=subprocess.DEVNULL)
@@ -206,6 +208,7 @@ def test_auto_takes_what_can_build_here(fake, monkeypatch):
         open_builder("onnx")
 
 
+@pytest.mark.slow
 def test_tensorrt_builds_for_its_device_and_keeps_its_timings(pack, fake, monkeypatch):
     monkeypatch.setattr(tensorrt_builder, "find_device", lambda: ORIN)
     with pytest.raises(EngineError, match=r"the device that it runs on, sm_87, not for sm_86"):
@@ -259,6 +262,7 @@ def test_the_workspace_on_a_device_is_a_quarter_of_the_memory(pack, on_orin):
     assert on_orin(pack, max_rss_bytes=2 << 30).kept == EXPERTS  # whatever the limit was then
 
 
+@pytest.mark.slow
 def test_plans_are_built_again_on_another_model_of_device(pack, on_orin):
     on_orin(pack)
     assert on_orin(pack).kept == EXPERTS
@@ -290,6 +294,7 @@ def test_validation_compares_with_the_weights(pack, fake, monkeypatch, noise, lo
     assert low <= validate.relative_error(pack, TAG, 1, 2) <= high
 
 
+@pytest.mark.slow
 def test_validation_refuses_what_may_not_run_here(pack, fake, on_orin, monkeypatch):
     monkeypatch.setattr(validate, "check_can_validate", lambda: None)
     monkeypatch.setattr(validate, "find_device", lambda: ORIN)

@@ -39,6 +39,7 @@ def test_the_report_holds_together(pack):
         assert spread["least"] <= spread["median"] <= spread["most"]
 
 
+@pytest.mark.slow
 def test_an_ablation_does_the_same_work_everywhere(pack):
     report = json.loads(bench(pack, "--ablation", "--json"))
     variants = report["variants"]
@@ -57,6 +58,7 @@ def test_tables_and_timeline(pack, tmp_path):
     assert {"compute", "demand"} <= lanes <= {*LANES, None}
 
 
+@pytest.mark.slow
 def test_a_profile_adds_up_and_knows_what_was_read(pack):
     report = json.loads(bench(pack, "--profile", "--json"))
     manifest = json.loads(_core.inspect_pack(pack))
@@ -90,6 +92,7 @@ def test_every_span_of_a_step_belongs_to_a_part_and_to_one_only(pack):
     assert all(one[5] <= two[4] for one, two in itertools.pairwise(in_order))  # never overlap
 
 
+@pytest.mark.slow
 def test_a_profile_prints_a_table(pack):
     printed = bench(pack, "--profile")
     for word in ("decode: where a token's time goes", *PARTS, PYTHON, OTHER, "is bound by"):

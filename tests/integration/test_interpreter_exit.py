@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-REPEATS = 4  # what goes wrong at exit is a matter of microseconds
+REPEATS = 2  # what goes wrong at exit is a matter of microseconds
 
 BEGIN = """
 import asyncio, atexit, os, signal, sys, threading, time

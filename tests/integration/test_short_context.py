@@ -50,7 +50,7 @@ def verb_words(verb, pack, text):
 VERBS = ["run", "plan", "eval", "calibrate", "bench"]
 
 
-@pytest.mark.parametrize("positions", [8, 64])
+@pytest.mark.parametrize("positions", [8, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_short_context_is_lived_with(pack_of, text, verb, positions):
     done = call(*verb_words(verb, pack_of(positions), text))

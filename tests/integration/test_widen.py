@@ -17,6 +17,8 @@ from adapmoe_export import ExportError
 from benchmarks import widen as widening
 from support.packs.calibrations import PAYS, make_calibration
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {
     "hidden_size": 512,
     "intermediate_size": 512,
