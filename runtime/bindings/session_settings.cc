@@ -100,7 +100,7 @@ T choose(Name name, const std::string& given, const Choices<T>& choices) {
 
 // A string that stands for a value of another type.
 template <typename T, typename Field>
-Setting choice(const char* name, Field field, Choices<T> choices) {
+Setting choice(const char* name, Field field, const Choices<T>& choices) {
   return {name,
           [=](SessionConfig& c, nb::handle given) {
             std::string text;
