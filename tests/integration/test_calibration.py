@@ -93,6 +93,7 @@ def test_the_contract_holds_on_another_text(calibration, pack, texts):
     assert found["off"] < found["sensitivity"] <= found["off"] * (1 + LIMIT)
 
 
+@pytest.mark.slow
 def test_gating_by_residency_drops_only_what_is_not_there(pack, texts, tmp_path):
     copy = tmp_path / "tiny.adapmoe"
     shutil.copytree(pack, copy)

@@ -107,6 +107,7 @@ def test_bytes_that_are_no_text_are_refused_wherever_they_stand(shell, verb):
 ASCII = {"PYTHONIOENCODING", "PYTHONUTF8"}  # stdin does not take UTF-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [

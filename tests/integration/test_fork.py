@@ -56,6 +56,15 @@ def in_a_fork(work, seconds=30):
     assert (said.decode(), status) == ("ok", 0)
 
 
+@pytest.fixture(autouse=True)
+def what_was_there_before():
+    """Left alone by the children's garbage collection, which would copy all of it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(params=["io_uring", "pread"])
 def llm(request, pack_factory):
     opened = LLM(

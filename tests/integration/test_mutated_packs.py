@@ -146,6 +146,7 @@ def test_what_runs_is_right(outcomes):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.memory
 def test_memory_stays_below_the_ceiling(outcomes):
     cases = make_cases()
