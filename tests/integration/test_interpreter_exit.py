@@ -238,6 +238,7 @@ def test_a_signal_while_the_main_thread_joins_a_worker(start, number):
         assert code in ((130, -number) if number == signal.SIGINT else (-number,)), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_ends_run(popen, pack_factory, number):
     command = [sys.executable, "-m", "adapmoe.cli", "run", str(pack_factory()), "-p", "import"]
