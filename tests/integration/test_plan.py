@@ -31,10 +31,10 @@ def plan(*words):
 
 
 def test_json(pack, text):
-    done = plan(pack, "--memory", "11MiB", "--text", text, "--check", "--json")
+    done = plan(pack, "--memory", "13MiB", "--text", text, "--check", "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["memory_bytes"] == 11 << 20
+    assert found["memory_bytes"] == 13 << 20
     assert found["floor_bytes"] < found["at_memory"]["memory_bytes"] < found["everything_bytes"]
     assert found["cycle_bytes"] < found["measured"]["token_bytes"]
     assert found["routing"] == "text"
@@ -59,7 +59,7 @@ def test_tables(pack):
 
 
 def test_below_a_cycle_it_warns(pack, text):
-    done = plan(pack, "--memory", "7.6MiB", "--text", text)
+    done = plan(pack, "--memory", "9.6MiB", "--text", text)
     assert done.exit_code == 0, done.stderr
     assert "warning" in done.stdout
 
@@ -90,3 +90,14 @@ def test_routing_sampled_from_the_prompt_path_is_that_of_decoding(pack):
         decoded = llm.trace()
     assert [visit[1:] for visit in sampled.visits] == [visit[1:] for visit in decoded.visits]
     assert sampled.passes == decoded.passes == len(ids)
+
+
+def test_the_floor_is_where_run_begins(pack, text):
+    """Both with the same context, so with the same KV cache."""
+    for more in ([], ["--max-context", "512"]):
+        done = plan(pack, "--memory", "20MiB", "--text", text, "--json", *more)
+        assert done.exit_code == 0, done.stderr
+        floor = json.loads(done.stdout)["floor_bytes"]
+        words = ["run", str(pack), "-p", "a", "-n", "1", *more, "--memory"]
+        assert CliRunner().invoke(app, [*words, str(floor)]).exit_code == 0
+        assert CliRunner().invoke(app, [*words, str(floor - 4096)]).exit_code == 1

@@ -109,7 +109,7 @@ def _check_table(checks: list[Check]) -> Table:
 _FEWEST_TOKENS, _MOST_TOKENS = 128, 1024
 
 
-@with_options(only=("memory",))
+@with_options(only=("memory", "max_context"))
 def plan(
     pack: PackArgument,
     *,
@@ -148,8 +148,8 @@ def plan(
             raise ValueError(f"--seconds must be from 1 to 86400, not {seconds}")
         content = SAMPLE_TEXT if text is None else read_text(text)
         facts = CalibrationFacts.of(pack)
-        context = _context(pack)
-        measuring = replace(settings, prefetch=0, warm_restart=False, max_context=context)
+        _check_context(pack)
+        measuring = replace(settings, prefetch=0, warm_restart=False)
         with LLM(pack, **vars(measuring)) as llm:
             ids, unseen = _token_ids(llm, content)
             with errors.status("measuring") as status:
@@ -159,22 +159,20 @@ def plan(
                 remember(pack, measured.probe)
                 trace, source = _routing(llm, measured, facts, ids, seconds)
             found = make_plan(measured, trace, source, facts.next_layer if facts else None)
-    checks = _check(pack, found, unseen, seconds, errors) if check else []
+    checks = _check(pack, found, unseen, settings, seconds, errors) if check else []
     if as_json:
         typer.echo(json.dumps(_report(found, measured, checks), allow_nan=False))
     else:
         print_plan(found, measured, checks)
 
 
-def _context(pack: Path) -> int:
-    """Tokens of one sequence: as many as help, and as the model was trained for."""
+def _check_context(pack: Path) -> None:
     positions = Manifest.read(pack).config.max_position_embeddings
     if positions < 2:
         raise PackError(
             f"{pack}: the model has {positions} position (max_position_embeddings); planning "
             "decodes after a prompt, which needs 2"
         )
-    return min(positions, _MOST_TOKENS)
 
 
 def _token_ids(llm: LLM, content: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -203,7 +201,12 @@ def _routing(
 
 
 def _check(
-    pack: Path, found: Plan, ids: NDArray[np.int32], seconds: float, errors: Console
+    pack: Path,
+    found: Plan,
+    ids: NDArray[np.int32],
+    settings: Settings,
+    seconds: float,
+    errors: Console,
 ) -> list[Check]:
     best = found.recommended
     with (
@@ -213,7 +216,7 @@ def _check(
             found.memory_bytes,
             prefetch=0,  # as predicted
             warm_restart=False,
-            max_context=_context(pack),
+            max_context=settings.max_context,
             policy=best["policy"],
             read_depth=best["read_depth"],
             request_bytes=best["request_bytes"],
