@@ -48,6 +48,7 @@ def test_an_ablation_does_the_same_work_everywhere(pack):
     assert variants["base"]["speedup"] == {"median": 1, "least": 1, "most": 1}
 
 
+@pytest.mark.slow
 def test_tables_and_timeline(pack, tmp_path):
     trace = tmp_path / "trace.json"
     printed = bench(pack, "--prefetch", "1", "--timeline", str(trace))

@@ -114,7 +114,7 @@ def test_gating_by_residency_drops_only_what_is_not_there(pack, texts, tmp_path)
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "dp"])
-@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("prefetch", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_allocation_and_prefetch_change_no_token(calibration, pack, allocation, prefetch):
     ids = []
     for options in ({}, {"allocation": allocation, "prefetch": prefetch, "evict": "expert"}):

@@ -146,6 +146,7 @@ start()
         assert text
 
 
+@pytest.mark.slow
 def test_names_with_brackets_are_shown_as_they_are(shell, pack_factory, tmp_path):
     pack = tmp_path / "[bold]a[/x] :smile:"
     shutil.copytree(pack_factory(), pack)

@@ -74,6 +74,7 @@ def test_the_commands_remember(cache, pack, words):
     assert run_json(pack)["source"] == "probed"
 
 
+@pytest.mark.slow
 def test_a_benchmark_probes_once_and_says_so(cache, pack):
     words = ["bench", str(pack), "--tokens", "2", "--warmup", "1", "--prompt-tokens", "8"]
     done = CliRunner().invoke(app, [*words, "--repeat", "1", "--memory", "1GiB", "--json"])
