@@ -263,12 +263,12 @@ $(STAMPS)/test: $(PACKAGE_FILES) $(STAMPS)/dev-tools
 	@cat build/test/parts.txt
 	@touch $(STAMPS)/demo $@
 
-# Compiling takes as long as the tests: hence -O1.
+# A third of the part's time is compiling: hence -O1.
 $(STAMPS)/sanitize-%: $(STAMPS)/test
 	rm -rf build/sanitize-$*/site
 	$(INSTALL) --no-build-isolation --no-deps --target build/sanitize-$*/site . \
 	  -C build-dir=build/sanitize-$*/cmake -C cmake.build-type=RelWithDebInfo \
-  -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 \
+	  -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 \
 	  -C cmake.define.ADAPMOE_TESTING=ON -C cmake.define.ADAPMOE_SANITIZE=$* \
 	  -C cmake.define.ADAPMOE_STRESS=ON -C cmake.define.ADAPMOE_CUDA=OFF
 	@touch $@

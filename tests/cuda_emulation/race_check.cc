@@ -2,6 +2,7 @@
 #include "race_check.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>

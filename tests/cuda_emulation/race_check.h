@@ -9,7 +9,6 @@
 // a launch touches; ADAPMOE_EMULATED_RACES=unwatched in the environment turns it off.
 #pragma once
 #include <cstddef>
-#include <cstdint>
 
 // Whose accesses come next: thread `thread` of block `block`, whose locals are on `stack`.
 struct RaceThread {

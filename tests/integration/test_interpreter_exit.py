@@ -199,7 +199,7 @@ def assert_no_crash(code, err):
 
 @pytest.mark.parametrize("what", IN_A_DAEMON_THREAD)
 def test_the_program_ends_while_a_daemon_thread_is_in_the_core(start, what):
-    delays = [0.005 * 3**i for i in range(REPEATS)]
+    delays = [0.005 * 9**i for i in range(REPEATS)]
     for process in [start(IN_A_DAEMON_THREAD[what], delay) for delay in delays]:
         code, _, err = finish(process)
         assert_no_crash(code, err)

@@ -101,3 +101,9 @@ def test_the_floor_is_where_run_begins(pack, text):
         words = ["run", str(pack), "-p", "a", "-n", "1", *more, "--memory"]
         assert CliRunner().invoke(app, [*words, str(floor)]).exit_code == 0
         assert CliRunner().invoke(app, [*words, str(floor - 4096)]).exit_code == 1
+
+
+def test_a_context_without_room_to_decode_is_wrong_usage(pack):
+    done = plan(pack, "--memory", "20MiB", "--max-context", "1")
+    assert done.exit_code == 2
+    assert "--max-context must be at least 2" in done.stderr

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import json
 
 import pytest
@@ -157,6 +158,31 @@ def test_on_a_terminal_ctrl_c_at_the_prompt_goes_on_and_ctrl_d_leaves(
     shown = capsys.readouterr()
     assert shown.out == wanted + "\n"
     assert shown.err.count("Ctrl-D leaves") == 2
+
+
+class Interrupted(io.StringIO):
+    """Stands for a stdout that is no terminal; Ctrl-C comes while the first prompt is written."""
+
+    interrupts = 1
+
+    def flush(self):
+        super().flush()
+        if self.interrupts:
+            self.interrupts -= 1
+            raise KeyboardInterrupt
+
+
+def test_a_ctrl_c_while_the_prompt_is_written_is_not_lost(open_llm, monkeypatch, capsys):
+    llm = open_llm()
+    keyboard, shown = io.StringIO("/exit\n"), Interrupted()
+    keyboard.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", keyboard)
+    with Conversation(llm) as conversation:
+        loop = chat_loop.ChatLoop(llm, conversation, PARAMS)
+        monkeypatch.setattr("sys.stdout", shown)
+        assert loop.run()
+    assert shown.getvalue() == "> > "
+    assert capsys.readouterr().err.count("Ctrl-D leaves") == 2
 
 
 def test_run_takes_the_new_sampling_options(fake_core, tiny_checkpoint):

@@ -148,7 +148,7 @@ def plan(
             raise ValueError(f"--seconds must be from 1 to 86400, not {seconds}")
         content = SAMPLE_TEXT if text is None else read_text(text)
         facts = CalibrationFacts.of(pack)
-        _check_context(pack)
+        _check_context(pack, settings.max_context)
         measuring = replace(settings, prefetch=0, warm_restart=False)
         with LLM(pack, **vars(measuring)) as llm:
             ids, unseen = _token_ids(llm, content)
@@ -166,7 +166,9 @@ def plan(
         print_plan(found, measured, checks)
 
 
-def _check_context(pack: Path) -> None:
+def _check_context(pack: Path, max_context: int) -> None:
+    if max_context == 1:
+        raise ValueError("--max-context must be at least 2: planning decodes after a prompt")
     positions = Manifest.read(pack).config.max_position_embeddings
     if positions < 2:
         raise PackError(
