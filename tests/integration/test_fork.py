@@ -204,12 +204,13 @@ def test_a_fork_while_other_threads_are_in_the_middle_of_steps(opened, use):
     """Whatever locks they hold at that moment. Here they go on, and compute the same bits."""
     alone = opened.sequence.prefill(IDS)
     opened.sequence.truncate(len(IDS))
-    rows, stop = [], threading.Event()
+    rows, stop, stepped = [], threading.Event(), threading.Semaphore(0)
 
     def step():
         while not stop.is_set():
             rows.append(opened.sequence.prefill(IDS))
             opened.sequence.truncate(len(IDS))
+            stepped.release()
 
     def places():
         while not stop.is_set():
@@ -230,12 +231,15 @@ def test_a_fork_while_other_threads_are_in_the_middle_of_steps(opened, use):
         thread.start()
     try:
         for _ in range(3):
+            assert stepped.acquire(timeout=60)  # it steps, before each fork and after the last
             in_a_fork(work)
+        rows_before = len(rows)
+        while len(rows) == rows_before:
+            assert stepped.acquire(timeout=60)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert len(rows) > 3
     assert all(np.array_equal(row, alone) for row in rows)
 
 
