@@ -255,7 +255,8 @@ void print_line(const char* name, const std::vector<int32_t>& numbers) {
 void print_totals(Session& session) {
   const StepStats s = session.totals();
   const std::pair<const char*, int64_t> counts[] = {
-      {"bytes_read", s.bytes_read},
+      {"bytes_read", s.bytes_read},  // by the steps; not what arrived between them
+      {"resident", static_cast<int64_t>(session.resident_set().size())},
       {"experts_used", s.experts_used},
       {"expert_hits", s.expert_hits},
       {"experts_activated", s.experts_activated},
