@@ -111,9 +111,13 @@ class Session:
         """
 
     def new_sequence(self) -> Sequence: ...
-    def decode_batch(
-        self, items: _Seq[tuple[Sequence, int]]
-    ) -> tuple[NDArray[np.float32], StepStats]: ...
+    def step(
+        self, items: _Seq[tuple[Sequence, NDArray[np.int32], str]]
+    ) -> tuple[NDArray[np.float32], list[StepStats]]:
+        """Append ids [n >= 1] to each of several different sequences in one step. The third is
+        whose logits are wanted: none | last | all. Returns them, [rows, vocab_size], items in
+        order, and statistics per item: tokens, experts_activated, gated and dropped_share_sq are
+        its own, the rest is what the whole step did. On error nothing was appended anywhere."""
     def set_memory(self, memory_bytes: int) -> MemorySplit:
         """Change the ceiling between steps: experts are evicted, or more can become resident.
         BudgetError below the floor or above what the process may take; the old one then stays."""

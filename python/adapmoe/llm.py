@@ -18,7 +18,13 @@ from adapmoe.errors import PackError, TraceError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationResult
 from adapmoe.generation.scheduler import Batch, Scheduler
-from adapmoe.generation.sequence import Sequence, TokenIds, as_token_ids, is_one_prompt
+from adapmoe.generation.sequence import (
+    Sequence,
+    StepItem,
+    TokenIds,
+    as_token_ids,
+    is_one_prompt,
+)
 from adapmoe.generation.stats import describe_split
 from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
 from adapmoe.machine.cuda import load_packaged_tensorrt
@@ -318,6 +324,29 @@ class LLM(NotCopied):
             ClosedError: the model is closed.
         """
         return self._scheduler.new_sequence()
+
+    def step(self, items: ItemSequence[StepItem]) -> list[NDArray[np.float32] | None]:
+        """Append tokens to several sequences in one step: prompts, parts of prompts, single tokens.
+
+        All rows pass through the layers together (at most max(`prefill_chunk`, `max_sequences`) at
+        a time), so an expert is read once for all of them. Each sequence gets the bits that it
+        would get alone. `Sequence.last_stats` then has its own tokens, activations and gating; the
+        rest (reads, hits, time) is what the whole step did.
+
+        Args:
+            items: `(sequence, ids)` or `(sequence, ids, logits)`, every sequence at most once; ids
+                are integers `[n]`, n >= 1; logits "last" (the default), "all" or "none" says of
+                which of the new positions they are wanted.
+
+        Returns:
+            For each item float32 `[vocab_size]`, `[n, vocab_size]` or None.
+
+        Raises:
+            TypeError, ValueError: not such items, or a sequence stands there twice.
+            ContextOverflowError, ReadError, NonFiniteError, ClosedError: as `Sequence.prefill`;
+                then nothing was appended to any of them.
+        """
+        return self._scheduler.step(items)
 
     def decode_batch(self, items: ItemSequence[tuple[Sequence, int]]) -> NDArray[np.float32]:
         """Append one token to each of several sequences in one step.

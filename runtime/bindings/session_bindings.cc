@@ -2,10 +2,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "runtime/bindings/core_types.h"
 #include "runtime/bindings/session_settings.h"
@@ -18,45 +22,52 @@ void export_measurements(nb::class_<PySession>& session, nb::class_<PySequence>&
 
 namespace {
 
-std::pair<Logits, StepStats> prefill(PySequence& self, const Ids& ids, bool all_logits) {
-  const std::shared_ptr<Session> session = self.shared->get();
-  const auto vocab = static_cast<size_t>(session->model().vocab_size);
-  std::vector<size_t> shape =
-      all_logits ? std::vector<size_t>{ids.size(), vocab} : std::vector<size_t>{vocab};
-  return run_step(std::move(shape), [&](std::span<float> logits) {
-    return session->prefill(self.sequence, {ids.data(), ids.size()}, all_logits, logits,
-                            python_signals());
-  });
+using PyItem = std::tuple<PySequence*, Ids, std::string>;
+
+LogitsOf logits_of(const std::string& name) {
+  if (name == "none") return LogitsOf::kNone;
+  if (name == "last") return LogitsOf::kLast;
+  if (name == "all") return LogitsOf::kAll;
+  throw nb::value_error(("logits must be none, last or all, not " + name).c_str());
 }
 
-std::pair<Logits, StepStats> decode(const std::shared_ptr<Session>& session,
-                                    const std::vector<Sequence*>& sequences,
-                                    const std::vector<int32_t>& ids, std::vector<size_t> shape) {
-  return run_step(std::move(shape), [&](std::span<float> logits) {
-    return session->decode(sequences, ids, logits, python_signals());
-  });
-}
-
-std::pair<Logits, StepStats> decode_one(PySequence& self, int32_t token_id) {
+std::pair<Logits, std::vector<StepStats>> step(const PySession& self,
+                                               const std::vector<PyItem>& items) {
   const std::shared_ptr<Session> session = self.shared->get();
-  return decode(session, {&self.sequence}, {token_id},
-                {static_cast<size_t>(session->model().vocab_size)});
-}
-
-std::pair<Logits, StepStats> decode_batch(
-    const PySession& self, const std::vector<std::pair<PySequence*, int32_t>>& items) {
-  const std::shared_ptr<Session> session = self.shared->get();
-  std::vector<Sequence*> sequences;
-  std::vector<int32_t> ids;
-  for (const auto& [sequence, id] : items) {
+  std::vector<StepItem> of_core;
+  int64_t rows = 0;
+  for (const auto& [sequence, ids, logits] : items) {
     if (sequence->shared != self.shared) {
-      throw nb::value_error("a sequence of another session stands in the batch");
+      throw nb::value_error("a sequence of another session stands in the step");
     }
-    sequences.push_back(&sequence->sequence);
-    ids.push_back(id);
+    of_core.push_back({&sequence->sequence, {ids.data(), ids.size()}, logits_of(logits)});
+    rows += of_core.back().logit_rows();
   }
-  return decode(session, sequences, ids,
-                {items.size(), static_cast<size_t>(session->model().vocab_size)});
+  return run_step({static_cast<size_t>(rows), static_cast<size_t>(session->model().vocab_size)},
+                  [&](std::span<float> logits) {
+                    return session->step(of_core, logits, python_signals());
+                  });
+}
+
+std::pair<Logits, StepStats> step_one(PySequence& self, std::span<const int32_t> ids,
+                                      LogitsOf logits_of, std::vector<size_t> shape) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  shape.push_back(static_cast<size_t>(session->model().vocab_size));
+  const StepItem item{&self.sequence, ids, logits_of};
+  auto [logits, stats] = run_step(std::move(shape), [&](std::span<float> out) {
+    return session->step(std::span(&item, 1), out, python_signals());
+  });
+  return {std::move(logits), stats[0]};
+}
+
+std::pair<Logits, StepStats> prefill(PySequence& self, const Ids& ids, bool all_logits) {
+  const std::span<const int32_t> span(ids.data(), ids.size());
+  return all_logits ? step_one(self, span, LogitsOf::kAll, {ids.size()})
+                    : step_one(self, span, LogitsOf::kLast, {});
+}
+
+std::pair<Logits, StepStats> decode(PySequence& self, int32_t token_id) {
+  return step_one(self, std::span(&token_id, 1), LogitsOf::kLast, {});
 }
 
 int64_t length(const PySequence& self) {
@@ -115,10 +126,9 @@ void export_session(nb::module_& m) {
                      return s.sequence.kv_index < 0 || s.shared->session == nullptr;
                    })
       .def("prefill", &prefill, nb::arg("ids"), nb::arg("all_logits") = false,
-           "Append ids int32 [n]; float32 logits of the last position "
-           "[vocab_size], or of all "
+           "Append ids int32 [n]; logits of the last position [vocab_size], or of all "
            "[n, vocab_size], and StepStats.")
-      .def("decode", &decode_one, nb::arg("token_id"),
+      .def("decode", &decode, nb::arg("token_id"),
            "Append one token; float32 logits [vocab_size] and StepStats.")
       .def("truncate", &truncate, nb::arg("length"), "Keep the first `length` tokens.")
       .def(
@@ -139,9 +149,10 @@ void export_session(nb::module_& m) {
             return new PySequence(s.shared, value_or_raise(s.shared->get()->new_sequence()));
           },
           nb::rv_policy::take_ownership)
-      .def("decode_batch", &decode_batch, nb::arg("items"),
-           "Append one token to each of several sequences; logits [n, "
-           "vocab_size] and StepStats.")
+      .def("step", &step, nb::arg("items"),
+           "Append to several sequences; items are (sequence, ids int32 [n], none | last | all). "
+           "Returns the logits wanted, float32 [rows, vocab_size], items in order, and StepStats "
+           "per item.")
       .def("set_memory", &set_memory, nb::arg("memory_bytes"),
            "Change the ceiling between steps. Returns the new MemorySplit.")
       .def_prop_ro("memory_split",

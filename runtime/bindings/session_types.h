@@ -71,19 +71,20 @@ struct PySequence {
   }
 };
 
-// Runs `step(logits)` without the GIL and returns its logits as a NumPy array that owns them.
+// Runs `step(logits)` without the GIL; returns its logits as a NumPy array that owns them, and its
+// value.
 template <typename Body>
-std::pair<Logits, StepStats> run_step(std::vector<size_t> shape, const Body& step) {
+auto run_step(std::vector<size_t> shape, const Body& step) {
   size_t count = 1;
   for (const size_t n : shape) count *= n;
   std::unique_ptr<float[]> logits(new float[count]);
-  Result<StepStats> stats = [&] {
+  auto done = [&] {
     const WithoutGil without;
     return step(std::span<float>(logits.get(), count));
   }();
-  const StepStats value = value_or_raise(std::move(stats));
+  auto value = value_or_raise(std::move(done));
   const nb::capsule owner(logits.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  return {Logits(logits.release(), shape.size(), shape.data(), owner), value};
+  return std::pair(Logits(logits.release(), shape.size(), shape.data(), owner), std::move(value));
 }
 
 }  // namespace adapmoe

@@ -50,6 +50,20 @@ struct Sequence {
   int64_t length = 0;
 };
 
+// Of which of its new positions an item wants logits.
+enum class LogitsOf : uint8_t { kNone, kLast, kAll };
+
+// The part of one sequence in a step.
+struct StepItem {
+  Sequence* sequence = nullptr;
+  std::span<const int32_t> ids;  // to append, at least one
+  LogitsOf logits = LogitsOf::kLast;
+
+  int64_t logit_rows() const {
+    return logits == LogitsOf::kNone ? 0 : logits == LogitsOf::kLast ? 1 : std::ssize(ids);
+  }
+};
+
 class Session {
  public:
   // Errors: kPackError, kReadError, kBudgetError (naming the bytes needed),
@@ -84,7 +98,7 @@ class Session {
   std::vector<TraceVisit> trace();
   // Prefetch accuracy per layer, counted since open; empty when prefetch is off.
   std::vector<PredictionScore> prediction_scores();
-  // prefill() that also records activations: for calibration. All logits are computed.
+  // step() of one sequence that also records activations: for calibration. All logits are computed.
   Result<StepStats> capture(Sequence& sequence, std::span<const int32_t> ids,
                             std::span<float> logits, Capture* into, const Interrupt& interrupt);
 
@@ -97,17 +111,14 @@ class Session {
     action();
   }
 
-  // Appends `ids`. `logits` has vocab_size floats, for the last position, or
-  // ids.size() * vocab_size with all_logits. On error the sequence is as
-  // before. Errors: kClosed, kInvalidArgument, kContextOverflow, kReadError,
+  // Appends every item's ids to its sequence, all of them in the same passes over the layers, so
+  // that an expert is read once for all. The bits are those of each item alone, in any chunking.
+  // `logits` is [sum of logit_rows(), vocab_size], items in order. Returns statistics per item:
+  // tokens, activations and gating are its own, the rest is what the whole step did. On error every
+  // sequence is as before. Errors: kClosed, kInvalidArgument, kContextOverflow, kReadError,
   // kPackError, kNonFinite, kCancelled.
-  Result<StepStats> prefill(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
-                            std::span<float> logits, const Interrupt& interrupt);
-
-  // Appends one token to each of several different sequences. `logits` is
-  // [items, vocab_size]. Errors as prefill().
-  Result<StepStats> decode(std::span<Sequence* const> sequences, std::span<const int32_t> ids,
-                           std::span<float> logits, const Interrupt& interrupt);
+  Result<std::vector<StepStats>> step(std::span<const StepItem> items, std::span<float> logits,
+                                      const Interrupt& interrupt);
 
   MemorySplit memory_split() const;
   const ModelConfig& model() const;
@@ -122,12 +133,12 @@ class Session {
  private:
   struct Parts;
   explicit Session(std::unique_ptr<Parts> parts);
-  Status check_ids(std::span<const int32_t> ids) const;
-  Result<StepStats> append(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
-                           std::span<float> logits, Capture* capture, const Interrupt& interrupt);
+  Status check_items(std::span<const StepItem> items) const;
+  Result<std::vector<StepStats>> run(std::span<const StepItem> items, std::span<float> logits,
+                                     Capture* capture, const Interrupt& interrupt);
   Status why_not_finite(const std::function<Status(Step&)>& forward, std::span<const float> logits,
                         const Interrupt& interrupt);
-  StepStats note(const StepStats& stats, const Step& step);
+  void note(const StepStats& stats, const Step& step);
 
   std::unique_ptr<Parts> parts_;
   std::mutex step_;                 // held for a whole step

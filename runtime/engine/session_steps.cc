@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prefill and decode: from sequences and token ids to token rows, and what a step did.
+// One step: from sequences and token ids to token rows in passes over the layers, and what it did.
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -23,18 +23,14 @@ class StepMeter {
         before_(experts.stats()),
         counts_before_(backend.counts()) {}
 
-  StepStats finish(int64_t tokens, const Step& step) const {
+  // But for what each item has of its own; see of_item().
+  StepStats finish(const Step& step) const {
     const ResidencyStats after = experts_.stats();
     const BackendCounts device = backend_.counts();
-    const RoutingCounts& counts = step.counts;
     StepStats s;
-    s.tokens = tokens;
     s.experts_used = after.visits - before_.visits;
-    s.experts_activated = counts.activated;
     s.expert_hits = after.hits - before_.hits;
-    s.experts_on_cpu = counts.on_cpu + device.on_cpu - counts_before_.on_cpu;
-    s.gated = counts.dropped;
-    s.dropped_share_sq = counts.dropped_share_sq;
+    s.experts_on_cpu = step.on_cpu + device.on_cpu - counts_before_.on_cpu;
     s.prefetched = after.prefetched - before_.prefetched;
     s.prefetch_used = after.prefetch_used - before_.prefetch_used;
     s.prefetch_wasted = after.prefetch_wasted - before_.prefetch_wasted;
@@ -56,10 +52,44 @@ class StepMeter {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-Status overflow_error(int64_t length, int64_t added, int64_t max_context) {
-  return context_overflow(str_cat("the sequence holds ", length, " tokens and ", added,
-                                  " more exceed max_context=", max_context,
-                                  "; shorten the prompt or open with a larger max_context"));
+StepStats of_item(StepStats stats, int64_t tokens, const RoutingCounts& counts) {
+  stats.tokens = tokens;
+  stats.experts_activated = counts.activated;
+  stats.gated = counts.dropped;
+  stats.dropped_share_sq = counts.dropped_share_sq;
+  return stats;
+}
+
+// The token rows of several items, one item after the other, and what each row belongs to.
+struct StepRows {
+  std::vector<TokenRow> rows;
+  std::vector<int32_t> item;
+  std::vector<bool> wants_logits;
+
+  void add(const StepItem& item_of, int32_t index, const KVCache& kv) {
+    const int64_t first_wanted = std::ssize(item_of.ids) - item_of.logit_rows();
+    for (int64_t i = 0; i < std::ssize(item_of.ids); ++i) {
+      rows.push_back({item_of.ids[static_cast<size_t>(i)], item_of.sequence->length + i, &kv});
+      item.push_back(index);
+      wants_logits.push_back(i >= first_wanted);
+    }
+  }
+
+  // Which of the `count` rows from `begin` on want logits, counted from `begin`.
+  std::vector<int32_t> logit_rows(size_t begin, size_t count) const {
+    std::vector<int32_t> wanted;
+    for (size_t i = 0; i < count; ++i) {
+      if (wants_logits[begin + i]) wanted.push_back(static_cast<int32_t>(i));
+    }
+    return wanted;
+  }
+};
+
+// Many more steps like it will follow: each item brings the token that was sampled for it.
+bool is_decode(std::span<const StepItem> items) {
+  return std::all_of(items.begin(), items.end(), [](const StepItem& item) {
+    return item.ids.size() == 1 && item.logits != LogitsOf::kNone;
+  });
 }
 
 }  // namespace
@@ -85,110 +115,103 @@ StepStats& StepStats::operator+=(const StepStats& o) {
   return *this;
 }
 
-Status Session::check_ids(std::span<const int32_t> ids) const {
-  if (ids.empty()) return invalid_argument("no token ids given; at least one is needed");
-  for (const int32_t id : ids) {
-    if (id < 0 || id >= model().vocab_size) {
-      return invalid_argument(
-          str_cat("token id ", id, " is outside the vocabulary of ", model().vocab_size));
+Status Session::check_items(std::span<const StepItem> items) const {
+  if (items.empty()) return invalid_argument("a step needs at least one sequence");
+  std::vector<const Sequence*> sequences;
+  for (const auto& [sequence, ids, logits] : items) {
+    ADAPMOE_RETURN_IF_ERROR(check_open(*sequence));
+    if (ids.empty()) return invalid_argument("no token ids given; at least one is needed");
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= model().vocab_size) {
+        return invalid_argument(
+            str_cat("token id ", id, " is outside the vocabulary of ", model().vocab_size));
+      }
     }
+    if (sequence->length + std::ssize(ids) > parts_->config.max_context) {
+      return context_overflow(str_cat("the sequence holds ", sequence->length, " tokens and ",
+                                      ids.size(), " more exceed max_context=",
+                                      parts_->config.max_context,
+                                      "; shorten the prompt or open with a larger max_context"));
+    }
+    sequences.push_back(sequence);
+  }
+  std::sort(sequences.begin(), sequences.end());
+  if (std::adjacent_find(sequences.begin(), sequences.end()) != sequences.end()) {
+    return invalid_argument("a sequence stands twice in one step");
   }
   return {};
 }
 
-Result<StepStats> Session::prefill(Sequence& sequence, std::span<const int32_t> ids,
-                                   bool all_logits, std::span<float> logits,
-                                   const Interrupt& interrupt) {
-  return append(sequence, ids, all_logits, logits, nullptr, interrupt);
+Result<std::vector<StepStats>> Session::step(std::span<const StepItem> items,
+                                             std::span<float> logits, const Interrupt& interrupt) {
+  const std::lock_guard lock(step_);
+  return run(items, logits, nullptr, interrupt);
 }
 
 Result<StepStats> Session::capture(Sequence& sequence, std::span<const int32_t> ids,
                                    std::span<float> logits, Capture* into,
                                    const Interrupt& interrupt) {
-  if (static_cast<int64_t>(ids.size()) > parts_->config.prefill_chunk) {
+  if (std::ssize(ids) > parts_->config.prefill_chunk) {
     return invalid_argument(str_cat(
         "capture takes at most prefill_chunk=", parts_->config.prefill_chunk, " tokens at once"));
   }
-  return append(sequence, ids, /*all_logits=*/true, logits, into, interrupt);
+  const StepItem item{&sequence, ids, LogitsOf::kAll};
+  const std::lock_guard lock(step_);
+  auto stats = run(std::span(&item, 1), logits, into, interrupt);
+  if (!stats.ok()) return stats.status();
+  return stats.value()[0];
 }
 
-Result<StepStats> Session::append(Sequence& sequence, std::span<const int32_t> ids, bool all_logits,
-                                  std::span<float> logits, Capture* capture,
-                                  const Interrupt& interrupt) {
-  ADAPMOE_RETURN_IF_ERROR(check_ids(ids));
-  const std::lock_guard lock(step_);
-  ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
-  const auto count = static_cast<int64_t>(ids.size());
-  if (sequence.length + count > parts_->config.max_context) {
-    return overflow_error(sequence.length, count, parts_->config.max_context);
+Result<std::vector<StepStats>> Session::run(std::span<const StepItem> items,
+                                            std::span<float> logits, Capture* capture,
+                                            const Interrupt& interrupt) {
+  ADAPMOE_RETURN_IF_ERROR(check_items(items));
+  StepRows all;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const auto kv = static_cast<size_t>(items[i].sequence->kv_index);
+    all.add(items[i], static_cast<int32_t>(i), parts_->kv[kv]);
   }
-  const size_t vocab = static_cast<size_t>(model().vocab_size);
-  ADAPMOE_CHECK(logits.size() == (all_logits ? ids.size() : 1) * vocab);
+  const auto vocab = static_cast<size_t>(model().vocab_size);
+  const size_t count = all.rows.size();
+  ADAPMOE_CHECK(logits.size() == all.logit_rows(0, count).size() * vocab);
   const FpEnvironment canonical;
   const StepMeter meter(*parts_->experts, *parts_->backend);
-  const KVCache* kv = &parts_->kv[static_cast<size_t>(sequence.kv_index)];
-  const auto chunk = static_cast<size_t>(parts_->config.prefill_chunk);
+  const auto most = static_cast<size_t>(parts_->work.hidden.rows);
   const auto forward = [&](Step& step) -> Status {
-    for (size_t begin = 0; begin < ids.size(); begin += chunk) {
-      const size_t n = std::min(chunk, ids.size() - begin);
-      const bool is_last = begin + n == ids.size();
-      std::vector<TokenRow> rows;
-      std::vector<int32_t> logit_rows;
-      for (size_t i = 0; i < n; ++i) {
-        rows.push_back({ids[begin + i], sequence.length + static_cast<int64_t>(begin + i), kv});
-        if (all_logits || (is_last && i + 1 == n)) logit_rows.push_back(static_cast<int32_t>(i));
-      }
-      step.rows_after = static_cast<int64_t>(std::min(chunk, ids.size() - begin - n));
-      float* out = logits.data() + (all_logits ? begin * vocab : 0);
-      ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(rows, logit_rows, out, step));
+    step.counts.assign(items.size(), {});
+    float* out = logits.data();
+    for (size_t begin = 0; begin < count; begin += most) {
+      const size_t n = std::min(most, count - begin);
+      const std::vector<int32_t> logit_rows = all.logit_rows(begin, n);
+      step.item_of_row = std::span(all.item).subspan(begin, n);
+      step.rows_after = static_cast<int64_t>(std::min(most, count - begin - n));
+      ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(std::span(all.rows).subspan(begin, n),
+                                                       logit_rows, out, step));
+      out += logit_rows.size() * vocab;
     }
     return {};
   };
   Step step = parts_->make_step(interrupt);
   step.capture = capture;
+  step.recurs = is_decode(items);
   ADAPMOE_RETURN_IF_ERROR(forward(step));
   if (!all_finite(logits)) return why_not_finite(forward, logits, interrupt);
-  sequence.length += count;
-  return note(meter.finish(count, step), step);
-}
+  if (step.recurs) parts_->read_the_rest();
+  for (const StepItem& item : items) item.sequence->length += std::ssize(item.ids);
 
-Result<StepStats> Session::decode(std::span<Sequence* const> sequences,
-                                  std::span<const int32_t> ids, std::span<float> logits,
-                                  const Interrupt& interrupt) {
-  ADAPMOE_RETURN_IF_ERROR(check_ids(ids));
-  ADAPMOE_CHECK(sequences.size() == ids.size());
-  const std::lock_guard lock(step_);
-  std::vector<TokenRow> rows;
-  std::vector<int32_t> logit_rows;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    const Sequence& s = *sequences[i];
-    ADAPMOE_RETURN_IF_ERROR(check_open(s));
-    if (s.length + 1 > parts_->config.max_context) {
-      return overflow_error(s.length, 1, parts_->config.max_context);
-    }
-    const auto before = sequences.first(i);
-    if (std::find(before.begin(), before.end(), sequences[i]) != before.end()) {
-      return invalid_argument("a sequence stands twice in one decode batch");
-    }
-    rows.push_back({ids[i], s.length, &parts_->kv[static_cast<size_t>(s.kv_index)]});
-    logit_rows.push_back(static_cast<int32_t>(i));
+  StepStats whole = meter.finish(step);
+  std::vector<StepStats> of_items;
+  RoutingCounts counts;
+  for (size_t i = 0; i < items.size(); ++i) {
+    of_items.push_back(of_item(whole, std::ssize(items[i].ids), step.counts[i]));
+    counts += step.counts[i];
   }
-  ADAPMOE_CHECK(logits.size() == ids.size() * static_cast<size_t>(model().vocab_size));
-  const FpEnvironment canonical;
-  const StepMeter meter(*parts_->experts, *parts_->backend);
-  const auto forward = [&](Step& step) {
-    return parts_->decoder->forward(rows, logit_rows, logits.data(), step);
-  };
-  Step step = parts_->make_step(interrupt);
-  step.recurs = true;
-  ADAPMOE_RETURN_IF_ERROR(forward(step));
-  if (!all_finite(logits)) return why_not_finite(forward, logits, interrupt);
-  parts_->read_the_rest();
-  for (Sequence* s : sequences) ++s->length;
-  const auto count = static_cast<int64_t>(ids.size());
-  const StepStats stats = meter.finish(count, step);
-  if (parts_->prefetcher != nullptr) parts_->prefetcher->end_decode(stats.wall_s, count);
-  return note(stats, step);
+  whole = of_item(whole, static_cast<int64_t>(count), counts);
+  if (step.recurs && parts_->prefetcher != nullptr) {
+    parts_->prefetcher->end_decode(whole.wall_s, whole.tokens);
+  }
+  note(whole, step);
+  return of_items;
 }
 
 // Runs a step once more and looks at every value on the way.
@@ -204,13 +227,12 @@ Status Session::why_not_finite(const std::function<Status(Step&)>& forward,
 }
 
 // What a finished step leaves behind.
-StepStats Session::note(const StepStats& stats, const Step& step) {
+void Session::note(const StepStats& stats, const Step& step) {
   parts_->passes = step.pass;
   const std::lock_guard lock(facts_mutex_);
   std::string fact = parts_->backend->take_note();
   if (!fact.empty()) parts_->notes.push_back(std::move(fact));
   totals_ += stats;
-  return stats;
 }
 
 }  // namespace adapmoe

@@ -34,7 +34,7 @@ Result<RoutingPlan> route_rows(const MoeContext& m, const LayerWeights& weights,
     decisions.push_back(route(logits, layer, m.config.router, m.gating, view));
   }
   RoutingPlan plan = plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
-  step.counts.add(decisions, plan);
+  step.count(decisions);
   return plan;
 }
 
@@ -138,7 +138,7 @@ Status run_first(const MoeContext& m, const RoutingPlan& plan, ExpertStream& str
     if (!splits) return {};
     auto expert = stream.next(step.interrupt);
     if (!expert.ok()) return expert.status();
-    ++step.counts.on_cpu;
+    ++step.on_cpu;
     return run_on_cpu(m, plan, *expert.value(), input, step);
   };
   const Stopwatch watch;

@@ -73,7 +73,7 @@ Status record(const MoeContext& m, int64_t rows, Step& step) {
     const std::vector<RoutingDecision> decisions = decisions_of(m, layer, rows);
     const RoutingPlan plan =
         plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
-    step.counts.add(decisions, plan);
+    step.count(decisions);
     if (step.trace != nullptr) step.trace->push_back({step.pass, layer, plan.experts});
     if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
     for (const int32_t expert : plan.experts) {

@@ -12,20 +12,23 @@
 
 namespace adapmoe {
 
-// What routing and gating did.
+// What routing and gating did for some token rows.
 struct RoutingCounts {
   int64_t activated = 0;          // (token, layer, expert) triples computed
   int64_t dropped = 0;            // (token, layer) pairs with experts dropped by the gate
-  int64_t on_cpu = 0;             // experts computed by the CPU beside a GPU
   double dropped_share_sq = 0.0;  // sum over them of the squared share of the weight dropped
 
-  void add(std::span<const RoutingDecision> decisions, const RoutingPlan& plan) {
-    for (const RoutingDecision& decision : decisions) {
-      const auto share = static_cast<double>(decision.dropped_share);
-      dropped += share > 0.0 ? 1 : 0;
-      dropped_share_sq += share * share;
-    }
-    activated += plan.activations;
+  void add(const RoutingDecision& decision) {
+    const auto share = static_cast<double>(decision.dropped_share);
+    dropped += share > 0.0 ? 1 : 0;
+    dropped_share_sq += share * share;
+    activated += std::ssize(decision.experts);
+  }
+  RoutingCounts& operator+=(const RoutingCounts& other) {
+    activated += other.activated;
+    dropped += other.dropped;
+    dropped_share_sq += other.dropped_share_sq;
+    return *this;
   }
 };
 
@@ -45,7 +48,9 @@ class FiniteCheck;
 
 struct Step {
   const Interrupt& interrupt;
-  RoutingCounts counts = {};
+  std::vector<RoutingCounts> counts = {};      // per item of the step
+  std::span<const int32_t> item_of_row = {};   // of the rows of this pass
+  int64_t on_cpu = 0;                          // experts computed by the CPU beside a GPU
   Capture* capture = nullptr;                // null: nothing is recorded
   std::vector<TraceVisit>* trace = nullptr;  // null: routing is not recorded
   FiniteCheck* check = nullptr;              // null: values are not looked at
@@ -53,6 +58,13 @@ struct Step {
   bool recurs = false;                       // a decode step: many more like it will follow
   int64_t rows_after = 0;                    // of the next pass, as far as known
   int64_t first_layer_stall_ns = 0;          // layer 0 waiting for its experts
+
+  // The decisions for the rows of this pass, in one layer.
+  void count(std::span<const RoutingDecision> decisions) {
+    for (size_t i = 0; i < decisions.size(); ++i) {
+      counts[static_cast<size_t>(item_of_row[i])].add(decisions[i]);
+    }
+  }
 };
 
 }  // namespace adapmoe

@@ -212,8 +212,8 @@ class Batch {
       if (!made.ok()) return made.status();
       sequences_.push_back(made.value());
       std::vector<float> logits(ids.size() * vocab);
-      const auto done =
-          session_.prefill(sequences_.back(), ids, /*all_logits=*/true, logits, Interrupt());
+      const StepItem item{&sequences_.back(), ids, LogitsOf::kAll};
+      const auto done = session_.step(std::span(&item, 1), logits, Interrupt());
       if (!done.ok()) return done.status();
       sink_.add(logits);
       last_.insert(last_.end(), logits.end() - static_cast<ptrdiff_t>(vocab), logits.end());
@@ -225,17 +225,20 @@ class Batch {
   // The most likely token of every sequence.
   Result<StepStats> decode(std::vector<int32_t>& tokens) {
     const auto vocab = static_cast<ptrdiff_t>(session_.model().vocab_size);
-    std::vector<Sequence*> sequences;
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < count_; ++i) {
       const auto first = last_.begin() + static_cast<ptrdiff_t>(i) * vocab;
       ids.push_back(static_cast<int32_t>(std::max_element(first, first + vocab) - first));
-      sequences.push_back(&sequences_[static_cast<size_t>(i)]);
     }
     tokens.insert(tokens.end(), ids.begin(), ids.end());
-    auto done = session_.decode(sequences, ids, last_, Interrupt());
+    std::vector<StepItem> items;
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      items.push_back({&sequences_[i], std::span(ids).subspan(i, 1)});
+    }
+    auto done = session_.step(items, last_, Interrupt());
     sink_.add(last_);
-    return done;
+    if (!done.ok()) return done.status();
+    return done.value()[0];
   }
 
  private:

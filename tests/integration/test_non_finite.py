@@ -75,7 +75,9 @@ STEPS = {
     "all logits": lambda session, seq: seq.prefill(IDS, True),
     "capture": lambda session, seq: seq.capture(IDS[:8].copy()),
     "decode": lambda session, seq: seq.decode(25),
-    "batch": lambda session, seq: session.decode_batch([(session.new_sequence(), 30), (seq, 25)]),
+    "batch": lambda session, seq: session.step(
+        [(session.new_sequence(), IDS[:1], "last"), (seq, IDS[1:9], "last")]
+    ),
 }
 
 

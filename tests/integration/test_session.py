@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 
 from adapmoe import _core
-from adapmoe.errors import BackendUnavailableError, BudgetError, ClosedError
+from adapmoe.errors import (
+    BackendUnavailableError,
+    BudgetError,
+    ClosedError,
+    ContextOverflowError,
+)
 
 IDS = np.arange(5, 45, dtype=np.int32)
+ONE = np.array([1], np.int32)
 
 
 @pytest.fixture
@@ -104,12 +110,12 @@ def test_closed_sequence_is_refused_everywhere(session):
     seq.close()
     assert_uses_are_refused(seq, "the sequence is closed")
     with pytest.raises(ClosedError, match="the sequence is closed"):
-        session.decode_batch([(seq, 1)])
+        session.step([(seq, ONE, "last")])
 
 
 USES_OF_SESSION = {
     "new_sequence": (),
-    "decode_batch": ([],),
+    "step": ([],),
     "set_memory": (1 << 30,),
     "set_gating": ("off",),
     "set_layer_floors": ([],),
@@ -242,6 +248,17 @@ def test_step_arguments_are_checked(session):
     with pytest.raises(ValueError, match="max_context=128"):
         seq.prefill(np.zeros(129, np.int32))
     with pytest.raises(ValueError, match="twice"):
-        session.decode_batch([(seq, 1), (seq, 2)])
+        session.step([(seq, ONE, "last"), (seq, ONE, "last")])
     assert seq.length == other.length == 0
-    assert session.decode_batch([(seq, 1), (other, 1)])[0].shape == (2, 4096)
+    with pytest.raises(ValueError, match="at least one sequence"):
+        session.step([])
+    with pytest.raises(ValueError, match="none, last or all, not most"):
+        session.step([(seq, ONE, "most")])
+    # Whatever is wrong with one item, nothing is appended to the others.
+    for wrong in (np.array([4096], np.int32), np.zeros(129, np.int32), np.zeros(0, np.int32)):
+        with pytest.raises((ValueError, ContextOverflowError)):
+            session.step([(seq, ONE, "last"), (other, wrong, "none")])
+    assert seq.length == other.length == 0
+    rows, stats = session.step([(seq, IDS, "all"), (other, IDS, "none")])
+    assert (rows.shape, len(stats)) == ((40, 4096), 2)
+    assert seq.length == other.length == 40

@@ -57,11 +57,34 @@ def test_a_batch_is_pairs(open_llm, wrong):
 
 def test_a_batch_has_a_pair_and_may_come_from_an_iterator(open_llm):
     llm = open_llm(max_sequences=2)
-    with pytest.raises(ValueError, match="items must be at least one"):
+    with pytest.raises(ValueError, match="items must be a list of .*, at least one"):
         llm.decode_batch([])
     sequences = [llm.new_sequence(), llm.new_sequence()]
     assert llm.decode_batch((sequence, 5) for sequence in sequences).shape == (2, 4096)
-    assert sequences[0].last_stats is sequences[1].last_stats
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {}, [5], [(5, [5])], [()], [("a", [5], "last", 1)]])
+def test_a_step_is_items(open_llm, wrong):
+    with pytest.raises(TypeError, match=r"items(\[0\])? must be .*\(sequence, ids\)"):
+        open_llm().step(wrong)
+
+
+def test_every_part_of_an_item_is_checked(open_llm):
+    llm = open_llm(max_sequences=2)
+    with pytest.raises(ValueError, match="items must be .* at least one, not an empty list"):
+        llm.step([])
+    first, second = llm.new_sequence(), llm.new_sequence()
+    for ids in ([2.5], [True], "ab", None):
+        with pytest.raises(TypeError, match=r"items\[1\]\[1\]"):
+            llm.step([(first, [5]), (second, ids)])
+    for ids in ([], [4096], [-1]):
+        with pytest.raises(ValueError, match=r"items\[1\]\[1\]"):
+            llm.step([(first, [5]), (second, ids)])
+    with pytest.raises(ValueError, match=r"items\[0\]\[2\] must be .*not 'most'"):
+        llm.step([(first, [5], "most")])
+    assert first.length == second.length == 0
+    found = llm.step([(first, [5, 6], "all"), (second, range(5, 8), "none")])
+    assert (found[0].shape, found[1]) == ((2, 4096), None)
 
 
 def test_a_length_is_an_integer_up_to_what_there_is(open_llm):

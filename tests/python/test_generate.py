@@ -47,7 +47,7 @@ def test_a_list_gives_what_each_prompt_gives_alone(open_llm, max_sequences):
     together = llm.generate(PROMPTS, RANDOM)
     assert [r.token_ids for r in together] == [r.token_ids for r in alone]
     assert [r.text for r in together] == [r.text for r in alone]
-    assert max(llm._session.batches) == min(max_sequences, len(PROMPTS))
+    assert max(map(len, llm._session.batches)) == min(max_sequences, len(PROMPTS))
     assert llm.free_sequences == max_sequences
 
 
@@ -70,7 +70,7 @@ def test_sequences_of_the_caller_keep_their_places(open_llm):
     llm = open_llm(max_sequences=2)
     with llm.new_sequence():
         assert len(llm.generate(PROMPTS, RANDOM)) == len(PROMPTS)
-        assert max(llm._session.batches) == 1
+        assert max(map(len, llm._session.batches)) == 1
         with llm.new_sequence(), pytest.raises(AdapmoeError, match="in use"):
             llm.generate("a", RANDOM)
 

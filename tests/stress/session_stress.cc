@@ -102,9 +102,8 @@ class SessionUser {
     const std::span<const int32_t> ids = std::span(script_.ids).subspan(before, count);
     bool stopped = false;
     const Interrupt interrupt = [&] { return stopped = random_.chance(0.02); };
-    Sequence* const sequence = &sequence_;
-    auto step = count == 1 ? session_.decode({&sequence, 1}, ids, logits_, interrupt)
-                           : session_.prefill(sequence_, ids, false, logits_, interrupt);
+    const StepItem item{&sequence_, ids};
+    const auto step = session_.step(std::span(&item, 1), logits_, interrupt);
     ++steps_;
     if (step.ok()) {
       round_.expect(position() == before + count, "a step appends its tokens");
@@ -163,13 +162,12 @@ std::vector<Script> make_scripts(const std::string& pack_dir, Round& round) {
   std::vector<Script> scripts(kScripts);
   for (Script& script : scripts) {
     Sequence sequence = session->new_sequence().value();
-    Sequence* const only = &sequence;
     for (size_t i = 0; i < kTokens; ++i) {
       const auto last_id = static_cast<int32_t>(session->model().vocab_size - 1);
       script.ids.push_back(round.random().between<int32_t>(0, last_id));
       script.logits.emplace_back(static_cast<size_t>(session->model().vocab_size));
-      const auto step = session->decode({&only, 1}, std::span(script.ids).last(1),
-                                        script.logits.back(), Interrupt());
+      const StepItem item{&sequence, std::span(script.ids).last(1)};
+      const auto step = session->step(std::span(&item, 1), script.logits.back(), Interrupt());
       round.expect(step.ok(), step.status().message());
     }
     session->close_sequence(sequence);

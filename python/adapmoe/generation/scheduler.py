@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from adapmoe.errors import ClosedError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationChunk, GenerationResult, Request, token_limit
-from adapmoe.generation.sequence import Sequence, decode_batch
+from adapmoe.generation.sequence import Sequence, StepItem, decode_batch, step
 from adapmoe.generation.slots import Slot, Slots
 from adapmoe.machine.power import PowerMeter
 from adapmoe.machine.process import OpenedIn
@@ -115,6 +115,10 @@ class Scheduler:
         except BaseException:
             slot.give_back()
             raise
+
+    def step(self, items: ItemSequence[StepItem]) -> list[NDArray[np.float32] | None]:
+        """Append tokens to several sequences in one step; see `LLM.step`."""
+        return step(self.session, items)
 
     def decode_batch(self, items: ItemSequence[tuple[Sequence, int]]) -> NDArray[np.float32]:
         """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""

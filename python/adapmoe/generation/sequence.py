@@ -4,7 +4,7 @@
 import weakref
 from collections.abc import Mapping
 from collections.abc import Sequence as TokenSequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,25 +186,63 @@ class Sequence(NotCopied):
         self.close()
 
 
+LogitsOf = Literal["last", "all", "none"]
+StepItem = tuple[Sequence, TokenIds] | tuple[Sequence, TokenIds, LogitsOf]
+_Checked = tuple[Sequence, NDArray[np.int32], LogitsOf]
+
+
+def step(
+    session: "_core.Session", items: TokenSequence[StepItem]
+) -> list[NDArray[np.float32] | None]:
+    """Append tokens to several sequences in one step; see `LLM.step`."""
+    what = "(sequence, ids) or (sequence, ids, logits)"
+    listed = _listed(items, f"a list of {what}")
+    checked = [_checked_item(f"items[{at}]", what, item) for at, item in enumerate(listed)]
+    rows = _run(session, checked)
+    found: list[NDArray[np.float32] | None] = []
+    first = 0
+    for _, ids, logits in checked:
+        count = {"last": 1, "all": len(ids), "none": 0}[logits]
+        own = rows[first : first + count]
+        found.append(own if logits == "all" else own[0] if count else None)
+        first += count
+    return found
+
+
 def decode_batch(
     session: "_core.Session", items: TokenSequence[tuple[Sequence, int]]
 ) -> NDArray[np.float32]:
     """Append one token to each of several sequences in one step; see `LLM.decode_batch`."""
-    pairs = [_checked_pair(f"items[{at}]", item) for at, item in enumerate(_listed(items))]
-    logits, stats = session.decode_batch([(seq._open, token) for seq, token in pairs])
-    for seq, _ in pairs:
-        seq._last_stats = stats
-    return logits
+    listed = _listed(items, "a list of (sequence, token id) pairs")
+    return _run(session, [_checked_pair(f"items[{at}]", item) for at, item in enumerate(listed)])
 
 
-def _listed(items: object) -> tuple[object, ...]:
-    listed = checks.items("items", items, "a list of (sequence, token id) pairs")
+def _run(session: "_core.Session", items: TokenSequence[_Checked]) -> NDArray[np.float32]:
+    rows, stats = session.step([(seq._open, ids, logits) for seq, ids, logits in items])
+    for (seq, _, _), its_stats in zip(items, stats, strict=True):
+        seq._last_stats = its_stats
+    return rows
+
+
+def _listed(items: object, expected: str) -> tuple[object, ...]:
+    listed = checks.items("items", items, expected)
     if not listed:
-        raise ValueError("items must be at least one (sequence, token id) pair, not an empty list")
+        raise ValueError(f"items must be {expected}, at least one, not an empty list")
     return listed
 
 
-def _checked_pair(name: str, item: object) -> tuple[Sequence, int]:
+def _checked_item(name: str, what: str, item: object) -> _Checked:
+    if not (isinstance(item, tuple | list) and len(item) in (2, 3)) or not isinstance(
+        item[0], Sequence
+    ):
+        raise checks.wrong_type(name, what, item)
+    seq, ids = item[:2]
+    logits = checks.choice(f"{name}[2]", item[2], get_args(LogitsOf)) if len(item) == 3 else "last"
+    return seq, checks.token_ids(f"{name}[1]", ids, seq._vocab_size), cast(LogitsOf, logits)
+
+
+def _checked_pair(name: str, item: object) -> _Checked:
     if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Sequence):
         raise checks.wrong_type(name, "a (sequence, token id) pair", item)
-    return item[0], checks.token_id(f"{name}[1]", item[1], item[0]._vocab_size)
+    token = checks.token_id(f"{name}[1]", item[1], item[0]._vocab_size)
+    return item[0], np.array([token], np.int32), "last"

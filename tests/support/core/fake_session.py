@@ -13,6 +13,7 @@ from adapmoe.errors import BudgetError, ClosedError, ContextOverflowError
 
 VOCAB_SIZE = 4096  # tests/models/tiny-mixtral
 LAYERS, TOP_K = 8, 2
+_WANTED = {"none": slice(0, 0), "last": slice(-1, None), "all": slice(None)}
 
 
 class FakeSession:
@@ -60,11 +61,12 @@ class FakeSession:
             self.open += 1
             return FakeSequence(self)
 
-    def decode_batch(self, items):
+    def step(self, items):
         with self.lock:
-            self.batches.append(len(items))
-            stats = self.step(len(items))
-            return np.stack([sequence.append([token])[0] for sequence, token in items]), stats
+            self.batches.append([len(ids) for _, ids, _ in items])
+            stats = [self.count(len(ids)) for _, ids, _ in items]
+            rows = [sequence.append(ids)[_WANTED[logits]] for sequence, ids, logits in items]
+            return np.concatenate(rows), stats
 
     def set_memory(self, memory_bytes):
         if memory_bytes < self.memory_split.floor_bytes:
@@ -75,7 +77,7 @@ class FakeSession:
     def resident_set(self):
         return []
 
-    def step(self, tokens):
+    def count(self, tokens):
         """Count one step; KeyboardInterrupt instead where the test wants it."""
         time.sleep(self.step_s)
         if self.interrupt_after is not None:
@@ -126,13 +128,13 @@ class FakeSequence:
     def prefill(self, ids, all_logits=False):
         assert ids.dtype == np.int32
         with self.session.lock:
-            stats = self.session.step(len(ids))
+            stats = self.session.count(len(ids))
             rows = self.append(ids)
         return (rows if all_logits else rows[-1]), stats
 
     def decode(self, token_id):
         with self.session.lock:
-            stats = self.session.step(1)
+            stats = self.session.count(1)
             return self.append([token_id])[-1], stats
 
     def truncate(self, length):
