@@ -68,8 +68,9 @@ class Sequence:
     def reset(self) -> None: ...  # forget all tokens, keep the slot
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens. ValueError unless 0 <= length <= self.length."""
-    def fork(self) -> Sequence:
-        """A new sequence with the same tokens, KV cache copied. ValueError when all are open."""
+    def fork(self, length: int | None = None) -> Sequence:
+        """A new sequence with the same tokens, or the first `length`, KV cache copied. ValueError
+        when all are open, or unless 0 <= length <= self.length."""
     def close(self) -> None: ...
 
 class Session:

@@ -13,6 +13,7 @@ from adapmoe.errors import ContextOverflowError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationChunk, GenerationResult
 from adapmoe.generation.sequence import as_token_ids
+from adapmoe.generation.stream import GenerationStream
 from adapmoe.machine.process import NotCopied
 from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -137,7 +138,7 @@ class Conversation(NotCopied):
                 f"{self._llm.max_context}; begin a new one (/reset) or raise max_context"
             )
         params = replace(params, max_tokens=min(params.max_tokens or room, room))
-        stream = self._llm.answer_in(self._sequence, prompt, params)
+        stream = self._answer(prompt, params)
         self._keep_common_prefix(prompt)
         try:
             yield from stream
@@ -175,6 +176,14 @@ class Conversation(NotCopied):
             self._pasts.pop()
         ids = tokenizer.encode(rendered, add_bos=False)  # the template writes it if it wants it
         return as_token_ids(ids, self._llm.vocab_size)
+
+    def _answer(self, prompt: Ids, params: SamplingParams) -> GenerationStream:
+        """Stream the answer to a prompt, of which the sequence will hold the beginning."""
+        llm = self._llm
+        llm.log_notes()
+        return GenerationStream(
+            llm.scheduler.submit([prompt], params, llm.tokenizer, self._sequence, answers=True)
+        )
 
     def _keep_common_prefix(self, prompt: Ids) -> None:
         """Truncate the sequence to what `prompt` begins with, leaving at least one token to do."""

@@ -18,13 +18,7 @@ from adapmoe.errors import PackError, TraceError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationResult
 from adapmoe.generation.scheduler import Batch, Scheduler
-from adapmoe.generation.sequence import (
-    Sequence,
-    StepItem,
-    TokenIds,
-    as_token_ids,
-    is_one_prompt,
-)
+from adapmoe.generation.sequence import Sequence, StepItem, TokenIds, encode_prompts, is_one_prompt
 from adapmoe.generation.stats import describe_split
 from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
 from adapmoe.machine.cuda import load_packaged_tensorrt
@@ -85,6 +79,7 @@ class LLM(NotCopied):
 
     Attributes:
         reading: how many reads at the same time, of what size, and where that comes from.
+        scheduler: runs the steps; for programs, such as the server, that drive requests themselves.
         settings: what it was opened with.
 
     Raises:
@@ -106,13 +101,13 @@ class LLM(NotCopied):
         options, self.reading = core_options(pack, settings)
         session = _open_session(str(path), **options)
         self._path = pack
-        self._scheduler = Scheduler(session, pack, settings.prefill_chunk)
+        self.scheduler = Scheduler(session, pack, settings.prefill_chunk)
         self._tokenizer = _read_tokenizer(pack)  # its files were checked while opening
         self._templates: ChatTemplates | None = None
         self._notes_told = 0
         self._allocate()
         self._warm_restart = WarmRestart.of(pack, session) if settings.warm_restart else None
-        self._tell_notes()
+        self.log_notes()
         for note in () if self._tokenizer is None else self._tokenizer.notes:
             _log.warning("%s", note)
         if settings.verbose:
@@ -260,23 +255,6 @@ class LLM(NotCopied):
         text = self.chat_templates.render(messages, chat_template)
         return self.tokenizer.encode(text, add_bos=False)  # the template writes it if it wants it
 
-    def answer_in(
-        self, sequence: Sequence, prompt: NDArray[np.int32], params: SamplingParams
-    ) -> GenerationStream:
-        """Stream the answer to a prompt of a chat whose beginning `sequence` holds already.
-
-        Args:
-            sequence: holds fewer tokens than the prompt, all of them its beginning; stays open.
-            prompt: int32 `[n]`, all of the prompt.
-            params: how to sample.
-
-        Raises what `generate` raises.
-        """
-        self._tell_notes()
-        return GenerationStream(
-            self._scheduler.submit([prompt], params, self.tokenizer, sequence, answers=True)
-        )
-
     def _submit_chat(
         self,
         messages: ItemSequence[Message],
@@ -288,17 +266,9 @@ class LLM(NotCopied):
         return self._submit(prompt, SamplingParams.of(params, **overrides), answers=True)
 
     def _submit(self, prompt: Prompts, params: SamplingParams, *, answers: bool = False) -> Batch:
-        self._tell_notes()  # those since the last call; a service may never close
-        if is_one_prompt(prompt):
-            encoded = [self._encode("prompt", prompt)]
-        else:
-            encoded = [self._encode(f"prompt[{at}]", one) for at, one in enumerate(prompt)]
-        return self._scheduler.submit(encoded, params, self.tokenizer, answers=answers)
-
-    def _encode(self, name: str, prompt: Any) -> NDArray[np.int32]:
-        if isinstance(prompt, str):
-            prompt = self.tokenizer.encode(checks.text(name, prompt))
-        return as_token_ids(prompt, self.vocab_size, name)
+        self.log_notes()  # those since the last call; a service may never close
+        encoded = encode_prompts(prompt, self.tokenizer, self.vocab_size)
+        return self.scheduler.submit(encoded, params, self.tokenizer, answers=answers)
 
     @property
     def chat_templates(self) -> ChatTemplates:
@@ -323,7 +293,7 @@ class LLM(NotCopied):
             AdapmoeError: all `max_sequences` slots are taken.
             ClosedError: the model is closed.
         """
-        return self._scheduler.new_sequence()
+        return self.scheduler.new_sequence()
 
     def step(self, items: ItemSequence[StepItem]) -> list[NDArray[np.float32] | None]:
         """Append tokens to several sequences in one step: prompts, parts of prompts, single tokens.
@@ -346,7 +316,7 @@ class LLM(NotCopied):
             ContextOverflowError, ReadError, NonFiniteError, ClosedError: as `Sequence.prefill`;
                 then nothing was appended to any of them.
         """
-        return self._scheduler.step(items)
+        return self.scheduler.step(items)
 
     def decode_batch(self, items: ItemSequence[tuple[Sequence, int]]) -> NDArray[np.float32]:
         """Append one token to each of several sequences in one step.
@@ -362,7 +332,7 @@ class LLM(NotCopied):
             ContextOverflowError, ReadError, NonFiniteError, ClosedError, ValueError: as
                 `Sequence.decode`.
         """
-        return self._scheduler.decode_batch(items)
+        return self.scheduler.decode_batch(items)
 
     def set_memory(self, memory: int | str) -> "_core.MemorySplit":
         """Change the memory ceiling while the model is open, after a step that is running.
@@ -466,7 +436,7 @@ class LLM(NotCopied):
     @property
     def free_sequences(self) -> int:
         """How many more sequences can be opened now."""
-        return self._scheduler.slots.free
+        return self.scheduler.slots.free
 
     @property
     def backend(self) -> str:
@@ -486,13 +456,13 @@ class LLM(NotCopied):
     @property
     def power(self) -> PowerMeter:
         """Measures the machine's energy, as far as it can be measured."""
-        return self._scheduler.power
+        return self.scheduler.power
 
     @property
     def _session(self) -> "_core.Session":
-        return self._scheduler.session
+        return self.scheduler.session
 
-    def _tell_notes(self) -> None:
+    def log_notes(self) -> None:
         """Log those that have not been logged: most come up at open, a few while running."""
         notes = self.notes
         for note in notes[self._notes_told :]:
@@ -505,11 +475,11 @@ class LLM(NotCopied):
         A generation in another thread ends with ClosedError. Closing twice is harmless. In a fork
         of the process that opened it, nothing is done.
         """
-        if not self._scheduler.closed:
-            self._tell_notes()
+        if not self.scheduler.closed:
+            self.log_notes()
             if self._warm_restart is not None:
                 self._warm_restart.save(self._session)
-        self._scheduler.close()
+        self.scheduler.close()
 
     def __enter__(self: Opened) -> Opened:
         """Return itself."""

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -89,9 +91,9 @@ void truncate(PySequence& self, int64_t length) {
   raise_if_error(status);
 }
 
-PySequence* fork(PySequence& self) {
+PySequence* fork(PySequence& self, std::optional<int64_t> length) {
   const std::shared_ptr<Session> session = self.shared->get();
-  auto copy = without_gil([&] { return session->fork(self.sequence); });
+  auto copy = without_gil([&] { return session->fork(self.sequence, length); });
   return new PySequence(self.shared, value_or_raise(std::move(copy)));
 }
 
@@ -133,8 +135,8 @@ void export_session(nb::module_& m) {
       .def("truncate", &truncate, nb::arg("length"), "Keep the first `length` tokens.")
       .def(
           "reset", [](PySequence& s) { truncate(s, 0); }, "Forget all tokens.")
-      .def("fork", &fork, nb::rv_policy::take_ownership,
-           "A new sequence with the same tokens; the KV cache is copied.")
+      .def("fork", &fork, nb::arg("length") = nb::none(), nb::rv_policy::take_ownership,
+           "A new sequence with the same tokens, or the first `length`; the KV cache is copied.")
       .def("close", &close_sequence, "Give the KV cache back.");
 
   auto session =

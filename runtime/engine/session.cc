@@ -37,26 +37,35 @@ void Session::close_sequence(Sequence& sequence) {
   sequence = Sequence();
 }
 
+namespace {
+
+Status check_prefix(const Sequence& sequence, int64_t length) {
+  if (length >= 0 && length <= sequence.length) return {};
+  return invalid_argument(
+      str_cat("cannot keep ", length, " tokens: the sequence holds ", sequence.length));
+}
+
+}  // namespace
+
 Status Session::truncate(Sequence& sequence, int64_t length) {
   const std::lock_guard lock(step_);
   ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
-  if (length < 0 || length > sequence.length) {
-    return invalid_argument(
-        str_cat("cannot truncate to ", length, " tokens: the sequence holds ", sequence.length));
-  }
+  ADAPMOE_RETURN_IF_ERROR(check_prefix(sequence, length));
   sequence.length = length;
   return {};
 }
 
-Result<Sequence> Session::fork(const Sequence& sequence) {
+Result<Sequence> Session::fork(const Sequence& sequence, std::optional<int64_t> length) {
   const std::lock_guard lock(step_);
   ADAPMOE_RETURN_IF_ERROR(check_open(sequence));
+  const int64_t copied_length = length.value_or(sequence.length);
+  ADAPMOE_RETURN_IF_ERROR(check_prefix(sequence, copied_length));
   auto made = new_sequence();
   if (!made.ok()) return made.status();
   Sequence copy = made.value();
-  copy.length = sequence.length;
+  copy.length = copied_length;
   parts_->kv[static_cast<size_t>(copy.kv_index)].copy_from(
-      parts_->kv[static_cast<size_t>(sequence.kv_index)], sequence.length, *parts_->backend);
+      parts_->kv[static_cast<size_t>(sequence.kv_index)], copied_length, *parts_->backend);
   const Status copied = parts_->backend->wait();
   if (copied.ok()) return copy;
   close_sequence(copy);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -81,7 +82,8 @@ class Session {
   // Between steps. Errors: kClosed when the sequence is; kInvalidArgument for a
   // length it does not have, or when all max_sequences are open.
   Status truncate(Sequence& sequence, int64_t length);
-  Result<Sequence> fork(const Sequence& sequence);
+  // Only the first `length` tokens are copied; all, if there is none.
+  Result<Sequence> fork(const Sequence& sequence, std::optional<int64_t> length = {});
 
   // Between steps, as all below. Errors: kInvalidArgument.
   Status set_gating(GatingConfig gating);

@@ -214,7 +214,7 @@ def test_a_fork_while_other_threads_are_in_the_middle_of_steps(opened, use):
 
     def places():
         while not stop.is_set():
-            with opened.llm._scheduler.slots._lock:
+            with opened.llm.scheduler.slots._lock:
                 pass
 
     def work():

@@ -22,7 +22,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("step"), st.permutations(range(SEQUENCES)), st.tuples(*[PARTS] * SEQUENCES)),
     st.tuples(st.just("step"), st.just(range(SEQUENCES)), st.just(((1, "last"),) * SEQUENCES)),
     st.tuples(st.just("truncate"), WHICH, st.integers(0, CONTEXT)),
-    st.tuples(st.just("fork"), WHICH, WHICH),
+    st.tuples(st.just("fork"), WHICH, WHICH, st.integers(0, CONTEXT)),
 )
 
 
@@ -87,12 +87,13 @@ class Mixed:
         self.sequences[at].truncate(length)
         self.ids[at] = self.ids[at][:length]
 
-    def fork(self, source, target):
+    def fork(self, source, target, length):
         if source == target:
             return
         self.sequences[target].close()
-        self.sequences[target] = self.sequences[source].fork()
-        self.ids[target] = self.ids[source]
+        length = min(length, len(self.ids[source]))
+        self.sequences[target] = self.sequences[source].fork(length)
+        self.ids[target] = self.ids[source][:length]
 
     def close(self):
         for at, sequence in enumerate(self.sequences):

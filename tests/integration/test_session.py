@@ -35,7 +35,7 @@ def test_truncate_forgets_and_goes_on_as_if_it_had_never_been(session):
     again, _ = seq.prefill(IDS[10:].copy())
     assert np.array_equal(straight, again)
     for wrong in (-1, 41):
-        with pytest.raises(ValueError, match="cannot truncate"):
+        with pytest.raises(ValueError, match="cannot keep"):
             seq.truncate(wrong)
     seq.truncate(0)
     assert seq.length == 0
@@ -44,6 +44,9 @@ def test_truncate_forgets_and_goes_on_as_if_it_had_never_been(session):
 def test_fork_continues_independently(session):
     seq = session.new_sequence()
     seq.prefill(IDS)
+    for wrong in (-1, 41):
+        with pytest.raises(ValueError, match="cannot keep"):
+            seq.fork(wrong)
     other = seq.fork()
     assert other.length == seq.length
     with pytest.raises(ValueError, match="max_sequences"):

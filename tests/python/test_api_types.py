@@ -57,7 +57,7 @@ def test_a_batch_is_pairs(open_llm, wrong):
 
 def test_a_batch_has_a_pair_and_may_come_from_an_iterator(open_llm):
     llm = open_llm(max_sequences=2)
-    with pytest.raises(ValueError, match="items must be a list of .*, at least one"):
+    with pytest.raises(ValueError, match=r"items must be a list of .*, at least one"):
         llm.decode_batch([])
     sequences = [llm.new_sequence(), llm.new_sequence()]
     assert llm.decode_batch((sequence, 5) for sequence in sequences).shape == (2, 4096)
@@ -71,7 +71,7 @@ def test_a_step_is_items(open_llm, wrong):
 
 def test_every_part_of_an_item_is_checked(open_llm):
     llm = open_llm(max_sequences=2)
-    with pytest.raises(ValueError, match="items must be .* at least one, not an empty list"):
+    with pytest.raises(ValueError, match=r"items must be .* at least one, not an empty list"):
         llm.step([])
     first, second = llm.new_sequence(), llm.new_sequence()
     for ids in ([2.5], [True], "ab", None):

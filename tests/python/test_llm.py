@@ -92,6 +92,11 @@ def test_forks_go_their_own_ways(open_llm):
     assert np.array_equal(second.decode(9), expected)
     second.close()
     assert llm.free_sequences == 1
+    with first.fork(1) as shorter:
+        assert shorter.length == 1
+        assert np.array_equal(shorter.prefill([5, 9]), expected)
+    with pytest.raises(ValueError, match="fork: length"):
+        first.fork(5)
 
 
 def test_set_memory_returns_the_new_split(open_llm):

@@ -184,12 +184,12 @@ def test_a_sum_with_a_part_that_was_not_measured_is_none():
 
 def test_a_generation_has_joules_per_token(open_llm, machine, tmp_path, capsys):
     llm = open_llm({"step_s": 0.03})
-    llm._scheduler.power = PowerMeter(KernelTree(tmp_path / "none"))
+    llm.scheduler.power = PowerMeter(KernelTree(tmp_path / "none"))
     result = llm.generate("The first", SamplingParams(max_tokens=6))
     assert result.stats.joules_per_token is None
     print_statistics(make_report(llm, result))
     assert "J per token" not in capsys.readouterr().err
-    llm._scheduler.power = PowerMeter(machine("orin_jetpack_7_2"))
+    llm.scheduler.power = PowerMeter(machine("orin_jetpack_7_2"))
     result = llm.generate("The first", SamplingParams(max_tokens=6))
     seconds = result.stats.decode_s
     assert result.stats.decode_energy_j == pytest.approx(10 * seconds, rel=0.5)

@@ -32,26 +32,26 @@ class StopMatcher:
         self._stops = tuple(stops)
         self._held = ""
         self._shown: list[bool] = []  # of each held character
-        self._stopped = False
+        self.found: str | None = None  # the stop string that ended the text
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string has been seen. No text follows after that."""
-        return self._stopped
+        return self.found is not None
 
     def push(self, text: str, *, shown: bool = True) -> str:
         """Take more text; return what certainly comes before any stop string.
 
         `shown`: False for special tokens, whose text is compared but not returned.
         """
-        if self._stopped:
+        if self.stopped:
             return ""
         self._held += text
         self._shown += [shown] * len(text)
-        cut = self._find(self._held)
-        if cut is not None:
-            self._stopped = True
-            passed, self._held, self._shown = self._release(cut), "", []
+        found = self._find(self._held)
+        if found is not None:
+            begin, self.found = found
+            passed, self._held, self._shown = self._release(begin), "", []
             return passed
         return self._release(len(self._held) - self._possible_beginning(self._held))
 
@@ -66,13 +66,10 @@ class StopMatcher:
         del self._shown[:length]
         return passed
 
-    def _find(self, text: str) -> int | None:
-        """Where the first complete stop string begins."""
+    def _find(self, text: str) -> tuple[int, str] | None:
+        """Where the first complete stop string begins, and which one it is."""
         found = [(text.find(stop), stop) for stop in self._stops if stop in text]
-        if not found:
-            return None
-        _, begin = min((begin + len(stop), begin) for begin, stop in found)
-        return begin
+        return min(found, key=lambda at: (at[0] + len(at[1]), at[0]), default=None)
 
     def _possible_beginning(self, text: str) -> int:
         """Length of the longest suffix of `text` with which a stop string begins."""
@@ -101,6 +98,7 @@ class GenerationResult:
             if interrupted.
         stats: what it cost.
         logprobs: one per token of `token_ids`; None unless `SamplingParams.logprobs` asks for them.
+        stop_string: the one of `SamplingParams.stop` that ended the text; None if none did.
     """
 
     text: str
@@ -109,6 +107,7 @@ class GenerationResult:
     finish_reason: FinishReason | None
     stats: GenerationStats
     logprobs: list[TokenLogprobs] | None = None
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +167,7 @@ class Request:
         tokenizer: Tokenizer,
         *,
         answers: bool = False,
+        shown: frozenset[str] = frozenset(),
     ) -> None:
         """Take a prompt.
 
@@ -178,6 +178,7 @@ class Request:
             limit: most tokens to generate, from `token_limit`.
             tokenizer: the model's.
             answers: the text is an answer, not a continuation of the prompt's text.
+            shown: special tokens, by their text, that are part of the text.
         """
         self.index = index
         self.prompt = prompt
@@ -187,6 +188,7 @@ class Request:
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
         self.throttle_counts: dict[str, int] | None = None
         self._limit = limit
+        self._shown = shown
         self._eos_ids = frozenset() if params.ignore_eos else tokenizer.eos_ids
         self._stop_ids = frozenset(params.stop_token_ids)
         self._sampler = Sampler(prompt, params)
@@ -196,6 +198,18 @@ class Request:
         self._text: list[str] = []
         self._sent_tokens = 0
         self._sent_texts = 0
+
+    def missing(self, length: int) -> NDArray[np.int32]:
+        """The tokens that a sequence holding the first `length` of this request's still lacks.
+
+        A prompt, the rest of one, the last token, or, where the sequence had to be given up, all of
+        them again: one rule for all. After the last of them comes the next token.
+        """
+        rest = self.prompt[length:]
+        if not self.token_ids:
+            return rest
+        new = self.token_ids[max(length - len(self.prompt), 0) :]
+        return np.concatenate([rest, np.array(new, np.int32)])
 
     def advance(self, logits: NDArray[np.float32]) -> None:
         """Sample the next token from float32 `[vocab_size]` logits and add it to the text."""
@@ -216,7 +230,7 @@ class Request:
         """Add a token to the text; that of special tokens is only compared with stop strings."""
         special = self._tokenizer.special_text(token_id)
         if special is not None:
-            self._text.append(self._stop.push(special, shown=False))
+            self._text.append(self._stop.push(special, shown=special in self._shown))
         elif token_id not in self._stop_ids:
             self._text.append(self._stop.push(self._decoder.push(token_id)))
 
@@ -239,4 +253,5 @@ class Request:
             self.finish_reason,
             self.stats,
             None if self.logprobs is None else list(self.logprobs),
+            self._stop.found,
         )

@@ -4,15 +4,11 @@
 Streams drive it: they decide in which thread a step runs and how to wait for a slot.
 """
 
-import asyncio
-import threading
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from collections.abc import Sequence as ItemSequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +18,7 @@ from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationChunk, GenerationResult, Request, token_limit
 from adapmoe.generation.sequence import Sequence, StepItem, decode_batch, step
 from adapmoe.generation.slots import Slot, Slots
+from adapmoe.generation.worker import Worker
 from adapmoe.machine.power import PowerMeter
 from adapmoe.machine.process import OpenedIn
 from adapmoe.text.tokenizer import Tokenizer
@@ -30,40 +27,30 @@ if TYPE_CHECKING:
     from adapmoe import _core
 
 
-class Worker:
-    """One thread that runs the steps of all asynchronous streams; it starts when first needed.
+def share_rows(wanted: ItemSequence[int], rows: int) -> list[int]:
+    """How many of the rows that each of several prompts still `wanted` the next step gets.
 
-    More threads would not help: the core runs one step at a time, and a single thread gives every
-    stream its turn.
+    The shortest get all they want, the others equal parts of what is left; `rows` in all, fewer
+    only if fewer are wanted. So a short prompt need not wait for the end of a long one.
     """
+    shares = [0] * len(wanted)
+    waiting = sorted(range(len(wanted)), key=lambda at: wanted[at])
+    for done, at in enumerate(waiting):
+        shares[at] = min(wanted[at], -(-rows // (len(waiting) - done)))
+        rows -= shares[at]
+    return shares
 
-    def __init__(self) -> None:
-        """Start no thread yet."""
-        self._opened_in = OpenedIn()
-        self._closed = False
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapmoe")
 
-    async def run(self, call: Callable[[], None]) -> None:
-        """Run `call` in the thread. A cancelled task waits for `call` to end before it raises."""
-        self._opened_in.check()
-        try:
-            future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        except RuntimeError as error:  # shut down
-            if not self._closed and threading.current_thread() is not threading.main_thread():
-                raise SystemExit from error  # Python is exiting; the core's steps end likewise
-            raise ClosedError("the model was closed, or Python is exiting") from error
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([future])
-            raise
+Running = tuple[Request, Sequence]
 
-    def close(self) -> None:
-        """Let the thread end, without waiting for it."""
-        self._closed = True
-        self._executor.shutdown(wait=False)
+
+class Part(NamedTuple):
+    """A request's part of a step: append `ids`, int32 `[n]`; `ends`: no token is missing then."""
+
+    request: Request
+    sequence: Sequence
+    ids: NDArray[np.int32]
+    ends: bool
 
 
 class Scheduler:
@@ -147,40 +134,82 @@ class Scheduler:
             ContextOverflowError: a prompt and its answer do not fit into the context.
             ValueError: `params` name a token that is not in the vocabulary.
         """
-        params.check_vocabulary(self.vocab_size)
         requests = [
-            Request(
-                index,
-                prompt,
-                params,
-                token_limit(len(prompt), params.max_tokens, self.max_context),
-                tokenizer,
-                answers=answers,
-            )
+            self.new_request(index, prompt, params, tokenizer, answers=answers)
             for index, prompt in enumerate(prompts)
         ]
         return Batch(self, requests, continued)
 
-    def prefill(self, request: Request, sequence: Sequence) -> None:
-        """Compute the next part of a prompt; the last part also gives the first token.
+    def new_request(
+        self,
+        index: int,
+        prompt: NDArray[np.int32],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        *,
+        answers: bool,
+        shown: frozenset[str] = frozenset(),
+    ) -> Request:
+        """One request, checked as in `submit`; the arguments are those of `Request`."""
+        params.check_vocabulary(self.vocab_size)
+        limit = token_limit(len(prompt), params.max_tokens, self.max_context)
+        return Request(index, prompt, params, limit, tokenizer, answers=answers, shown=shown)
 
-        Only one part, so that others get their turn and a cancelled prompt ends soon.
+    def advance(
+        self, running: ItemSequence[Running], prompt_rows: int | None = None
+    ) -> list[tuple[Request, Exception]]:
+        """Run one step for all of these: the next token of each that has its prompt computed.
+
+        Prompts share the rows that are left: no more than one pass over the layers takes, so that
+        others get their turn and a cancelled prompt ends soon.
+
+        Args:
+            running: at least one; their sequences hold the beginnings of their tokens.
+            prompt_rows: most rows for prompts, at least 1; None: as many as a pass takes.
+
+        Returns:
+            What sampling raised, such as a logits processor's exception: it concerns one request
+            alone. What the step itself raises concerns all, and then nothing has changed.
         """
-        part = request.prompt[sequence.length :][: self._prefill_chunk]
-        with self.power.span() as span:
-            logits = sequence.prefill(part)
-        request.stats.add_prefill(sequence.last_stats, len(part), span.seconds, span.joules)
-        if sequence.length == len(request.prompt):
-            request.advance(logits)
+        missing = [request.missing(sequence.length) for request, sequence in running]
+        prompts = [at for at, ids in enumerate(missing) if len(ids) > 1]
+        rows = max(self._prefill_chunk - (len(running) - len(prompts)), 1)
+        rows = rows if prompt_rows is None else min(rows, prompt_rows)
+        counts = [1] * len(running)
+        for at, share in zip(
+            prompts, share_rows([len(missing[at]) for at in prompts], rows), strict=True
+        ):
+            counts[at] = share
+        items = [
+            Part(request, sequence, ids[:count], count == len(ids))
+            for (request, sequence), ids, count in zip(running, missing, counts, strict=True)
+            if count
+        ]
+        return self._run(items)
 
-    def decode(self, active: ItemSequence[tuple[Request, Sequence]]) -> None:
-        """Compute one token for each of several requests, in one step."""
+    def _run(self, parts: list["Part"]) -> list[tuple[Request, Exception]]:
+        failed: list[tuple[Request, Exception]] = []
+        for request, sequence, _, _ in parts:
+            if not request.stats.prefill_tokens:
+                request.stats.cached_tokens = sequence.length
+        decoding = [bool(part.request.token_ids) and len(part.ids) == 1 for part in parts]
         with self.power.span() as span:
-            rows = self.decode_batch([(seq, request.token_ids[-1]) for request, seq in active])
-            for (request, _), logits in zip(active, rows, strict=True):
-                request.advance(logits)
-        for request, sequence in active:
-            request.stats.add_decode(sequence.last_stats, span.seconds, span.joules)
+            found = self.step(
+                [(part.sequence, part.ids, "last" if part.ends else "none") for part in parts]
+            )
+            for part, logits in zip(parts, found, strict=True):
+                if logits is not None:
+                    try:
+                        part.request.advance(logits)
+                    except Exception as error:
+                        failed.append((part.request, error))
+        for part, decodes in zip(parts, decoding, strict=True):
+            stats, cost = part.request.stats, part.sequence.last_stats
+            if decodes:
+                stats.add_decode(cost, span.seconds, span.joules)
+            else:
+                stats.add_prefill(cost, len(part.ids), span.seconds, span.joules)
+        return failed
 
     def close(self) -> None:
         """Close all sequences and the session once the running step ends. Twice is harmless.
@@ -198,7 +227,7 @@ class Scheduler:
 
 
 class Batch:
-    """The prompts of one call, run one step at a time, several sequences decoded together.
+    """The prompts of one call, run one step at a time, as many sequences together as have slots.
 
     While `needs_slot`, pass a slot to `begin`; until `finished`, call `step`. New chunks are in
     `ready`.
@@ -237,20 +266,16 @@ class Batch:
         self._active[request.index] = (request, sequence)
 
     def step(self, owner: Hashable) -> None:
-        """Prefill the next part of a prompt if there is one, otherwise decode all sequences.
+        """Run one step for all prompts that have a slot.
 
         `owner`: the thread or task that holds the slots which this step may take.
         """
         self.scheduler.check_process()  # before the power meter takes locks
-        if self._waiting and (slot := self.scheduler.slots.try_take(owner)):
+        while self._waiting and (slot := self.scheduler.slots.try_take(owner)):
             self.begin(slot)
         active = list(self._active.values())
-        prefilling = [item for item in active if not item[0].token_ids]
-        if prefilling:
-            active = prefilling[:1]
-            self.scheduler.prefill(*active[0])
-        else:
-            self.scheduler.decode(active)
+        for _, error in self.scheduler.advance(active):
+            raise error
         for request, sequence in active:
             self._emit(request, sequence)
 

@@ -13,6 +13,7 @@ from adapmoe import checks
 from adapmoe.errors import ClosedError
 from adapmoe.generation.slots import Slot
 from adapmoe.machine.process import NotCopied
+from adapmoe.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from adapmoe import _core
@@ -45,6 +46,24 @@ def is_one_prompt(prompt: Any) -> bool:
         return False
     first = prompt[0]
     return not isinstance(first, str | TokenSequence) and getattr(first, "ndim", 0) == 0
+
+
+def encode_prompts(
+    prompts: str | TokenIds | TokenSequence[Any], tokenizer: Tokenizer, vocab_size: int
+) -> list[NDArray[np.int32]]:
+    """One prompt or several, text or token ids, as token ids int32 `[n]`.
+
+    Raises TypeError and ValueError for what is no prompt, PackError as `Tokenizer.encode`.
+    """
+
+    def encode(name: str, prompt: Any) -> NDArray[np.int32]:
+        if isinstance(prompt, str):
+            prompt = tokenizer.encode(checks.text(name, prompt))
+        return as_token_ids(prompt, vocab_size, name)
+
+    if is_one_prompt(prompts):
+        return [encode("prompt", prompts)]
+    return [encode(f"prompt[{at}]", one) for at, one in enumerate(prompts)]
 
 
 class Sequence(NotCopied):
@@ -143,18 +162,26 @@ class Sequence(NotCopied):
         core = self._open
         core.truncate(checks.integer("truncate: length", length, 0, core.length))
 
-    def fork(self) -> "Sequence":
+    def fork(self, length: int | None = None) -> "Sequence":
         """Return a second sequence with the same tokens, independent of this one.
 
         The KV cache is copied and nothing is computed. The new sequence takes a slot of its own.
 
+        Args:
+            length: take over the first `length` tokens only; None: all.
+
         Raises:
             AdapmoeError: all `max_sequences` slots are taken.
+            TypeError: `length` is not an integer.
+            ValueError: `length` is negative, or more than the sequence has.
             ClosedError: the sequence or the model is closed.
         """
+        core = self._open
+        if length is not None:
+            length = checks.integer("fork: length", length, 0, core.length)
         slot = self._slot.slots.take()
         try:
-            return Sequence(self._open.fork(), slot, self._vocab_size)
+            return Sequence(core.fork(length), slot, self._vocab_size)
         except BaseException:
             slot.give_back()
             raise

@@ -29,11 +29,13 @@ _SPLIT_FIELDS = (
 class GenerationStats:
     """Sums over the steps of one generation.
 
-    A decode step that several sequences share counts in full for each of them.
+    A step that several sequences share counts in full for each of them.
 
     Attributes:
         prefill_tokens, decode_tokens: tokens of this sequence.
-        prefill_s, decode_s: wall time of its steps; decode includes sampling and detokenising.
+        prefill_s, decode_s: wall time of its steps, with sampling and detokenising.
+        cached_tokens: tokens of the prompt that were not computed, because the sequence already
+            held them.
         experts_used: expert visits, one per expert, layer and chunk; expert_hits: visits that found
             the expert resident.
         bytes_read: expert bytes read from the pack.
@@ -44,6 +46,7 @@ class GenerationStats:
             not report it, and until the generation ends.
     """
 
+    cached_tokens: int = 0
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     decode_tokens: int = 0

@@ -145,9 +145,9 @@ class FakeSequence:
     def reset(self):
         self.truncate(0)
 
-    def fork(self):
+    def fork(self, length=None):
         copy = self.session.new_sequence()
-        copy.history = list(self.history)
+        copy.history = self.history[:length]
         return copy
 
     def close(self):
@@ -168,6 +168,7 @@ def step_stats(tokens):
         experts_used=visits,
         experts_activated=visits,
         expert_hits=visits // 2,
+        gated=0,
         bytes_read=visits // 2 * 110592,
         stall_s=0.001 * tokens,
         compute_s=0.002 * tokens,
