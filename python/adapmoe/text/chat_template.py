@@ -2,16 +2,21 @@
 """Chat templates: from messages to the text that the model was trained on."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from adapmoe import checks
 from adapmoe.errors import ChatTemplateError, PackError
 from adapmoe.machine.files import read_json
-from adapmoe.text.token_files import special_tokens
+from adapmoe.text.token_files import SPECIAL_TOKEN_NAMES, special_tokens
 
 Message = Mapping[str, Any]
+
+_TOOL_TEMPLATE = "tool_use"  # the name that transformers looks for
+_OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt", *SPECIAL_TOKEN_NAMES})
 
 
 class ChatTemplates:
@@ -43,27 +48,47 @@ class ChatTemplates:
         tokens = {name: token.text for name, token in special_tokens(directory).items()}
         return cls(directory, _templates(directory, config), tokens)
 
-    def render(self, messages: Sequence[Message], chat_template: str | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        chat_template: str | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
         """The conversation as text, ending where the assistant's next answer begins.
 
         Args:
             messages: see `check_messages`.
-            chat_template: a Jinja text, or the name of one of the pack's; None: "default".
+            chat_template: a Jinja text, or the name of one of the pack's; None: see `find`.
+            tools: what the model may call, as transformers takes it:
+                `{"type": "function", "function": {"name": ..., "parameters": ...}}`.
+            variables: what else the template can refer to, such as `enable_thinking`.
 
         Raises:
-            ChatTemplateError: there is no template, or it fails or refuses these messages.
-            TypeError, ValueError: not messages; see `check_messages`.
+            ChatTemplateError: there is no template, it takes no tools, or it fails or refuses these
+                messages.
+            TypeError, ValueError: not messages, see `check_messages`; tools or variables are not
+                what JSON can hold, or variables have the name of something else.
         """
         plain = check_messages(messages)
-        source = self.find(chat_template)
+        named = _check_variables(variables)
+        offered = None if tools is None else _check_tools(tools)
+        source = self.find(chat_template, tools=bool(offered))
+        if offered and not re.search(r"\btools\b", source):
+            raise ChatTemplateError(
+                f"{self._pack}: the model's chat template takes no tools; leave them out, or pass "
+                "another template as chat_template="
+            )
         from adapmoe.text import jinja_sandbox  # most programs do not chat
 
         try:
             text = jinja_sandbox.render(
                 source,
-                {**self._special_tokens, "messages": plain, "tools": None, "documents": None}
-                | {"add_generation_prompt": True},
+                {**named, **self._special_tokens, "messages": plain, "tools": offered}
+                | {"documents": None, "add_generation_prompt": True},
             )
+            text.encode()  # a call's arguments, for example, may hold half a surrogate pair
         except Exception as error:  # a template can raise anything
             raise ChatTemplateError(
                 f"{self._pack}: the chat template failed: {type(error).__name__}: {error}; "
@@ -76,9 +101,15 @@ class ChatTemplates:
             )
         return text
 
-    def find(self, chat_template: str | None = None) -> str:
-        """The Jinja text that `render` would use. Raises ChatTemplateError if there is none."""
-        wanted = "default"
+    def find(self, chat_template: str | None = None, *, tools: bool = False) -> str:
+        """The Jinja text that `render` would use.
+
+        Without `chat_template` that is "default", or with tools "tool_use" where the pack has one.
+
+        Raises:
+            ChatTemplateError: there is none.
+        """
+        wanted = _TOOL_TEMPLATE if tools and _TOOL_TEMPLATE in self._templates else "default"
         if chat_template is not None:
             wanted = checks.text("chat_template", chat_template)
         if wanted in self._templates:
@@ -115,10 +146,7 @@ def _check_message(where: str, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise checks.wrong_type(where, "a mapping with role and content", message)
     present = {key: value for key, value in message.items() if value is not None}
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(present, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} must hold only what JSON can hold: {error}") from error
+    plain: dict[str, Any] = _copied(where, present)
     role, content = plain.get("role"), plain.get("content")
     if not checks.text(f"{where}['role']", role):
         raise checks.out_of_range(f"{where}['role']", "a non-empty string", role)
@@ -127,6 +155,31 @@ def _check_message(where: str, message: object) -> dict[str, Any]:
     elif not _are_parts(content) and not (content is None and "tool_calls" in plain):
         raise checks.wrong_type(f"{where}['content']", "a string or a list of typed parts", content)
     return plain
+
+
+def _check_tools(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
+    listed = checks.items("tools", tools, "a list of mappings")
+    for index, tool in enumerate(listed):
+        if not isinstance(tool, Mapping):
+            raise checks.wrong_type(f"tools[{index}]", "a mapping", tool)
+    return [_copied(f"tools[{index}]", dict(tool)) for index, tool in enumerate(listed)]
+
+
+def _check_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(variables, Mapping):
+        raise checks.wrong_type("variables", "a mapping from names to values", variables)
+    for name in variables:
+        if checks.text("a name in variables", name) in _OURS:
+            raise ValueError(f"variables may not set {name!r}, which the messages or the pack give")
+    return {name: _copied(f"variables[{name!r}]", value) for name, value in variables.items()}
+
+
+def _copied(where: str, value: object) -> Any:
+    """A copy in plain lists, dicts and strings, so that a template gets no other object."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where} must hold only what JSON can hold: {error}") from error
 
 
 def _are_parts(content: object) -> bool:

@@ -2,11 +2,13 @@
 """Jinja for templates that nobody has read: no access to Python's objects, no endless loops.
 
 A template comes with a model from the internet. Jinja's sandbox keeps it away from attributes that
-lead to Python's internals. Beyond that, loops and macros count their rounds, and texts and powers
-larger than any prompt are refused. This does not limit memory to the byte.
+lead to Python's internals. Beyond that, loops and macros count their rounds, rendering may take
+only so long, and texts and powers larger than any prompt are refused. The time is looked at between
+rounds and pieces of text, and memory is not limited to the byte.
 """
 
 import json
+import time
 from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache
@@ -22,27 +24,43 @@ from jinja2.visitor import NodeTransformer
 
 MAX_ROUNDS = 200_000
 MAX_LENGTH = 16 * 2**20  # characters, list items, and bits of a power
+MAX_SECONDS = 5.0  # of the processor: a busy machine must not make a good template fail
 
 _rounds_left: ContextVar[int] = ContextVar("rounds_left", default=MAX_ROUNDS)
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
 
-def render(source: str, variables: dict[str, Any]) -> str:
+class TemplateTimeoutError(SecurityError):
+    """Rendering took longer than a template may take."""
+
+
+def render(source: str, variables: dict[str, Any], *, seconds: float = MAX_SECONDS) -> str:
     """Render a chat template in the dialect of transformers.
 
+    Args:
+        source: the template.
+        variables: what it can refer to.
+        seconds: of processor time that it may take.
+
     Raises:
+        TemplateTimeoutError: it takes longer.
         Exception: whatever the template does wrong, from jinja2's errors to ZeroDivisionError.
     """
-    token = _rounds_left.set(MAX_ROUNDS)
+    template = _compile(source)
+    rounds = _rounds_left.set(MAX_ROUNDS)
+    deadline = _deadline.set(time.thread_time() + seconds)
     try:
         pieces: list[str] = []
         length = 0
-        for piece in _compile(source).generate(**variables):
+        for piece in template.generate(**variables):
             length += len(piece)
             _check_length(length)
+            _check_time()
             pieces.append(piece)
         return "".join(pieces)
     finally:
-        _rounds_left.reset(token)
+        _rounds_left.reset(rounds)
+        _deadline.reset(deadline)
 
 
 @lru_cache(maxsize=16)
@@ -77,6 +95,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if left < 0:
             raise SecurityError(f"more than {MAX_ROUNDS} rounds of loops")
         _rounds_left.set(left)
+        _check_time()
 
     def join(self, *parts: object) -> str:
         """The operator ~."""
@@ -167,6 +186,11 @@ def _check_name(name: object) -> None:
 def _check_length(length: int) -> None:
     if length > MAX_LENGTH:
         raise SecurityError(f"something would be longer than {MAX_LENGTH}")
+
+
+def _check_time() -> None:
+    if time.thread_time() > _deadline.get():
+        raise TemplateTimeoutError("the template takes too long")
 
 
 def _raise_exception(message: str) -> None:
