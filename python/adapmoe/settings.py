@@ -33,7 +33,7 @@ def option(
     metavar: str = "",
     unset: Any = None,
 ) -> Any:
-    """A field of `Settings`.
+    """A field of `Settings`, or of a dataclass like it.
 
     Args:
         default: used where nothing is given; of several words, help lists it first.
@@ -245,13 +245,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every field, and store it as a plain Python value."""
-        for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            if value is None and each.default is None:
-                continue
-            plain = each.metadata["check"](each.name, value)
-            if not isinstance(value, str):  # a size stays as it was written
-                object.__setattr__(self, each.name, plain)
+        check_fields(self)
         if self.experts_resident is not None and self.memory != "auto":
             raise ValueError("memory and experts_resident exclude each other: give one of them")
 
@@ -266,6 +260,21 @@ class Settings:
                     each.metadata["check"](each.name, value) if given else each.metadata["unset"]
                 )
         return found
+
+
+def check_fields(made: Any) -> None:
+    """Check the fields of a frozen dataclass of `option`s, and store them as plain Python values.
+
+    Raises:
+        TypeError, ValueError: a field of a wrong type, or out of its range; the message names it.
+    """
+    for each in dataclasses.fields(made):
+        value = getattr(made, each.name)
+        if value is None and each.default is None:
+            continue
+        plain = each.metadata["check"](each.name, value)
+        if not isinstance(value, str):  # a size stays as it was written
+            object.__setattr__(made, each.name, plain)
 
 
 def describe() -> str:

@@ -17,8 +17,10 @@ ARROWS = {
         "doctor",
         "planning",
         "report",
+        "serve",
         "tensorrt",
     },
+    "serve": {"conversation", "planning"},
     "adapmoe_export": {"text"},
     "adapmoe": {"llm"},
     "planning": {"calibration"},
@@ -42,6 +44,10 @@ ARROWS = {
     "core_types": set(),
     "errors": set(),
 }
+
+
+# `python -m` of a folder is its verb. Nobody imports these modules.
+ENTRY_POINTS = {"adapmoe.serve.__main__": "cli"}
 
 
 def modules():
@@ -69,7 +75,7 @@ def arrow_problems(graph):
         f"{module}: {area(module)} may not import {target}"
         for module, targets in sorted(graph.items())
         for target in sorted(targets)
-        if area(target) not in reachable(area(module))
+        if area(target) not in reachable(ENTRY_POINTS.get(module, area(module)))
     ]
 
 
@@ -122,6 +128,8 @@ def test_relative_imports_are_refused():
         ("adapmoe.cli.run", "adapmoe", True),
         ("adapmoe.cli.verify", "adapmoe_export.numerics", True),
         ("adapmoe.cli.run", "adapmoe.units", True),
+        ("adapmoe.serve.keys", "adapmoe.cli.names", False),
+        ("adapmoe.serve.__main__", "adapmoe.cli", True),
         ("adapmoe.llm", "adapmoe.cli.run", False),
         ("adapmoe.llm", "adapmoe", False),
         ("adapmoe.generation.stream", "adapmoe.llm", False),

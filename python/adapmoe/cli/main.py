@@ -17,6 +17,7 @@ _VERBS = {
     "export": ("adapmoe_export.cli", "export", "Turn a Hugging Face checkpoint into a pack."),
     "run": ("adapmoe.cli.run", "run", "Continue a prompt."),
     "chat": ("adapmoe.cli.chat", "chat", "Talk to a model."),
+    "serve": ("adapmoe.cli.serve", "serve", "Answer requests over HTTP, as other services do."),
     "plan": ("adapmoe.cli.plan", "plan", "Predict speed for every budget; recommend settings."),
     "bench": ("adapmoe.cli.bench", "bench", "Measure speed, reading and waiting."),
     "eval": ("adapmoe.cli.eval", "evaluate_text", "Measure how well a model predicts a text."),

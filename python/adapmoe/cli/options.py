@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of several verbs. Those of Settings and SamplingParams are derived from their fields."""
+"""Options of several verbs. Those of settings and SamplingParams are derived from their fields."""
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -15,6 +15,7 @@ from adapmoe.cli.failures import usage_errors
 from adapmoe.cli.names import option_name
 from adapmoe.generation.params import SamplingParams
 from adapmoe.machine.files import check_writable
+from adapmoe.serve.config import KEYS
 from adapmoe.settings import OUTPUT, Settings
 
 PROMPT = "Prompt and sampling"  # a group of help
@@ -92,22 +93,26 @@ _SAMPLING = {
 }
 
 
-def _settings_options() -> dict[str, _Option]:
-    found = {}
-    for each in fields(Settings):
-        facts = each.metadata
-        choices = getattr(facts["check"], "keywords", {}).get("known", ())
-        found[each.name] = _Option(facts["help"], facts["group"], facts["metavar"], "", choices)
-    return found
+class GivenOptions(dict[str, Any]):
+    """Those options of the server that were typed, by key: others are in its file, for example."""
 
 
-_TABLES = {Settings: _settings_options(), SamplingParams: _SAMPLING}
+def _setting(facts: Mapping[str, Any]) -> _Option:
+    choices = getattr(facts["check"], "keywords", {}).get("known", ())
+    return _Option(facts["help"], facts["group"], facts["metavar"], "", choices)
+
+
+_TABLES = {
+    Settings: {each.name: _setting(each.metadata) for each in fields(Settings)},
+    SamplingParams: _SAMPLING,
+    GivenOptions: {name: _setting(key.facts) for name, key in KEYS.items() if name != "pack"},
+}
 
 
 def with_options(
     *, only: Collection[str] = (), without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb the options of its parameters of type Settings or SamplingParams.
+    """Give a verb the options of its parameters of type Settings, SamplingParams or GivenOptions.
 
     An option that the verb declares itself, by the name of a field, replaces the derived one.
 
@@ -161,10 +166,8 @@ def _collect(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 def _parameter(kind: type, name: str) -> inspect.Parameter:
     """The parameter from which typer makes the option of one field."""
-    [default] = [each.default for each in fields(kind) if each.name == name]
-    if name == "verbose":
-        default = _VERBOSE
-    shape, table = _option_type(get_type_hints(kind)[name]), _TABLES[kind][name]
+    hint, default = _declared(kind, name)
+    shape, table = _option_type(hint), _TABLES[kind][name]
     if get_origin(shape) is list:
         shape, default = shape | None, None
     flags = f"{option_name(name)}/--no-{option_name(name)[2:]}" if shape is bool else None
@@ -173,9 +176,13 @@ def _parameter(kind: type, name: str) -> inspect.Parameter:
     words = [word for word in (table.short, flags or option_name(name)) if word]
     # Of several words, the first is the default, and help lists them.
     told = kind is SamplingParams or table.choices or isinstance(default, str | bool | None)
+    help = table.help
+    if kind is GivenOptions:  # nothing holds unless it is typed; help tells what holds then
+        help = help if told else f"{help}  [default: {default:g}]"
+        shape, default, told = shape | None, None, True
     option = typer.Option(
         *words,
-        help=table.help,
+        help=help,
         metavar=table.metavar or _metavar(shape),
         rich_help_panel=table.group,
         show_default=not told,
@@ -183,6 +190,14 @@ def _parameter(kind: type, name: str) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[shape, option]
     )
+
+
+def _declared(kind: type, name: str) -> tuple[Any, Any]:
+    """Type and default of a field."""
+    if kind is GivenOptions:
+        return KEYS[name].kind, KEYS[name].default
+    [default] = [each.default for each in fields(kind) if each.name == name]
+    return get_type_hints(kind)[name], _VERBOSE if name == "verbose" else default
 
 
 def _option_type(hint: Any) -> Any:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the engine's thread to the event loop: the answer to one request, while it is computed."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from adapmoe.generation.request import GenerationChunk, GenerationResult, Request
+
+
+class Answer:
+    """The choices of one request, for the event loop: an asynchronous iterator of chunks.
+
+    The engine's thread posts to it; everything else happens in the event loop.
+    """
+
+    def __init__(self, requests: list[Request], cancel: Callable[["Answer"], None]) -> None:
+        """Use `Engine.answer`.
+
+        Args:
+            requests: one per choice.
+            cancel: called once if nobody waits for the end.
+        """
+        self._requests = requests
+        self._cancel = cancel
+        self._loop = asyncio.get_running_loop()
+        self._news: deque[GenerationChunk | Exception] = deque()
+        self._arrived = asyncio.Event()
+        self._unfinished = len(requests)
+
+    def __aiter__(self) -> "Answer":
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> GenerationChunk:
+        """The next chunk of any choice. Raises what ended the request early."""
+        while not self._news:
+            if not self._unfinished:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        news = self._news.popleft()
+        if isinstance(news, Exception):
+            self._unfinished = 0
+            raise news
+        if news.finish_reason:
+            self._unfinished -= 1
+        return news
+
+    @property
+    def results(self) -> list[GenerationResult]:
+        """One per choice; complete once the iterator has ended."""
+        return [request.result() for request in self._requests]
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were taken over from an earlier request.
+
+        Those of the first choice: the others always take over its prompt.
+        """
+        return self._requests[0].stats.cached_tokens
+
+    async def aclose(self) -> None:
+        """Cancel what is left, within one step. Closing twice is harmless."""
+        if self._unfinished:
+            self._unfinished = 0
+            self._cancel(self)
+
+    def post(self, news: Iterable[GenerationChunk | Exception]) -> None:
+        """Tell the event loop, from the engine's thread."""
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self._take, list(news))
+
+    def _take(self, news: list[GenerationChunk | Exception]) -> None:
+        self._news.extend(news)
+        self._arrived.set()

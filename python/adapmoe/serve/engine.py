@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the requests of all clients in one thread: which begin, what each step does, who is told.
+
+A step takes every running answer one token further, and prompts by as many rows as `Pace` allows.
+Requests come and go between steps.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from adapmoe.errors import AdapmoeError, BudgetError, ClosedError
+from adapmoe.generation.prefixes import Held, Prefixes
+from adapmoe.generation.request import Request
+from adapmoe.generation.sequence import Sequence
+from adapmoe.llm import LLM
+from adapmoe.serve.delivery import Answer
+from adapmoe.serve.metrics import Metrics
+from adapmoe.serve.pace import Pace
+from adapmoe.serve.service import Ask, QueueFullError, RequestTimeoutError
+
+_log = logging.getLogger("adapmoe.serve")
+
+
+@dataclass(eq=False)
+class Job:
+    """One choice of a request on its way through the engine.
+
+    Attributes:
+        after: the choice whose prompt this one takes over, once that is computed.
+        asked: when it was, by time.perf_counter().
+        sequence: None while the job waits.
+    """
+
+    request: Request
+    answer: Answer
+    key: str
+    asked: float
+    after: "Job | None" = None
+    sequence: Sequence | None = None
+    told: int = 0  # tokens that metrics know of
+    last_token: float = 0.0
+    ended: bool = False
+
+    @property
+    def held(self) -> Held:
+        """What its sequence holds, for other requests to begin with."""
+        assert self.sequence is not None
+        tokens = np.array(self.request.token_ids, np.int32)
+        ids = np.concatenate([self.request.prompt, tokens])[: self.sequence.length]
+        return Held(self.key, ids, self.sequence, running=True)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the prompt that it takes over has been computed, if it takes over one."""
+        return self.after is None or self.after.ended or bool(self.after.request.token_ids)
+
+
+class State(Enum):
+    """What the engine does with requests."""
+
+    RUNNING = "running"
+    DRAINING = "draining"  # those it has; no new ones
+    STOPPED = "stopped"
+
+
+class Engine:
+    """Owns the steps of an open model while it serves. `answer` and `cancel` from an event loop."""
+
+    def __init__(
+        self, llm: LLM, metrics: Metrics, *, max_queue: int, timeout_s: float, gap_s: float
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            llm: the open model; its slots are the engine's as long as that runs.
+            metrics: told what happens.
+            max_queue: most requests that may wait for a slot.
+            timeout_s: most seconds that a request may take, waiting included.
+            gap_s: wanted longest time between two tokens of an answer, see `Pace`.
+        """
+        self._llm = llm
+        self._metrics = metrics
+        self._max_queue = max_queue
+        self._timeout_s = timeout_s
+        self._pace = Pace(gap_s)
+        self._prefixes = Prefixes(llm.scheduler)
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []  # the oldest first
+        self._most_running = llm.max_sequences  # fewer after memory ran out, until one has ended
+        self._state = State.RUNNING
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._in_flight = 0  # jobs that have not ended; guarded by _changed
+        self._usual_s = 1.0  # that a choice takes
+        self._idle_since: float | None = None  # the end of the last step, unless there was a pause
+        self._thread = threading.Thread(target=self._run, name="adapmoe-engine", daemon=True)
+        self._thread.start()
+
+    def answer(self, ask: Ask) -> Answer:
+        """Queue a request; see `Service.answer`."""
+        llm = self._llm
+        requests = [
+            llm.scheduler.new_request(
+                index, ask.prompt, params, llm.tokenizer, answers=ask.answers,
+                shown=ask.shown_special,
+            )
+            for index, params in enumerate(ask.params)
+        ]  # fmt: skip
+        answer = Answer(requests, self.cancel)
+        now = time.perf_counter()
+        first = Job(requests[0], answer, ask.key, now)
+        jobs = [first, *(Job(each, answer, ask.key, now, after=first) for each in requests[1:])]
+        with self._changed:
+            if self._state is not State.RUNNING:
+                raise ClosedError("the server is shutting down")
+            full = self._llm.max_sequences + self._max_queue
+            if self._in_flight and self._in_flight + len(jobs) > full:
+                self._metrics.refused()
+                raise QueueFullError(
+                    f"{self._in_flight} answers are running or waiting already, and {full} may; "
+                    "try again later",
+                    retry_after=self._seconds_until_free(),
+                )
+            self._in_flight += len(jobs)
+            self._inbox.append(lambda: self._waiting.extend(jobs))
+            self._changed.notify()
+        return answer
+
+    def cancel(self, answer: Answer) -> None:
+        """End a request that nobody waits for any more, after the running step at the latest."""
+
+        def drop() -> None:
+            for job in [*self._waiting, *self._running]:
+                if job.answer is answer:
+                    self._metrics.failed("cancelled")
+                    self._end(job)
+
+        self._tell(drop)
+
+    def _seconds_until_free(self) -> int:
+        """About when all that wait now will have begun, in whole seconds from 1 to 60."""
+        turns = self._in_flight / self._llm.max_sequences
+        return int(min(max(turns * self._usual_s, 1), 60))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether the thread runs and was not told to end."""
+        return self.alive and self._state is State.RUNNING
+
+    def begin_drain(self) -> None:
+        """Take no new requests; the thread ends with the last of those there are."""
+        with self._changed:
+            if self._state is State.RUNNING:
+                self._state = State.DRAINING
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End all requests with ClosedError and the thread, once the running step has ended."""
+        with self._changed:
+            self._state = State.STOPPED
+            self._changed.notify()
+        self._thread.join()
+
+    def _tell(self, action: Callable[[], None]) -> None:
+        with self._changed:
+            self._inbox.append(action)
+            self._changed.notify()
+
+    # What follows runs in the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            while self._take_news():
+                self._expire()
+                self._begin()
+                self._metrics.waiting.set(len(self._waiting))
+                self._metrics.running.set(len(self._running))
+                self._metrics.prefixes.set(len(self._prefixes))
+                if self._running:
+                    self._step()
+        finally:
+            with self._changed:
+                self._state = State.STOPPED
+            for job in [*self._waiting, *self._running]:
+                self._fail(job, ClosedError("the server is shutting down"))
+            self._prefixes.clear()
+
+    def _take_news(self) -> bool:
+        """Do what other threads asked for, waiting for it if there is nothing else to do.
+
+        Whether to go on.
+        """
+        with self._changed:
+            while not self._inbox and not self._running and self._state is State.RUNNING:
+                self._idle_since = None
+                # A job that waits although none runs waits for a slot that somebody else holds.
+                if not self._changed.wait(0.05 if self._waiting else None):
+                    break
+            actions, self._inbox = self._inbox, deque()
+        for action in actions:
+            action()
+        if self._state is State.DRAINING:
+            return bool(self._waiting or self._running)
+        return self._state is State.RUNNING
+
+    def _expire(self) -> None:
+        oldest = time.perf_counter() - self._timeout_s
+        for job in [*self._waiting, *self._running]:
+            if job.asked < oldest:
+                late = RequestTimeoutError(f"the request took longer than {self._timeout_s:g} s")
+                self._fail(job, late)
+
+    def _begin(self) -> None:
+        """Give slots to waiting jobs in their order."""
+        for job in list(self._waiting):
+            if len(self._running) >= self._most_running:
+                return
+            if job.ended or not job.may_begin:
+                continue
+            try:
+                sequence = self._prefixes.begin(
+                    job.key, job.request.prompt, [each.held for each in self._running]
+                )
+            except AdapmoeError as error:
+                self._fail(job, error)
+                continue
+            if sequence is None:
+                return
+            self._waiting.remove(job)
+            job.sequence = sequence
+            self._running.append(job)
+            job.request.throttle_counts = self._llm.power.throttle_counts()
+
+    def _step(self) -> None:
+        """One step for all that run, and what to do where it fails."""
+        try:
+            self._advance(self._running)
+        except (MemoryError, BudgetError) as error:
+            self._give_way(error)
+        except AdapmoeError:
+            self._advance_one_by_one()
+        except Exception as error:  # a fault of ours: those it met fail, the server lives
+            _log.exception("a step failed")
+            for job in list(self._running):
+                self._fail(job, error)
+        self._deliver()
+
+    def _advance(self, jobs: list[Job]) -> None:
+        active = [(job.request, job.sequence) for job in jobs if job.sequence is not None]
+        missing = [len(request.missing(sequence.length)) for request, sequence in active]
+        prompts = [count for count in missing if count > 1]
+        most = min(sum(prompts), self._llm.settings.prefill_chunk)
+        rows = self._pace.rows(most) if prompts and len(prompts) < len(active) else most
+        begin = time.perf_counter()
+        with self._llm.power.span() as span:
+            failed = self._llm.scheduler.advance(active, max(rows, 1))
+        seconds = time.perf_counter() - begin
+        if prompts:
+            self._pace.observe(rows, seconds)
+        own_s = None if self._idle_since is None else begin - self._idle_since
+        self._idle_since = begin + seconds
+        self._metrics.step(seconds, own_s, span.joules)
+        for request, error in failed:
+            for job in jobs:
+                if job.request is request:
+                    self._fail(job, error)
+
+    def _advance_one_by_one(self) -> None:
+        """Find out whose part of a step failed: the others go on."""
+        for job in list(self._running):
+            try:
+                self._advance([job])
+            except (AdapmoeError, MemoryError) as error:
+                self._fail(job, error)
+
+    def _give_way(self, error: Exception) -> None:
+        """Memory ran out: the youngest waits and is computed again later, with the same tokens."""
+        if len(self._running) == 1:
+            self._fail(self._running[0], error)
+            return
+        youngest = self._running.pop()
+        assert youngest.sequence is not None
+        youngest.sequence.close()
+        youngest.sequence = None
+        self._prefixes.clear()
+        self._waiting.appendleft(youngest)
+        self._most_running = len(self._running)
+        self._metrics.preempted()
+
+    def _deliver(self) -> None:
+        """Post what is new, and let go of those that have finished."""
+        now = time.perf_counter()
+        for job in list(self._running):
+            request = job.request
+            if len(request.token_ids) > job.told:
+                if job.told:
+                    self._metrics.next_token(now - job.last_token)
+                else:
+                    self._metrics.first_token(now - job.asked)
+                job.told, job.last_token = len(request.token_ids), now
+            if request.finish_reason:
+                request.stats.throttled = self._llm.power.throttled_since(request.throttle_counts)
+                seconds = now - job.asked
+                self._usual_s += 0.1 * (seconds - self._usual_s)
+                self._metrics.finished(
+                    request.finish_reason, seconds, len(request.prompt), request.stats
+                )
+                self._end(job)
+            chunk = request.take_chunk()
+            if chunk is not None:
+                job.answer.post([chunk])
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End a job, and tell its client why; the other choices of the request end with it."""
+        if job.ended:
+            return
+        for each in [*self._waiting, *self._running]:
+            if each.answer is job.answer:
+                self._metrics.failed(type(error).__name__)
+                self._end(each)
+        job.answer.post([error])
+
+    def _end(self, job: Job) -> None:
+        """Let go of a job; what its sequence holds is kept for prompts that begin like it."""
+        if job.ended:
+            return
+        job.ended = True
+        with self._changed:
+            self._in_flight -= 1
+        if job.sequence is None:
+            self._waiting.remove(job)
+            return
+        held = job.held
+        self._most_running = self._llm.max_sequences
+        self._running.remove(job)
+        job.sequence = None
+        self._prefixes.keep(held.key, held.ids, held.sequence)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `/metrics` tells Prometheus. Names and units as Prometheus recommends them."""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from adapmoe.errors import ClosedError
+from adapmoe.generation.stats import GenerationStats
+from adapmoe.llm import LLM
+
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_OWN = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
+_PARTS = ("dense", "kv", "scratch", "expert")  # of the memory split
+
+
+class Metrics:
+    """Counts what the engine does; what the core counts is asked when Prometheus asks."""
+
+    def __init__(self, llm: LLM) -> None:
+        """`llm`: the open model."""
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(_CoreCollector(llm))
+
+        def counter(name: str, what: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(f"adapmoe_{name}", what, labels, registry=registry)
+
+        def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"adapmoe_{name}", what, buckets=buckets, registry=registry)
+
+        self._ended = counter("choices", "Choices that ended, by how.", ["outcome"])
+        self._refused = counter("refused", "Requests refused because the queue was full.")
+        self._preempted = counter("preemptions", "Choices put back for want of memory.")
+        self._prompt_tokens = counter("prompt_tokens", "Tokens of the prompts of ended choices.")
+        self._cached_tokens = counter("cached_prompt_tokens", "Those of them not computed again.")
+        self._generated = counter("generated_tokens", "Tokens generated.")
+        self._first = histogram("time_to_first_token_seconds", "From request to token.", _LONG)
+        self._between = histogram("time_between_tokens_seconds", "Between two tokens.", _SHORT)
+        self._request = histogram("choice_seconds", "From request to last token.", _LONG)
+        self._step = histogram("step_seconds", "One step of the model.", _SHORT)
+        self._own = histogram("between_steps_seconds", "The server's own time per step.", _OWN)
+        self._joules: Counter | None = None
+        self._watts: Gauge | None = None
+        if llm.power.source is not None:
+            measured = f"measured by {llm.power.source}."
+            self._joules = counter("energy_joules", f"Of the machine during steps, {measured}")
+            self._watts = Gauge(
+                "adapmoe_power_watts", f"In the last step, {measured}", registry=registry
+            )
+        self.waiting = Gauge("adapmoe_choices_waiting", "Without a slot.", registry=registry)
+        self.running = Gauge("adapmoe_choices_running", "With a slot.", registry=registry)
+        self.prefixes = Gauge("adapmoe_prefixes_kept", "Sequences kept.", registry=registry)
+
+    def step(self, seconds: float, own_s: float | None, joules: float | None) -> None:
+        """One step took `seconds`; the server before it `own_s`, None after a pause."""
+        self._step.observe(seconds)
+        if own_s is not None:
+            self._own.observe(own_s)
+        if joules is not None and self._joules is not None and self._watts is not None:
+            self._joules.inc(joules)
+            self._watts.set(joules / seconds if seconds else 0.0)
+
+    def first_token(self, seconds: float) -> None:
+        """The first token of a choice came so long after its request."""
+        self._generated.inc()
+        self._first.observe(seconds)
+
+    def next_token(self, seconds: float) -> None:
+        """Another token came so long after the one before."""
+        self._generated.inc()
+        self._between.observe(seconds)
+
+    def finished(
+        self, reason: str, seconds: float, prompt_tokens: int, stats: GenerationStats
+    ) -> None:
+        """A choice is complete, so long after its request."""
+        self._ended.labels(reason).inc()
+        self._request.observe(seconds)
+        self._prompt_tokens.inc(prompt_tokens)
+        self._cached_tokens.inc(stats.cached_tokens)
+
+    def failed(self, outcome: str) -> None:
+        """A choice ended early: the name of the error, or "cancelled"."""
+        self._ended.labels(outcome).inc()
+
+    def refused(self) -> None:
+        """A request found the queue full."""
+        self._refused.inc()
+
+    def preempted(self) -> None:
+        """A choice was put back because memory ran out."""
+        self._preempted.inc()
+
+
+class _CoreCollector(Collector):
+    """The core's own counts and the memory split."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            total, split = self._llm.stats, self._llm.memory_split
+        except ClosedError:
+            return
+        counts = {
+            "expert_visits": ("Experts that steps needed.", total.experts_used),
+            "expert_hits": ("Those of them that were resident.", total.expert_hits),
+            "expert_activations": ("Experts that tokens chose.", total.experts_activated),
+            "gated": ("Experts left out by the gate, one per token and layer.", total.gated),
+            "read_bytes": ("Bytes of experts read by steps.", total.bytes_read),
+            "stall_seconds": ("Time that steps waited for experts.", total.stall_s),
+            "compute_seconds": ("The other time of steps.", total.compute_s),
+        }
+        for name, (what, value) in counts.items():
+            yield CounterMetricFamily(f"adapmoe_{name}", what, value=value)
+        memory = GaugeMetricFamily(
+            "adapmoe_memory_bytes", "What the ceiling is spent on.", labels=["part"]
+        )
+        for part in _PARTS:
+            memory.add_metric([part], getattr(split, f"{part}_bytes"))
+        yield memory
+        yield GaugeMetricFamily(
+            "adapmoe_memory_ceiling_bytes", "The ceiling.", value=split.memory_bytes
+        )
+        tiles = GaugeMetricFamily("adapmoe_frames", "Tiles of experts.", labels=["which"])
+        tiles.add_metric(["at_most_resident"], split.frames)
+        tiles.add_metric(["of_the_model"], split.frames_total)
+        yield tiles
