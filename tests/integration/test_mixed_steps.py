@@ -73,8 +73,10 @@ class Mixed:
             return
         for (at, count, logits), rows in zip(brought, self.llm.step(items), strict=True):
             self.ids[at] += ids[at]
-            length = len(self.ids[at])
-            expected = [self.alone.row(self.ids[at][: n + 1]) for n in range(length - count, length)]
+            held = self.ids[at]
+            expected = [
+                self.alone.row(held[:n]) for n in range(len(held) - count + 1, len(held) + 1)
+            ]
             assert self.sequences[at].last_stats.tokens == count
             if logits == "none":
                 assert rows is None
