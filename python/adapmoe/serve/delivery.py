@@ -3,10 +3,12 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 from adapmoe.generation.request import GenerationChunk, GenerationResult, Request
+
+News = GenerationChunk | Exception
 
 
 class Answer:
@@ -25,7 +27,7 @@ class Answer:
         self._requests = requests
         self._cancel = cancel
         self._loop = asyncio.get_running_loop()
-        self._news: deque[GenerationChunk | Exception] = deque()
+        self._news: deque[News] = deque()
         self._arrived = asyncio.Event()
         self._unfinished = len(requests)
 
@@ -67,11 +69,28 @@ class Answer:
             self._unfinished = 0
             self._cancel(self)
 
-    def post(self, news: Iterable[GenerationChunk | Exception]) -> None:
-        """Tell the event loop, from the engine's thread."""
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits
-            self._loop.call_soon_threadsafe(self._take, list(news))
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it is waited for."""
+        return self._loop
 
-    def _take(self, news: list[GenerationChunk | Exception]) -> None:
-        self._news.extend(news)
+    def take(self, news: News) -> None:
+        """Pass on what is new; in the event loop."""
+        self._news.append(news)
         self._arrived.set()
+
+
+def deliver(news: list[tuple[Answer, News]]) -> None:
+    """Tell the event loop what is new of several answers, from the engine's thread.
+
+    Waking the loop costs more than all the rest, so it is woken once.
+    """
+    for loop in {answer.loop for answer, _ in news}:
+        own = [(answer, new) for answer, new in news if answer.loop is loop]
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            loop.call_soon_threadsafe(_take_all, own)
+
+
+def _take_all(news: list[tuple[Answer, News]]) -> None:
+    for answer, new in news:
+        answer.take(new)

@@ -20,7 +20,7 @@ from adapmoe.generation.prefixes import Held, Prefixes
 from adapmoe.generation.request import Request
 from adapmoe.generation.sequence import Sequence
 from adapmoe.llm import LLM
-from adapmoe.serve.delivery import Answer
+from adapmoe.serve.delivery import Answer, News, deliver
 from adapmoe.serve.metrics import Metrics
 from adapmoe.serve.pace import Pace
 from adapmoe.serve.service import Ask, QueueFullError, RequestTimeoutError
@@ -93,6 +93,7 @@ class Engine:
         self._prefixes = Prefixes(llm.scheduler)
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []  # the oldest first
+        self._news: list[tuple[Answer, News]] = []  # to be delivered
         self._most_running = llm.max_sequences  # fewer after memory ran out, until one has ended
         self._state = State.RUNNING
         self._inbox: deque[Callable[[], None]] = deque()
@@ -190,11 +191,13 @@ class Engine:
                 self._metrics.prefixes.set(len(self._prefixes))
                 if self._running:
                     self._step()
+                self._deliver()
         finally:
             with self._changed:
                 self._state = State.STOPPED
             for job in [*self._waiting, *self._running]:
                 self._fail(job, ClosedError("the server is shutting down"))
+            self._deliver()
             self._prefixes.clear()
 
     def _take_news(self) -> bool:
@@ -255,7 +258,7 @@ class Engine:
             _log.exception("a step failed")
             for job in list(self._running):
                 self._fail(job, error)
-        self._deliver()
+        self._note_tokens()
 
     def _advance(self, jobs: list[Job]) -> None:
         active = [(job.request, job.sequence) for job in jobs if job.sequence is not None]
@@ -300,7 +303,12 @@ class Engine:
         self._metrics.preempted()
 
     def _deliver(self) -> None:
-        """Post what is new, and let go of those that have finished."""
+        if self._news:
+            deliver(self._news)
+            self._news = []
+
+    def _note_tokens(self) -> None:
+        """Take what is new, and let go of those that have finished."""
         now = time.perf_counter()
         for job in list(self._running):
             request = job.request
@@ -320,7 +328,7 @@ class Engine:
                 self._end(job)
             chunk = request.take_chunk()
             if chunk is not None:
-                job.answer.post([chunk])
+                self._news.append((job.answer, chunk))
 
     def _fail(self, job: Job, error: Exception) -> None:
         """End a job, and tell its client why; the other choices of the request end with it."""
@@ -330,7 +338,7 @@ class Engine:
             if each.answer is job.answer:
                 self._metrics.failed(type(error).__name__)
                 self._end(each)
-        job.answer.post([error])
+        self._news.append((job.answer, error))
 
     def _end(self, job: Job) -> None:
         """Let go of a job; what its sequence holds is kept for prompts that begin like it."""

@@ -2,6 +2,8 @@
 """How much of a prompt goes into a step while answers are running."""
 
 LEAST_ROWS = 16  # of prompts per step: each gets on, however slow the disk
+_LEARN_AGAIN = 16  # after so many larger steps: the memory may have changed, or the disk
+_LEAST = LEAST_ROWS.bit_length() - 1
 
 
 class Pace:
@@ -17,34 +19,32 @@ class Pace:
         """`gap_s`: wanted longest time between two tokens of an answer, in seconds."""
         self._gap_s = gap_s
         self._seconds: dict[int, float] = {}  # of a step, by the power of two that its rows reach
+        self._larger = 0  # steps since LEAST_ROWS were tried
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learn from a step with so many rows of prompts, at least one."""
+        """Learn from a step with so many rows of prompts, at least one.
+
+        What made it slower or faster than expected will do the same to steps of other sizes.
+        """
         size = rows.bit_length() - 1
-        before = self._seconds.get(size, seconds)
-        self._seconds[size] = 0.5 * (before + seconds)
+        before = self._seconds.setdefault(size, seconds)
+        change = 0.5 * (before + seconds) / before
+        self._seconds = {seen: value * change for seen, value in self._seconds.items()}
 
     def rows(self, most: int) -> int:
         """Rows for prompts in the next step, at most `most`; a power of two if fewer."""
-        least = self._predict(LEAST_ROWS.bit_length() - 1)
-        if least is None:
+        if _LEAST not in self._seconds or self._larger >= _LEARN_AGAIN:
+            self._larger = 0
             return min(most, LEAST_ROWS)
-        allowed = max(self._gap_s, 2 * least)
-        rows = LEAST_ROWS
-        while rows < most:
-            seconds = self._predict((2 * rows).bit_length() - 1)
-            if seconds is None or seconds > allowed:
-                break
-            rows *= 2
-        return min(rows, most)
+        self._larger += 1
+        allowed = max(self._gap_s, 2 * self._seconds[_LEAST])
+        size = _LEAST
+        while 2**size < most and self._predict(size + 1) <= allowed:
+            size += 1
+        return min(2**size, most)
 
-    def _predict(self, size: int) -> float | None:
-        """Seconds of a step of this size, from the nearest one seen; larger ones in proportion."""
-        if size in self._seconds:
-            return self._seconds[size]
-        smaller = max((seen for seen in self._seconds if seen < size), default=None)
-        if smaller is None:
-            return min(self._seconds.values(), default=None)
-        larger = min((seen for seen in self._seconds if seen > size), default=None)
+    def _predict(self, size: int) -> float:
+        """Seconds of a step of this size: as seen, else in proportion to the next smaller one."""
+        smaller = max(seen for seen in self._seconds if seen <= size)
         scaled = self._seconds[smaller] * 2.0 ** (size - smaller)
-        return scaled if larger is None else min(scaled, self._seconds[larger])
+        return min([scaled, *(self._seconds[seen] for seen in self._seconds if seen >= size)])

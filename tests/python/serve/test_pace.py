@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from adapmoe.serve.pace import LEAST_ROWS, Pace
 
 
-def after(gap, seconds_of, steps=40, most=512):
-    """What a pace settles on, where a step takes `seconds_of(rows)`."""
-    pace = Pace(gap)
-    rows = 0
-    for _ in range(steps):
-        rows = pace.rows(most)
-        pace.observe(rows, seconds_of(rows))
-    return rows
+def after(gap, seconds_of, most=512, pace=None):
+    """The most rows that a pace settles on, where a step takes `seconds_of(rows)`."""
+    pace = pace or Pace(gap)
+    taken = []
+    for _ in range(60):
+        taken.append(pace.rows(most))
+        pace.observe(taken[-1], seconds_of(taken[-1]))
+    return max(taken[-20:])
 
 
 @given(st.floats(1e-5, 10), st.floats(0, 0.1), st.floats(1e-4, 2), st.integers(1, 4096))
@@ -42,10 +42,14 @@ def test_what_it_settles_on(gap, seconds_of, rows):
     assert after(gap, seconds_of) == rows
 
 
-def test_it_follows_a_machine_that_becomes_slower():
+def test_it_follows_a_machine_that_becomes_slower_or_faster():
     pace = Pace(0.5)
-    for factor, expected in ((0.001, 256), (0.01, 32)):
-        for _ in range(60):
-            rows = pace.rows(512)
-            pace.observe(rows, factor * rows)
-        assert rows == expected
+    for factor, expected in ((0.001, 256), (0.01, 32), (0.001, 256)):
+        assert after(0.5, lambda rows, factor=factor: factor * rows, pace=pace) == expected
+
+
+def test_whole_prompts_of_an_idle_server_teach_it_nothing_about_small_steps():
+    pace = Pace(0.5)
+    pace.observe(128, 2.2)  # nobody waited
+    assert pace.rows(128) == LEAST_ROWS
+    assert after(0.5, lambda rows: 0.05 + 2.15 * rows / 128, pace=pace, most=128) == 32
