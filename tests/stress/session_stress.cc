@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <memory>
 #include <span>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "runtime/engine/session.h"
 #include "tests/stress/stress.h"
@@ -14,13 +16,14 @@ namespace adapmoe::stress {
 namespace {
 
 constexpr size_t kScripts = 3;
+constexpr size_t kSequences = 2;  // of each thread
 constexpr size_t kTokens = 10;
 constexpr int64_t kMaxContext = 32;
 
 std::unique_ptr<Session> open_session(const std::string& pack_dir, SessionConfig config,
                                       const Round& round) {
   config.max_context = kMaxContext;
-  config.max_sequences = 2 * kScripts;  // each may be forked
+  config.max_sequences = (kSequences + 1) * kScripts;  // one of them may be forked
   config.prefill_chunk = 4;
   auto session = Session::open(pack_dir, std::move(config));
   round.expect(session.ok(), session.status().message());
@@ -54,7 +57,7 @@ void check_capture(Session& session, const Script& script, const Round& round) {
                "activations are those of a thread alone with every expert resident");
 }
 
-// One thread with its own sequence.
+// One thread with its own sequences, which it steps alone or together.
 class SessionUser {
  public:
   SessionUser(Session& session, const Script& script, const Round& round, uint64_t seed)
@@ -62,67 +65,87 @@ class SessionUser {
         script_(script),
         round_(round),
         random_(seed),
-        logits_(static_cast<size_t>(session.model().vocab_size)) {}
+        vocab_(static_cast<size_t>(session.model().vocab_size)),
+        logits_(kSequences * vocab_) {}
 
   void run() {
-    sequence_ = made(session_.new_sequence());
+    for (Sequence& sequence : sequences_) sequence = made(session_.new_sequence());
     const auto turns = 2 * script_.ids.size();
     for (size_t turn = 0; turn < turns; ++turn) {
-      if (position() == script_.ids.size() || random_.chance(0.1)) truncate();
-      if (random_.chance(0.1)) fork();
-      append(random_.between<size_t>(1, std::min<size_t>(script_.ids.size() - position(), 4)));
+      for (Sequence& sequence : sequences_) {
+        if (position(sequence) == script_.ids.size() || random_.chance(0.1)) truncate(sequence);
+        if (random_.chance(0.1)) fork(sequence);
+      }
+      append(random_.between<size_t>(1, kSequences));
     }
-    session_.close_sequence(sequence_);
+    for (Sequence& sequence : sequences_) session_.close_sequence(sequence);
   }
 
   int64_t steps() const { return steps_; }
   int64_t cancelled() const { return cancelled_; }
 
  private:
-  size_t position() const { return static_cast<size_t>(sequence_.length); }
+  static size_t position(const Sequence& sequence) { return static_cast<size_t>(sequence.length); }
 
   Sequence made(Result<Sequence> sequence) const {
     round_.expect(sequence.ok(), sequence.status().message());
     return sequence.value();
   }
 
-  void truncate() {
-    const auto length = random_.between<int64_t>(0, sequence_.length / 2);
-    round_.expect(session_.truncate(sequence_, length).ok(), "a sequence can be truncated");
+  void truncate(Sequence& sequence) {
+    const auto length = random_.between<int64_t>(0, sequence.length / 2);
+    round_.expect(session_.truncate(sequence, length).ok(), "a sequence can be truncated");
   }
 
-  void fork() {
-    Sequence copy = made(session_.fork(sequence_));
-    session_.close_sequence(sequence_);
-    sequence_ = copy;
+  void fork(Sequence& sequence) {
+    const auto length = random_.between<int64_t>(0, sequence.length);
+    Sequence copy = made(session_.fork(sequence, length));
+    session_.close_sequence(sequence);
+    sequence = copy;
+    if (position(sequence) == script_.ids.size()) truncate(sequence);
   }
 
+  // One step of the first `count` sequences.
   void append(size_t count) {
-    const size_t before = position();
-    const std::span<const int32_t> ids = std::span(script_.ids).subspan(before, count);
+    std::vector<StepItem> items;
+    std::vector<size_t> before;
+    for (Sequence& sequence : std::span(sequences_).first(count)) {
+      before.push_back(position(sequence));
+      const auto rest = std::span(script_.ids).subspan(before.back());
+      items.push_back(
+          {&sequence, rest.first(random_.between<size_t>(1, std::min<size_t>(rest.size(), 4)))});
+    }
     bool stopped = false;
     const Interrupt interrupt = [&] { return stopped = random_.chance(0.02); };
-    const StepItem item{&sequence_, ids};
-    const auto step = session_.step(std::span(&item, 1), logits_, interrupt);
+    const auto step = session_.step(items, std::span(logits_).first(count * vocab_), interrupt);
     ++steps_;
-    if (step.ok()) {
-      round_.expect(position() == before + count, "a step appends its tokens");
-      round_.expect(logits_ == script_.logits[before + count - 1],
-                    "logits are those of a thread alone with every expert resident");
-      return;
-    }
+    for (size_t i = 0; i < count; ++i) check(items[i], before[i], step.ok(), i);
+    if (step.ok()) return;
     round_.expect(stopped && step.status().code() == StatusCode::kCancelled,
                   "only an interrupt ends a step, not: " + step.status().message());
-    round_.expect(position() == before, "a cancelled step leaves the sequence as it was");
     ++cancelled_;
+  }
+
+  void check(const StepItem& item, size_t before, bool appended, size_t row) const {
+    if (!appended) {
+      round_.expect(position(*item.sequence) == before,
+                    "a cancelled step leaves the sequence as it was");
+      return;
+    }
+    const size_t length = before + item.ids.size();
+    round_.expect(position(*item.sequence) == length, "a step appends its tokens");
+    round_.expect(std::ranges::equal(std::span(logits_).subspan(row * vocab_, vocab_),
+                                     script_.logits[length - 1]),
+                  "logits are those of a thread alone with every expert resident");
   }
 
   Session& session_;
   const Script& script_;
   const Round& round_;
   Random random_;
-  std::vector<float> logits_;
-  Sequence sequence_;
+  size_t vocab_;
+  std::vector<float> logits_;  // [kSequences][vocab_]
+  std::array<Sequence, kSequences> sequences_;
   int64_t steps_ = 0;
   int64_t cancelled_ = 0;
 };
