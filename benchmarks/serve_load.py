@@ -170,7 +170,7 @@ async def load(
     found.rss_mb = (memory, resident_mb(server.process.pid))
     own, steps = (
         after[f"adapmoe_{name}_seconds_sum"] - before[f"adapmoe_{name}_seconds_sum"]
-        for name in ("between_steps", "step")
+        for name in ("own", "step")
     )
     found.own_share = own / steps
     return found

@@ -21,6 +21,7 @@ from adapmoe.serve.engine import Engine
 from adapmoe.serve.metrics import Metrics
 from adapmoe.serve.service import Ask
 from adapmoe_export import export_pack
+from benchmarks.cgroup import memory_cgroup
 from support.disk.faults import ERROR, Shim, build_shim, make_control, preload
 from support.machine.serving import Server
 
@@ -34,6 +35,7 @@ PROMPTS = [
     "Once upon a time",
     "if (a < b) {",
 ]
+LONG = "What does the function return if the list that it is given holds no number at all, and why?"
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] or m['tool_calls'] | tojson }}\n"
     "{% endfor %}{% if tools %}Tools, called as <tool_call>...</tool_call>: {{ tools | tojson }}\n"
@@ -108,7 +110,7 @@ def test_they_are_the_same_while_seven_others_run(server, greedy):
 
 
 def test_a_chat_with_the_official_clients(server, pack):
-    question = [{"role": "user", "content": "Hello"}]
+    question = [{"role": "user", "content": LONG}]
     with LLM(pack) as llm:
         expected = llm.chat(question, max_tokens=16).text
     done = server.openai().chat.completions.create(
@@ -123,9 +125,9 @@ def test_a_chat_with_the_official_clients(server, pack):
         assert "".join(stream.text_stream) == expected
         message = stream.get_final_message()
     assert message.stop_reason == "max_tokens"
-    assert message.usage.cache_read_input_tokens > 5  # of the chat before
+    assert message.usage.cache_read_input_tokens > 16  # of the chat before
     events = server.openai().responses.create(
-        model=server.model, input="Hello", max_output_tokens=16, temperature=0, stream=True
+        model=server.model, input=LONG, max_output_tokens=16, temperature=0, stream=True
     )
     *_, last = events
     assert last.type == "response.incomplete"
@@ -178,7 +180,7 @@ def test_a_schema_is_kept(server):
 
 def test_a_tools_round_trip(server):
     client = server.openai()
-    messages = [{"role": "user", "content": "How is the weather?"}]
+    messages = [{"role": "user", "content": LONG}]
     done = client.chat.completions.create(
         model=server.model, messages=messages, tools=[WEATHER], tool_choice="required", seed=1
     )
@@ -193,7 +195,7 @@ def test_a_tools_round_trip(server):
     again = client.chat.completions.create(
         model=server.model, messages=messages, tools=[WEATHER], max_tokens=8
     )
-    assert again.usage.prompt_tokens_details.cached_tokens > 10
+    assert again.usage.prompt_tokens_details.cached_tokens > 16
     used = server.anthropic().messages.create(
         model=server.model,
         messages=[{"role": "user", "content": "How is the weather?"}],
@@ -323,7 +325,7 @@ def test_less_memory_while_it_serves_changes_no_token(pack):
 
     async def run(llm, engine):
         answers = [
-            engine.answer(Ask(np.array(prompt, np.int32), (params,), "")) for prompt in prompts
+            engine.answer([Ask(np.array(prompt, np.int32), (params,), "")]) for prompt in prompts
         ]
         shrinking = threading.Thread(target=lambda: shrink(llm))
         shrinking.start()
@@ -344,6 +346,20 @@ def test_less_memory_while_it_serves_changes_no_token(pack):
         assert asyncio.run(run(llm, engine)) == expected
         assert llm.memory_split.memory_bytes == llm.memory_split.floor_bytes
         engine.stop()
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_limit_of_the_system_lowered_meanwhile_changes_no_token(pack, greedy):
+    with memory_cgroup(2 << 30) as group, Server(pack, group=group) as server:
+        assert server.complete(PROMPTS[0], 24)[1]["choices"][0]["text"] == greedy[PROMPTS[0]]
+        used = int((group.folder / "memory.usage_in_bytes").read_text())
+        with streaming(server):
+            (group.folder / "memory.limit_in_bytes").write_text(str(used + (4 << 20)))
+            for prompt in PROMPTS[1:4]:
+                text = server.complete(prompt, 24)[1]["choices"][0]["text"]
+                assert text == greedy[prompt]
+        assert server.http.get("/ready").status_code == 200
 
 
 def test_a_folder_that_is_no_pack_is_refused(tmp_path):
@@ -372,8 +388,8 @@ def test_the_key_file_decides_who_may_ask(pack, tmp_path):
         cached = []
         for secret in ("0123456789abcdef0", "0123456789abcdef1", "0123456789abcdef0"):
             done = server.openai(api_key=secret).completions.create(
-                model=server.model, prompt="The function returns a value", max_tokens=4
+                model=server.model, prompt=LONG, max_tokens=4
             )
             cached.append(done.usage.prompt_tokens_details.cached_tokens)
         assert cached[:2] == [0, 0]  # no prefix of another key's
-        assert cached[2] > 2
+        assert cached[2] > 16

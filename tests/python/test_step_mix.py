@@ -77,7 +77,7 @@ def prefixes(open_llm):
 
     def make(*kept, slots=4):
         llm = open_llm(max_sequences=slots)
-        found = Prefixes(llm.scheduler)
+        found = Prefixes(llm.scheduler, least=1)
         for key, tokens in kept:
             sequence = llm.new_sequence()
             sequence.prefill(tokens)
@@ -121,6 +121,26 @@ def test_the_least_recently_used_makes_room(prefixes):
     with found.begin("a", ids(1, 9)) as first, found.begin("a", ids(8, 9)) as second:
         assert (history(first), history(second)) == ([1], [])
         assert [held.ids.tolist() for held in found._kept] == [[5, 6], [1, 2]]
+
+
+def test_a_beginning_that_all_prompts_have_neither_evicts_nor_saves(prefixes):
+    """With all slots kept, prompts that share one token replace the oldest, one after another."""
+    llm, _ = prefixes()
+    found = Prefixes(llm.scheduler, least=2)
+    for token in range(4):
+        sequence = llm.new_sequence()
+        sequence.prefill([1, 10 + token, 20])
+        found.keep("a", ids(1, 10 + token, 20), sequence)
+    with found.begin("a", ids(1, 99, 98)) as one, found.begin("a", ids(1, 97, 96)) as other:
+        assert (one.length, other.length) == (0, 0)
+        assert [held.ids.tolist()[1] for held in found._kept] == [12, 13]
+
+
+def test_the_oldest_is_cut_where_there_is_no_room_for_a_copy(prefixes):
+    _, found = prefixes(("a", [1, 2, 3]), ("a", [5, 6, 7]), slots=2)
+    with found.begin("a", ids(1, 2, 9)) as first:
+        assert history(first) == [1, 2]
+        assert [held.ids.tolist() for held in found._kept] == [[5, 6, 7]]
 
 
 def test_running_sequences_are_copied_but_never_taken(prefixes):

@@ -122,14 +122,13 @@ def with_options(
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(verb, include_extras=True)
         own = inspect.signature(verb).parameters
         derived: dict[str, tuple[type, list[str]]] = {}
         shown: list[inspect.Parameter] = []
         for parameter in own.values():
-            kind = hints[parameter.name]
+            kind = parameter.annotation  # get_type_hints() of Python 3.10 adds None to some
             if kind not in _TABLES:
-                shown.append(parameter.replace(annotation=kind))
+                shown.append(parameter)
                 continue
             names = [
                 name

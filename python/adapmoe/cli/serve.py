@@ -46,8 +46,8 @@ def serve(
     """Serve a model over HTTP to clients of OpenAI's and Anthropic's APIs.
 
     Every option can stand in a TOML file, by its name with _ for -, and in the environment, as
-    ADAPMOE_MAX_CONTEXT for --max-context. SIGTERM lets running answers finish; SIGHUP reads the
-    API keys again.
+    ADAPMOE_MAX_CONTEXT for --max-context; an empty variable takes back what the file says. SIGTERM
+    lets running answers finish; SIGHUP reads the API keys again.
 
     Examples:
       adapmoe serve mixtral-instruct.adapmoe --memory 12GiB

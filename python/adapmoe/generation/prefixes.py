@@ -39,9 +39,15 @@ class Prefixes:
     Not thread-safe: the thread that runs the steps owns it.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        """`scheduler`: its slots are the bound."""
+    def __init__(self, scheduler: Scheduler, least: int = 16) -> None:
+        """Keep nothing yet.
+
+        Args:
+            scheduler: its slots are the bound.
+            least: take over no fewer tokens; all prompts begin with a few that are the same.
+        """
         self._scheduler = scheduler
+        self._least = least
         self._kept: list[Held] = []  # least recently used first
 
     def __len__(self) -> int:
@@ -61,22 +67,24 @@ class Prefixes:
         Returns:
             A sequence in a slot of its own, or None: all slots are in use.
         """
-        candidates = [held for held in [*self._kept, *running] if held.key == key]
-        source = max(
-            candidates, key=lambda held: common_prefix(held.ids, prompt[:-1]), default=None
-        )
-        common = 0 if source is None else common_prefix(source.ids, prompt[:-1])
-        if source is None or common == 0:
-            return self._new()
-        if source.running or common < len(source.ids):  # whose other tokens are still wanted
-            if self._make_room(source):
-                self._touch(source)
-                return source.sequence.fork(common)
-            if source.running:
-                return None
-        self._kept.remove(source)
-        source.sequence.truncate(common)
-        return source.sequence
+        found = [held for held in [*self._kept, *running] if held.key == key]
+        shared = [common_prefix(held.ids, prompt[:-1]) for held in found]
+        common = max(shared, default=0)
+        if common < self._least:
+            return self._scheduler.new_sequence() if self._make_room() else None
+        # Of several that share as much, the one used last.
+        source = found[max(at for at, length in enumerate(shared) if length == common)]
+        free = self._scheduler.slots.free > 0
+        if not source.running and (
+            common == len(source.ids) or (not free and source is self._kept[0])
+        ):
+            self._kept.remove(source)
+            source.sequence.truncate(common)
+            return source.sequence
+        if not source.running:
+            self._kept.remove(source)
+            self._kept.append(source)
+        return source.sequence.fork(common) if self._make_room() else None
 
     def keep(self, key: str, ids: Ids, sequence: Sequence) -> None:
         """Take over the sequence of a finished request; `ids`: what it holds, int32 `[n]`.
@@ -96,21 +104,8 @@ class Prefixes:
         while self._kept:
             self._kept.pop().sequence.close()
 
-    def _new(self) -> Sequence | None:
-        return self._scheduler.new_sequence() if self._make_room(None) else None
-
-    def _make_room(self, spared: Held | None) -> bool:
-        """Whether a slot is free, if need be after closing another sequence than `spared`."""
-        if self._scheduler.slots.free:
-            return True
-        for held in self._kept:
-            if held is not spared:
-                self._kept.remove(held)
-                held.sequence.close()
-                return True
-        return False
-
-    def _touch(self, held: Held) -> None:
-        if held in self._kept:
-            self._kept.remove(held)
-            self._kept.append(held)
+    def _make_room(self) -> bool:
+        """Whether a slot is free, if need be after closing the sequence used least recently."""
+        if not self._scheduler.slots.free and self._kept:
+            self._kept.pop(0).sequence.close()
+        return self._scheduler.slots.free > 0

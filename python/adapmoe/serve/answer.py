@@ -168,18 +168,23 @@ class AnswerParser:
         try:
             for at in range(self._call_read, len(self._held)):
                 if calls := self._reader.push(self._held[at]):
-                    self._parts += calls
-                    self._held = self._held[at + 1 :]
-                    self._is_blank = self._after_call = True
-                    self._step = self._text
+                    self._end_call(calls, at + 1)
                     return True
-        except MalformedError:
-            last = True
-        self._call_read = len(self._held)
-        if last:  # No call. There may be one in what follows the marker.
+            self._call_read = len(self._held)
+            if last:
+                self._end_call(self._reader.finish(), len(self._held))
+        except MalformedError:  # No call. There may be one in what follows the marker.
             self._emit_text(self._call_start)
             self._step = self._text
+            return True
         return last
+
+    def _end_call(self, calls: list[ToolCall], end: int) -> None:
+        """`end`: of their text in `_held`."""
+        self._parts += calls
+        self._held = self._held[end:]
+        self._is_blank = self._after_call = True
+        self._step = self._text
 
     def _emit_text(self, length: int) -> None:
         self._is_blank = self._is_blank and length == 0

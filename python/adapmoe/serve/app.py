@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web application: all routes, on an open model and its engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -34,8 +34,8 @@ class _Service:
     max_prompt: int
     engine: Engine
 
-    def answer(self, ask: Ask) -> Answer:
-        return self.engine.answer(ask)
+    def answer(self, asks: Sequence[Ask]) -> Answer:
+        return self.engine.answer(asks)
 
 
 @contextmanager
@@ -61,7 +61,8 @@ def open_app(config: Config) -> Iterator[OpenApp]:
         max_prompt = min(limits.max_prompt or llm.max_context, llm.max_context)
         service = _Service(llm, config.model_name, constraints, max_prompt, engine)
         try:
-            yield OpenApp(make_app(service, engine, metrics), engine.begin_drain)
+            app = make_app(service, engine, metrics)
+            yield OpenApp(app, engine.begin_drain, lambda: engine.alive)
         finally:
             engine.stop()
 
@@ -82,6 +83,7 @@ def make_app(service: Service, engine: Engine, metrics: Metrics) -> FastAPI:
         summary="A Mixture-of-Experts model, under a memory ceiling.",
         docs_url=None,
         redoc_url=None,
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     install_errors(app)
     for api in (chat, completions, responses, messages):

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adapmoe.serve.answer import ReasoningPart, TextPart
+from adapmoe.serve.body import BodyRoute
 from adapmoe.serve.chat_request import ChatRequest
 from adapmoe.serve.errors import DOCUMENTED, openai_error
-from adapmoe.serve.json_text import json_bytes
+from adapmoe.serve.json_text import json_response
 from adapmoe.serve.logprobs import LogprobsWriter
 from adapmoe.serve.pieces import Choice, ChoiceReader, Piece, collect, openai_usage, read_pieces
 from adapmoe.serve.prompting import (
@@ -32,22 +33,24 @@ from adapmoe.serve.tool_calls import ToolCall
 
 def router(service: Service) -> APIRouter:
     """The API on a service."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/chat/completions", responses=DOCUMENTED, tags=["OpenAI"])
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation."""
         check_model(service, body.model)
         prompt, ask = await prepare(lambda: _prepared(service, body, key_of(request)))
-        one_call = body.parallel_tool_calls is False
-        readers = [ChoiceReader(prompt.parser(), one_call=one_call) for _ in ask.params]
+        readers = [ChoiceReader(prompt.parser(), one_call=body.one_call) for _ in ask.params]
         answering = start(service, ask)
         writer = _Writer.of(service, body)
         if body.stream:
             events = _events(writer, answering, readers, include_usage=body.include_usage)
-            return EventStream(events, [answering], lambda error: event(openai_error(error)))
-        choices = await complete(request.receive, [answering], collect(answering, readers))
-        return writer.response(choices, openai_usage([answering], readers))
+            return EventStream(events, answering, lambda error: event(openai_error(error)))
+        choices = await complete(request.receive, answering, collect(answering, readers))
+        usage = openai_usage(answering, readers)
+        return await json_response(
+            lambda: writer.whole(choices, usage), large=writer.logprobs is not None
+        )
 
     return routes
 
@@ -77,7 +80,7 @@ class _Writer:
         }
         return cls(head, writers if body.logprobs else None)
 
-    def response(self, choices: list[Choice], usage: dict[str, Any]) -> Response:
+    def whole(self, choices: list[Choice], usage: dict[str, Any]) -> dict[str, Any]:
         """All of it at once."""
         written = [
             {
@@ -88,8 +91,7 @@ class _Writer:
             }
             for at, choice in enumerate(choices)
         ]
-        body = json_bytes({**self.head, "choices": written, "usage": usage})
-        return Response(body, media_type="application/json")
+        return {**self.head, "choices": written, "usage": usage}
 
     def chunk(
         self,
@@ -175,5 +177,5 @@ async def _events(
             yield event(chunk | extra)
         calls[piece.choice] = first + sum(isinstance(part, ToolCall) for part in piece.parts)
     if include_usage:
-        yield event({**writer.head, "choices": [], "usage": openai_usage([answering], readers)})
+        yield event({**writer.head, "choices": [], "usage": openai_usage(answering, readers)})
     yield DONE

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request to OpenAI's chat completions may hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, model_validator
@@ -10,11 +10,21 @@ from adapmoe.generation.params import SamplingParams
 from adapmoe.serve.parameters import (
     ChoicesSampled,
     FunctionName,
+    JsonObject,
+    Messages,
     Metadata,
+    NamedSchema,
+    ObjectFormat,
+    Parts,
     Strict,
     TextContent,
+    TextFormat,
+    Tools,
+    Unread,
+    check_tools,
     joined,
     not_supported,
+    plain_tool,
     wrong_value,
 )
 from adapmoe.serve.prompting import Turn
@@ -24,7 +34,7 @@ class SystemMessage(Strict):
     """Instructions."""
 
     role: Literal["system", "developer"]
-    content: str | list[TextContent]
+    content: str | Parts[TextContent]
     name: str | None = None
 
 
@@ -32,7 +42,7 @@ class UserMessage(Strict):
     """What the user says."""
 
     role: Literal["user"]
-    content: str | list[TextContent]
+    content: str | Parts[TextContent]
     name: str | None = None
 
 
@@ -58,12 +68,12 @@ class AssistantMessage(Strict):
     unsupported: ClassVar[frozenset[str]] = frozenset({"audio", "function_call"})
 
     role: Literal["assistant"]
-    content: str | list[TextContent] | None = None
+    content: str | Parts[TextContent] | None = None
     name: str | None = None
     refusal: str | None = None
-    annotations: list[Any] | None = None
+    annotations: Unread | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Tools[Call] | None = None
 
     @model_validator(mode="after")
     def say_something(self) -> "AssistantMessage":
@@ -77,7 +87,7 @@ class ToolMessage(Strict):
     """What a tool has returned."""
 
     role: Literal["tool"]
-    content: str | list[TextContent]
+    content: str | Parts[TextContent]
     tool_call_id: str
     name: str | None = None
 
@@ -92,7 +102,7 @@ class Function(Strict):
 
     name: FunctionName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -114,27 +124,6 @@ class ChosenTool(Strict):
 
     type: Literal["function"]
     function: ChosenName
-
-
-class TextFormat(Strict):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class ObjectFormat(Strict):
-    """A JSON object."""
-
-    type: Literal["json_object"]
-
-
-class NamedSchema(Strict):
-    """A JSON schema. Answers always fit it, so `strict` makes no difference."""
-
-    name: Annotated[str, Field(max_length=64)]
-    description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
 
 
 class SchemaFormat(Strict):
@@ -165,16 +154,16 @@ class ChatRequest(ChoicesSampled):
         }
     )
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages[ChatMessage]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Tools[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    modalities: list[Literal["text"]] | None = None
+    chat_template_kwargs: JsonObject | None = None
+    modalities: Parts[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
     metadata: Metadata | None = None
@@ -210,13 +199,21 @@ class ChatRequest(ChoicesSampled):
         chosen = self.tool_choice
         return Turn(
             [_plain_message(message) for message in self.messages],
-            tools=[] if chosen == "none" else [_plain_tool(tool) for tool in self.tools or ()],
+            tools=[] if chosen == "none" else self._plain_tools(),
             must_call=self._must_call,
             tool_name=chosen.function.name if isinstance(chosen, ChosenTool) else None,
-            one_call=self.parallel_tool_calls is False,
             json=self._json,
             variables=self.chat_template_kwargs or {},
         )
+
+    @property
+    def one_call(self) -> bool:
+        """Whether calls after the first are dropped."""
+        return self.parallel_tool_calls is False
+
+    def _plain_tools(self) -> list[dict[str, Any]]:
+        functions = [tool.function for tool in self.tools or ()]
+        return [plain_tool(one.name, one.description, one.parameters) for one in functions]
 
     @property
     def _must_call(self) -> bool:
@@ -229,21 +226,10 @@ class ChatRequest(ChoicesSampled):
         return "object" if isinstance(self.response_format, ObjectFormat) else None
 
 
-def check_tools(names: Sequence[str], chosen: str | None, *, must_call: bool) -> None:
-    """Refuse tools of the same name, and the choice of one that is not there."""
-    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
-    if twice is not None:
-        raise wrong_value(f"tools: there are two of the name {twice!r}")
-    if must_call and not names:
-        raise wrong_value("tool_choice demands a call, but there are no tools")
-    if chosen is not None and chosen not in names:
-        raise wrong_value(f"tool_choice: there is no tool {chosen!r}")
-
-
 def _plain_message(message: ChatMessage) -> dict[str, Any]:
     """A message as chat templates take it."""
     plain = message.model_dump(exclude_none=True, exclude={"annotations", "refusal"})
-    plain["content"] = joined(message.content)
+    plain["content"] = None if message.content is None else joined(message.content)
     if isinstance(message, SystemMessage):
         plain["role"] = "system"  # "developer" is a newer name for it
     if isinstance(message, AssistantMessage):
@@ -254,16 +240,3 @@ def _plain_message(message: ChatMessage) -> dict[str, Any]:
         if not plain.get("tool_calls"):
             plain.pop("tool_calls", None)
     return plain
-
-
-def _plain_tool(tool: Tool) -> dict[str, Any]:
-    """A tool as chat templates take it. Templates expect a schema of the parameters."""
-    function = tool.function
-    return {
-        "type": "function",
-        "function": {
-            "name": function.name,
-            "description": function.description or "",
-            "parameters": function.parameters or {"type": "object", "properties": {}},
-        },
-    }

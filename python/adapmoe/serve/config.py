@@ -2,12 +2,13 @@
 """The server's configuration: a TOML file, the environment, flags; the later, the stronger.
 
 Keys of the file are the fields of `Settings` and `ServeSettings`, and `pack`; the environment has
-them as `ADAPMOE_<KEY>`.
+them as `ADAPMOE_<KEY>`. An empty variable takes back what the file says.
 """
 
 import difflib
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,9 +25,18 @@ PREFIX = "ADAPMOE_"
 DEFAULT = "default"
 
 _NOT_OURS = ("ADAPMOE_TRACEBACK",)  # read by the command line itself
+# What Kubernetes puts into every container for a service called adapmoe, or adapmoe-something.
+_KUBERNETES = re.compile(
+    r"ADAPMOE(_[A-Z0-9_]+)?_("
+    r"SERVICE_HOST=[0-9a-f.:]+|"
+    r"SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+|"
+    r"PORT(_[0-9]+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://[0-9a-f.:\[\]]+|"
+    r"PORT_[0-9]+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp)|PORT=[0-9]+|ADDR=[0-9a-f.:]+))"
+)
 _MAX_FILE_BYTES = 1 << 20
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _PATHS = ("pack", "keys", "tls_key", "tls_cert")  # in a file, they are relative to its folder
+_RIVALS = ("memory", "experts_resident")  # one of them; the stronger place decides which
 _NO_USE = ("timeline",)  # nothing of a server shows one
 _DEFAULTS = {"max_sequences": 4, "verbose": True}  # where a server wants another than a library
 
@@ -115,17 +125,15 @@ def read_config(
 
     Args:
         path: a TOML file, or None.
-        environment: variables; those that begin with ADAPMOE_ count.
+        environment: variables; those that begin with ADAPMOE_ count, empty ones as not given.
         flags: by key; None and [] count as not given.
 
     Raises:
         ConfigError: an unknown key, a wrong value, no pack, or a file that cannot be read.
     """
-    given = {
-        **({} if path is None else _from_file(path)),
-        **_from_environment(environment),
-        **_from_flags(flags),
-    }
+    given = _stronger_last(
+        {} if path is None else _from_file(path), _from_environment(environment), _from_flags(flags)
+    )
     for key, one in given.items():
         try:
             KEYS[key].check(one.name, one.value)
@@ -146,6 +154,17 @@ def read_config(
         )
     except ValueError as error:  # two that exclude each other
         raise ConfigError(str(error)) from None
+
+
+def _stronger_last(*places: Mapping[str, _Given | None]) -> dict[str, _Given]:
+    """What holds of all that was given; None takes back what weaker places gave."""
+    found: dict[str, _Given | None] = {}
+    for place in places:
+        if any(place.get(key) for key in _RIVALS):
+            for key in _RIVALS:
+                found.pop(key, None)
+        found |= place
+    return {key: one for key, one in found.items() if one is not None}
 
 
 def _from_file(path: Path) -> dict[str, _Given]:
@@ -181,10 +200,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
     return found
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
-    found = {}
+def _from_environment(environment: Mapping[str, str]) -> dict[str, _Given | None]:
+    found: dict[str, _Given | None] = {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable in _NOT_OURS:
+            continue
+        if _KUBERNETES.fullmatch(f"{variable}={text}"):
             continue
         key = variable.removeprefix(PREFIX).lower()
         if key not in KEYS or variable != PREFIX + key.upper():
@@ -192,7 +213,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
                 f"the environment variable {variable} is not one of the server; unset it, or: "
                 f"{_advice(key, PREFIX)}"
             )
-        found[key] = _Given(_parsed(variable, text, KEYS[key].kind), variable, variable)
+        found[key] = None
+        if text:
+            found[key] = _Given(_parsed(variable, text, KEYS[key].kind), variable, variable)
     return found
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _KEPT_GRAMMARS = 16
 _PROBED_TOKENS = 4
+_BLAME_S = 2.0  # to find which tool is at fault
 # Well below the library's own, which let one schema take seconds and hundreds of megabytes.
 _LIMITS = {"initial_lexer_fuel": 300_000, "max_lexer_states": 20_000, "verbose_errors": False}
 
@@ -91,7 +93,11 @@ class Constraints:
         try:
             return self._checked("tools", call_grammar(functions, syntax, self._tokens().mark))
         except ConstraintError:
-            for function in functions:  # each alone, so that the error names the tool
+            # Each alone, so that the error names the tool; many of them would take minutes.
+            end = time.monotonic() + _BLAME_S
+            for function in functions:
+                if time.monotonic() > end:
+                    break
                 self._checked(function.where, schema_grammar(function.parameters))
             raise
 
@@ -204,12 +210,15 @@ class _Processor:
         return np.where(allowed.view(np.bool_), logits, np.float32(-np.inf))
 
     def _write_freely(self, token_id: int, after: bytes) -> None:
-        """Look for the end of the free text. What follows it in the same token counts."""
+        """Look for the end of the free text. What follows in the same token counts if it may."""
         self._written += self._tokens.backend.decode_bytes([token_id])
         _, found, rest = self._written.partition(after)
         if found:
             self._after = None
-            self._consume(self._tokens.backend.tokenize_bytes(rest.lstrip()))
+            rest_ids = self._tokens.backend.tokenize_bytes(rest.lstrip())
+            # The model was free to write it, so a text that does not fit must not fail the answer.
+            if self._matcher.validate_tokens(rest_ids) == len(rest_ids):
+                self._consume(rest_ids)
         self._written = self._written[-len(after) :]
 
     def _consume(self, token_ids: list[int]) -> None:

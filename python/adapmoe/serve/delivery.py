@@ -17,14 +17,18 @@ class Answer:
     The engine's thread posts to it; everything else happens in the event loop.
     """
 
-    def __init__(self, requests: list[Request], cancel: Callable[["Answer"], None]) -> None:
+    def __init__(
+        self, requests: list[Request], firsts: list[Request], cancel: Callable[["Answer"], None]
+    ) -> None:
         """Use `Engine.answer`.
 
         Args:
             requests: one per choice.
+            firsts: the first choice of each prompt.
             cancel: called once if nobody waits for the end.
         """
         self._requests = requests
+        self._firsts = firsts
         self._cancel = cancel
         self._loop = asyncio.get_running_loop()
         self._news: deque[News] = deque()
@@ -56,12 +60,14 @@ class Answer:
         return [request.result() for request in self._requests]
 
     @property
-    def cached_tokens(self) -> int:
-        """Tokens of the prompt that were taken over from an earlier request.
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(len(request.prompt) for request in self._firsts)
 
-        Those of the first choice: the others always take over its prompt.
-        """
-        return self._requests[0].stats.cached_tokens
+    @property
+    def cached_tokens(self) -> int:
+        """Those that were taken over from an earlier request; later choices do so in any case."""
+        return sum(request.stats.cached_tokens for request in self._firsts)
 
     async def aclose(self) -> None:
         """Cancel what is left, within one step. Closing twice is harmless."""

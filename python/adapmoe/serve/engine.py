@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as ItemSequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -44,6 +45,7 @@ class Job:
     asked: float
     after: "Job | None" = None
     sequence: Sequence | None = None
+    began: float = 0.0  # when it got its slot
     told: int = 0  # tokens that metrics know of
     last_token: float = 0.0
     ended: bool = False
@@ -81,7 +83,7 @@ class Engine:
         Args:
             llm: the open model; its slots are the engine's as long as that runs.
             metrics: told what happens.
-            max_queue: most requests that may wait for a slot.
+            max_queue: most choices that may wait for a slot.
             timeout_s: most seconds that a request may take, waiting included.
             gap_s: wanted longest time between two tokens of an answer, see `Pace`.
         """
@@ -96,59 +98,71 @@ class Engine:
         self._news: list[tuple[Answer, News]] = []  # to be delivered
         self._most_running = llm.max_sequences  # fewer after memory ran out, until one has ended
         self._state = State.RUNNING
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._in_flight = 0  # jobs that have not ended; guarded by _changed
-        self._usual_s = 1.0  # that a choice takes
-        self._idle_since: float | None = None  # the end of the last step, unless there was a pause
+        self._usual_s = 1.0  # that a choice takes once it has a slot
+        self._last_step: float | None = None  # when it ended; None after a pause
         self._thread = threading.Thread(target=self._run, name="adapmoe-engine", daemon=True)
         self._thread.start()
 
-    def answer(self, ask: Ask) -> Answer:
+    def answer(self, asks: ItemSequence[Ask]) -> Answer:
         """Queue a request; see `Service.answer`."""
-        llm = self._llm
-        requests = [
-            llm.scheduler.new_request(
-                index, ask.prompt, params, llm.tokenizer, answers=ask.answers,
-                shown=ask.shown_special,
-            )
-            for index, params in enumerate(ask.params)
-        ]  # fmt: skip
-        answer = Answer(requests, self.cancel)
+        self._check_room(sum(len(ask.params) for ask in asks))
+        scheduler, tokenizer = self._llm.scheduler, self._llm.tokenizer
+        choices: list[tuple[Ask, Request]] = []
+        for ask in asks:
+            for params in ask.params:
+                new = scheduler.new_request(
+                    len(choices),
+                    ask.prompt,
+                    params,
+                    tokenizer,
+                    answers=ask.answers,
+                    shown=ask.shown_special,
+                )
+                choices.append((ask, new))
+        firsts = {id(ask): request for ask, request in reversed(choices)}
+        answer = Answer([new for _, new in choices], list(firsts.values()), self.cancel)
         now = time.perf_counter()
-        first = Job(requests[0], answer, ask.key, now)
-        jobs = [first, *(Job(each, answer, ask.key, now, after=first) for each in requests[1:])]
+        jobs: list[Job] = []
+        leaders: dict[int, Job] = {}
+        for ask, request in choices:
+            job = Job(request, answer, ask.key, now, after=leaders.get(id(ask)))
+            leaders.setdefault(id(ask), job)
+            jobs.append(job)
         with self._changed:
             if self._state is not State.RUNNING:
-                raise ClosedError("the server is shutting down")
-            full = self._llm.max_sequences + self._max_queue
-            if self._in_flight and self._in_flight + len(jobs) > full:
-                self._metrics.refused()
-                raise QueueFullError(
-                    f"{self._in_flight} answers are running or waiting already, and {full} may; "
-                    "try again later",
-                    retry_after=self._seconds_until_free(),
-                )
+                raise _closing()
             self._in_flight += len(jobs)
             self._inbox.append(lambda: self._waiting.extend(jobs))
             self._changed.notify()
         return answer
 
+    def _check_room(self, choices: int) -> None:
+        """Raise QueueFullError if so many more would be too many, unless there are no others."""
+        full = self._llm.max_sequences + self._max_queue
+        if self._in_flight and self._in_flight + choices > full:
+            self._metrics.refused()
+            turns = self._in_flight / self._llm.max_sequences
+            raise QueueFullError(
+                f"{self._in_flight} answers are running or waiting already, and {full} may; try "
+                "again later",
+                retry_after=int(min(max(turns * self._usual_s, 1), 60)),
+            )
+
     def cancel(self, answer: Answer) -> None:
         """End a request that nobody waits for any more, after the running step at the latest."""
 
         def drop() -> None:
-            for job in [*self._waiting, *self._running]:
+            for job in self._jobs():
                 if job.answer is answer:
                     self._metrics.failed("cancelled")
                     self._end(job)
 
-        self._tell(drop)
-
-    def _seconds_until_free(self) -> int:
-        """About when all that wait now will have begun, in whole seconds from 1 to 60."""
-        turns = self._in_flight / self._llm.max_sequences
-        return int(min(max(turns * self._usual_s, 1), 60))
+        with self._changed:
+            self._inbox.append(drop)
+            self._changed.notify()
 
     @property
     def alive(self) -> bool:
@@ -174,53 +188,60 @@ class Engine:
             self._changed.notify()
         self._thread.join()
 
-    def _tell(self, action: Callable[[], None]) -> None:
-        with self._changed:
-            self._inbox.append(action)
-            self._changed.notify()
-
     # What follows runs in the engine's thread.
 
     def _run(self) -> None:
         try:
-            while self._take_news():
-                self._expire()
-                self._begin()
-                self._metrics.waiting.set(len(self._waiting))
-                self._metrics.running.set(len(self._running))
-                self._metrics.prefixes.set(len(self._prefixes))
-                if self._running:
-                    self._step()
+            while self._wait():
+                try:
+                    self._turn()
+                except Exception as error:  # a fault of ours: whom it met fail, the server lives
+                    _log.exception("the engine failed; all requests end")
+                    for job in self._jobs():
+                        self._fail(job, error)
                 self._deliver()
         finally:
             with self._changed:
                 self._state = State.STOPPED
-            for job in [*self._waiting, *self._running]:
-                self._fail(job, ClosedError("the server is shutting down"))
+                actions, self._inbox = self._inbox, []
+            for action in actions:
+                action()
+            for job in self._jobs():
+                self._fail(job, _closing())
             self._deliver()
             self._prefixes.clear()
 
-    def _take_news(self) -> bool:
-        """Do what other threads asked for, waiting for it if there is nothing else to do.
+    def _jobs(self) -> list[Job]:
+        return [*self._waiting, *self._running]
 
-        Whether to go on.
-        """
+    def _wait(self) -> bool:
+        """Wait until there is something to do. Whether to go on."""
         with self._changed:
-            while not self._inbox and not self._running and self._state is State.RUNNING:
-                self._idle_since = None
+            while not self._inbox and not self._running:
+                if self._state is State.STOPPED or (
+                    self._state is State.DRAINING and not self._waiting
+                ):
+                    return False
+                self._last_step = None
                 # A job that waits although none runs waits for a slot that somebody else holds.
                 if not self._changed.wait(0.05 if self._waiting else None):
                     break
-            actions, self._inbox = self._inbox, deque()
+            return self._state is not State.STOPPED
+
+    def _turn(self) -> None:
+        with self._changed:
+            actions, self._inbox = self._inbox, []
         for action in actions:
             action()
-        if self._state is State.DRAINING:
-            return bool(self._waiting or self._running)
-        return self._state is State.RUNNING
+        self._expire()
+        self._begin()
+        if self._running:
+            self._step()
+        self._metrics.state(len(self._waiting), len(self._running), len(self._prefixes))
 
     def _expire(self) -> None:
         oldest = time.perf_counter() - self._timeout_s
-        for job in [*self._waiting, *self._running]:
+        for job in self._jobs():
             if job.asked < oldest:
                 late = RequestTimeoutError(f"the request took longer than {self._timeout_s:g} s")
                 self._fail(job, late)
@@ -236,29 +257,38 @@ class Engine:
                 sequence = self._prefixes.begin(
                     job.key, job.request.prompt, [each.held for each in self._running]
                 )
-            except AdapmoeError as error:
+            except (AdapmoeError, MemoryError) as error:
                 self._fail(job, error)
                 continue
             if sequence is None:
                 return
             self._waiting.remove(job)
             job.sequence = sequence
+            job.began = time.perf_counter()
             self._running.append(job)
             job.request.throttle_counts = self._llm.power.throttle_counts()
 
     def _step(self) -> None:
-        """One step for all that run, and what to do where it fails."""
+        """One step for all that run. If it fails: who it failed for, and the others go on."""
         try:
             self._advance(self._running)
         except (MemoryError, BudgetError) as error:
             self._give_way(error)
         except AdapmoeError:
-            self._advance_one_by_one()
-        except Exception as error:  # a fault of ours: those it met fail, the server lives
-            _log.exception("a step failed")
+            self._last_step = None
             for job in list(self._running):
-                self._fail(job, error)
+                self._advance_alone(job)
         self._note_tokens()
+
+    def _advance_alone(self, job: Job) -> None:
+        if job.sequence is None:  # it ended with another choice of its request, or gave way
+            return
+        try:
+            self._advance([job])
+        except (MemoryError, BudgetError) as error:
+            self._give_way(error)
+        except AdapmoeError as error:
+            self._fail(job, error)
 
     def _advance(self, jobs: list[Job]) -> None:
         active = [(job.request, job.sequence) for job in jobs if job.sequence is not None]
@@ -269,27 +299,22 @@ class Engine:
         begin = time.perf_counter()
         with self._llm.power.span() as span:
             failed = self._llm.scheduler.advance(active, max(rows, 1))
-        seconds = time.perf_counter() - begin
         if prompts:
-            self._pace.observe(rows, seconds)
-        own_s = None if self._idle_since is None else begin - self._idle_since
-        self._idle_since = begin + seconds
-        self._metrics.step(seconds, own_s, span.joules)
+            self._pace.observe(rows, time.perf_counter() - begin)
+        core_s = active[0][1].last_stats.wall_s
+        now = time.perf_counter()
+        if self._last_step is not None:
+            self._metrics.own_time(now - self._last_step - core_s)
+        self._last_step = now
+        self._metrics.step(core_s, span)
         for request, error in failed:
             for job in jobs:
                 if job.request is request:
                     self._fail(job, error)
 
-    def _advance_one_by_one(self) -> None:
-        """Find out whose part of a step failed: the others go on."""
-        for job in list(self._running):
-            try:
-                self._advance([job])
-            except (AdapmoeError, MemoryError) as error:
-                self._fail(job, error)
-
     def _give_way(self, error: Exception) -> None:
         """Memory ran out: the youngest waits and is computed again later, with the same tokens."""
+        self._last_step = None
         if len(self._running) == 1:
             self._fail(self._running[0], error)
             return
@@ -297,15 +322,9 @@ class Engine:
         assert youngest.sequence is not None
         youngest.sequence.close()
         youngest.sequence = None
-        self._prefixes.clear()
         self._waiting.appendleft(youngest)
         self._most_running = len(self._running)
         self._metrics.preempted()
-
-    def _deliver(self) -> None:
-        if self._news:
-            deliver(self._news)
-            self._news = []
 
     def _note_tokens(self) -> None:
         """Take what is new, and let go of those that have finished."""
@@ -320,28 +339,37 @@ class Engine:
                 job.told, job.last_token = len(request.token_ids), now
             if request.finish_reason:
                 request.stats.throttled = self._llm.power.throttled_since(request.throttle_counts)
-                seconds = now - job.asked
-                self._usual_s += 0.1 * (seconds - self._usual_s)
+                self._usual_s += 0.1 * (now - job.began - self._usual_s)
                 self._metrics.finished(
-                    request.finish_reason, seconds, len(request.prompt), request.stats
+                    request.finish_reason, now - job.asked, len(request.prompt), request.stats
                 )
                 self._end(job)
+                self._llm.log_notes()
             chunk = request.take_chunk()
             if chunk is not None:
                 self._news.append((job.answer, chunk))
 
+    def _deliver(self) -> None:
+        if self._news:
+            deliver(self._news)
+            self._news = []
+
     def _fail(self, job: Job, error: Exception) -> None:
-        """End a job, and tell its client why; the other choices of the request end with it."""
+        """End a request, and tell its client why: its other choices end with this one."""
         if job.ended:
             return
-        for each in [*self._waiting, *self._running]:
+        for each in self._jobs():
             if each.answer is job.answer:
                 self._metrics.failed(type(error).__name__)
-                self._end(each)
+                self._end(each, keep=False)
         self._news.append((job.answer, error))
 
-    def _end(self, job: Job) -> None:
-        """Let go of a job; what its sequence holds is kept for prompts that begin like it."""
+    def _end(self, job: Job, *, keep: bool = True) -> None:
+        """Let go of a job.
+
+        `keep`: what its sequence holds is kept for prompts that begin like it, if a token came of
+        it: only then it is known that all of it is finite.
+        """
         if job.ended:
             return
         job.ended = True
@@ -354,4 +382,11 @@ class Engine:
         self._most_running = self._llm.max_sequences
         self._running.remove(job)
         job.sequence = None
-        self._prefixes.keep(held.key, held.ids, held.sequence)
+        if keep and job.request.token_ids:
+            self._prefixes.keep(held.key, held.ids, held.sequence)
+        else:
+            held.sequence.close()
+
+
+def _closing() -> ClosedError:
+    return ClosedError("the server is shutting down")

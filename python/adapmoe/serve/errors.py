@@ -41,7 +41,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     400: {"description": "A parameter is wrong, unknown or not supported; the message names it."},
     404: {"description": "The model is not the one that is served."},
     429: {"description": "Too many requests wait; Retry-After says when to try again."},
-    503: {"description": "The model cannot be read at the moment."},
+    503: {"description": "The model cannot be read, or the server is full, at the moment."},
     504: {"description": "The request took longer than the server allows."},
 }
 
@@ -75,6 +75,8 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Those of the response."""
+        if self.status == 504:  # the official clients would ask for the same long answer again
+            return {"x-should-retry": "false"}
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
@@ -134,10 +136,16 @@ def failed(error: Exception) -> ApiError:
         return ApiError(504, str(error), code="timeout")
     if isinstance(error, ConstraintError):  # the grammar took too much
         return ApiError(400, str(error))
-    if isinstance(error, ReadError | ClosedError | BudgetError | CancelledError):
-        return ApiError(503, str(error), code="unavailable")
-    if isinstance(error, AdapmoeError):
-        return ApiError(500, str(error), code="failed")
+    if isinstance(error, MemoryError | BudgetError):
+        return ApiError(429, f"not enough memory now: {error}", code="memory", retry_after=5)
+    if isinstance(error, ClosedError | CancelledError):
+        return ApiError(503, str(error), code="unavailable", retry_after=5)
+    if isinstance(error, AdapmoeError):  # of the disk or the pack, most likely
+        _log.error("a request failed: %s", error)
+        status, code = (
+            (503, "unavailable") if isinstance(error, ReadError | PackError) else (500, "failed")
+        )
+        return ApiError(status, str(error), code=code)
     _log.error("a request failed", exc_info=error)
     return ApiError(500, "the server made a mistake; its log has the details", code="internal")
 

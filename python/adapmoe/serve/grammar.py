@@ -115,7 +115,9 @@ def _function(where: str, tool: Mapping[str, Any]) -> Function:
             f"{where}.function.name must be letters, digits, '_', '-' and '.', not {name!r}"
         )
     where = f"{where}.function.parameters"
-    parameters = function.get("parameters") or {"properties": {}, "additionalProperties": False}
+    parameters = function.get("parameters")
+    if parameters is None:
+        parameters = {"properties": {}, "additionalProperties": False}
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise ConstraintError(f'{where} must be the schema of an object, with "type": "object"')
     return Function(name, where, schema_text(where, {"type": "object", **parameters}))

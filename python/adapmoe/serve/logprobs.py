@@ -2,12 +2,22 @@
 """Log-probabilities of generated tokens in the two shapes of OpenAI's APIs."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from adapmoe.generation.sampling import TokenLogprobs
 from adapmoe.text.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # for probability 0, whose logarithm JSON cannot hold
+_KEPT_TOKENS = 8192  # whose written form is kept
+
+
+class _Written(NamedTuple):
+    """A token as it is written, its bytes, and how many characters begin in it."""
+
+    text: str
+    data: list[int]
+    length: int
 
 
 class LogprobsWriter:
@@ -22,6 +32,7 @@ class LogprobsWriter:
         self._tokenizer = tokenizer
         self._at_start = answers
         self._offset = 0  # characters of the text so far
+        self._written = lru_cache(maxsize=_KEPT_TOKENS)(self._write)
 
     def chat(self, tokens: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
         """The next tokens as `content` of `logprobs` in chat completions."""
@@ -36,8 +47,9 @@ class LogprobsWriter:
             "text_offset": [],
         }
         for token in tokens:
-            text, _ = self._written(token.token_id)
-            top = {self._written(i)[0]: _bounded(value) for i, value in token.top}
+            at_start = self._at_start
+            text = self._written(token.token_id, at_start).text
+            top = {self._written(i, at_start).text: _bounded(value) for i, value in token.top}
             written["tokens"].append(text)
             written["token_logprobs"].append(_bounded(token.logprob))
             written["top_logprobs"].append({text: _bounded(token.logprob)} | top)
@@ -52,26 +64,27 @@ class LogprobsWriter:
         return entry
 
     def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text, data = self._written(token_id)
-        return {"token": text, "logprob": _bounded(logprob), "bytes": list(data)}
+        written = self._written(token_id, self._at_start)
+        return {"token": written.text, "logprob": _bounded(logprob), "bytes": written.data}
 
-    def _written(self, token_id: int) -> tuple[str, bytes]:
-        """The text and the bytes of a token at this place."""
+    def _write(self, token_id: int, at_start: bool) -> _Written:
+        """A token at this place."""
         special = self._tokenizer.special_text(token_id)
         if special is not None:
-            return special, special.encode()
-        data = self._tokenizer.token_bytes.lookup(token_id, at_start=self._at_start)
+            return _Written(special, list(special.encode()), 0)
+        data = self._tokenizer.token_bytes.lookup(token_id, at_start=at_start)
+        # Bytes that continue a character are not the beginning of one.
+        length = sum(byte & 0xC0 != 0x80 for byte in data)
         try:
-            return data.decode(), data
+            text = data.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), data
+            text = "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        return _Written(text, list(data), length)
 
     def _advance(self, token_id: int) -> None:
-        table = self._tokenizer.token_bytes
-        # Bytes that continue a character are not the beginning of one.
-        data = table.lookup(token_id, at_start=self._at_start)
-        self._offset += sum(byte & 0xC0 != 0x80 for byte in data)
-        self._at_start = self._at_start and table.is_silent(token_id)
+        self._offset += self._written(token_id, self._at_start).length
+        if self._at_start:
+            self._at_start = self._tokenizer.token_bytes.is_silent(token_id)
 
 
 def _bounded(logprob: float) -> float:

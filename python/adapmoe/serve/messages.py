@@ -11,12 +11,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from adapmoe.serve.answer import AnswerPart, ReasoningPart, TextPart
+from adapmoe.serve.body import BodyRoute
 from adapmoe.serve.errors import DOCUMENTED, ApiError, anthropic_error
 from adapmoe.serve.json_text import json_bytes
 from adapmoe.serve.messages_request import CountRequest, MessagesRequest
 from adapmoe.serve.pieces import ChoiceReader, Ending, collect, read_pieces
 from adapmoe.serve.prompting import (
     Prompt,
+    Turn,
     ask_for,
     check_model,
     key_of,
@@ -32,7 +34,7 @@ from adapmoe.serve.tool_calls import ToolCall
 
 def router(service: Service) -> APIRouter:
     """The API on a service."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/messages", responses=DOCUMENTED, tags=["Anthropic"])
     async def messages(request: Request, body: MessagesRequest) -> Response:
@@ -40,13 +42,13 @@ def router(service: Service) -> APIRouter:
         check_model(service, body.model)
         prompt, ask = await prepare(lambda: _prepared(service, body, key_of(request)))
         answering = start(service, ask)
-        reader = ChoiceReader(prompt.parser(), one_call=body.turn().one_call)
+        reader = ChoiceReader(prompt.parser(), one_call=body.one_call)
         cut_short = ask.params[0].max_tokens != body.max_tokens
         message = _head(service)
         if body.stream:
             events = _events(message, answering, reader, cut_short=cut_short)
-            return EventStream(events, [answering], _error)
-        [choice] = await complete(request.receive, [answering], collect(answering, [reader]))
+            return EventStream(events, answering, _error)
+        [choice] = await complete(request.receive, answering, collect(answering, [reader]))
         message["content"] = [_block(part) for part in choice.parts]
         message |= _ending(choice.ending, answering, cut_short=cut_short)
         message["usage"] = _usage(answering)
@@ -56,7 +58,7 @@ def router(service: Service) -> APIRouter:
     async def count_tokens(body: CountRequest) -> Response:
         """Count the tokens of a conversation."""
         check_model(service, body.model)
-        prompt = await prepare(lambda: _rendered(service, body))
+        prompt = await prepare(lambda: _rendered(service, body, body.turn()))
         return Response(
             json_bytes({"input_tokens": len(prompt.ids)}), media_type="application/json"
         )
@@ -64,8 +66,8 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _rendered(service: Service, body: CountRequest) -> Prompt:
-    prompt = render(service, body.turn())
+def _rendered(service: Service, body: CountRequest, turn: Turn) -> Prompt:
+    prompt = render(service, turn)
     wants_thinking = body.thinking is not None and body.thinking.type != "disabled"
     if wants_thinking and prompt.style.reasoning is None:
         raise ApiError(
@@ -77,9 +79,10 @@ def _rendered(service: Service, body: CountRequest) -> Prompt:
 
 
 def _prepared(service: Service, body: MessagesRequest, key: str) -> tuple[Prompt, Ask]:
-    prompt = _rendered(service, body)
+    turn = body.turn()
+    prompt = _rendered(service, body, turn)
     params = body.params(room_for_answer(service, prompt.ids))
-    return prompt, ask_for(service, body.turn(), prompt, params, key)
+    return prompt, ask_for(service, turn, prompt, params, key)
 
 
 def _head(service: Service) -> dict[str, Any]:

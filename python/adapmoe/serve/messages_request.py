@@ -2,19 +2,27 @@
 """What a request to Anthropic's messages may hold."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from adapmoe.generation.params import SamplingParams
-from adapmoe.serve.chat_request import check_tools
 from adapmoe.serve.json_text import json_bytes
 from adapmoe.serve.parameters import (
     FunctionName,
+    JsonObject,
+    Messages,
+    Parts,
     Stops,
     Strict,
     TextOnly,
+    Tools,
+    Unread,
+    check_tools,
+    joined,
     not_supported,
+    plain_tool,
 )
 from adapmoe.serve.prompting import Turn
 
@@ -30,9 +38,8 @@ class TextBlock(TextOnly):
     """A text of a message."""
 
     type: Literal["text"]
-    text: str
     cache_control: CacheControl | None = None
-    citations: list[Any] | None = None
+    citations: Unread | None = None
 
 
 class ToolUseBlock(Strict):
@@ -41,7 +48,7 @@ class ToolUseBlock(Strict):
     type: Literal["tool_use"]
     id: str
     name: str
-    input: dict[str, Any]
+    input: JsonObject
     cache_control: CacheControl | None = None
 
 
@@ -58,7 +65,7 @@ class ToolResultBlock(Strict):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | Parts[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: CacheControl | None = None
 
@@ -83,28 +90,36 @@ class UserMessage(Strict):
     """What the user says, and what tools have returned."""
 
     role: Literal["user"]
-    content: str | Annotated[list[UserBlock], Field(min_length=1)]
+    content: str | Annotated[Parts[UserBlock], Field(min_length=1)]
 
 
 class AssistantMessage(Strict):
     """An earlier answer."""
 
     role: Literal["assistant"]
-    content: str | Annotated[list[AssistantBlock], Field(min_length=1)]
+    content: str | Annotated[Parts[AssistantBlock], Field(min_length=1)]
 
 
 Message = Annotated[UserMessage | AssistantMessage, Discriminator("role")]
 
 
 class Tool(Strict):
-    """A tool that the model may call. `strict` holds where the call is forced."""
+    """A tool that the model may call. `strict` holds where the call is forced.
+
+    Chat templates have no place for examples, and arguments are streamed once they are complete:
+    `input_examples` and `eager_input_streaming` have no effect.
+    """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"allowed_callers", "defer_loading"})
 
     name: FunctionName
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: JsonObject
     type: Literal["custom"] | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None
+    eager_input_streaming: bool | None = None
+    input_examples: Parts[JsonObject] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -132,17 +147,22 @@ class ToolChoice(Strict):
 
 
 class Thinking(Strict):
-    """Whether the model thinks before it answers. The budget is a wish, which is not enforced."""
+    """Whether the model thinks before it answers.
+
+    The budget is a wish, which is not enforced. Whatever `display` says, thoughts are shown as they
+    are: there are no signatures that could bring omitted ones back.
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class JsonFormat(Strict):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[JsonObject, Field(alias="schema")]
 
 
 class OutputConfig(Strict):
@@ -167,9 +187,9 @@ class CountRequest(Strict):
     )
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-    system: str | list[TextBlock] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    messages: Messages[Message]
+    system: str | Parts[TextBlock] | None = None
+    tools: Tools[Tool] | None = None
     tool_choice: Annotated[FreeChoice | ToolChoice, Discriminator("type")] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -196,24 +216,30 @@ class CountRequest(Strict):
         """What is wanted of the model."""
         messages: list[dict[str, Any]] = []
         if self.system:
-            messages.append({"role": "system", "content": _joined(self.system)})
-        for message in self.messages:
-            if isinstance(message, UserMessage):
-                messages += _of_user(message)
-            else:
-                messages.append(_of_assistant(message))
+            messages.append({"role": "system", "content": joined(self.system)})
+        # Messages of one role in a row are one: chat templates want roles to alternate.
+        for role, group in groupby(self.messages, key=lambda message: message.role):
+            blocks = [block for message in group for block in _blocks(message)]
+            messages += _of_user(blocks) if role == "user" else [_of_assistant(blocks)]
         chosen = self.tool_choice
         return Turn(
             messages,
-            tools=[_plain_tool(tool) for tool in self._usable_tools],
+            tools=[
+                plain_tool(tool.name, tool.description, tool.input_schema)
+                for tool in self._usable_tools
+            ],
             must_call=self._must_call,
             tool_name=chosen.name if isinstance(chosen, ToolChoice) else None,
-            one_call=chosen is not None and chosen.disable_parallel_tool_use is True,
             json=self._json,
             variables={}
             if self.thinking is None
             else {"enable_thinking": self.thinking.type != "disabled"},
         )
+
+    @property
+    def one_call(self) -> bool:
+        """Whether calls after the first are dropped."""
+        return self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use is True
 
     @property
     def _usable_tools(self) -> Sequence[Tool]:
@@ -257,21 +283,18 @@ class MessagesRequest(CountRequest):
         )
 
 
-def _joined(content: str | Sequence[TextBlock]) -> str:
-    return content if isinstance(content, str) else "\n".join(block.text for block in content)
+def _blocks(message: UserMessage | AssistantMessage) -> Sequence[Strict]:
+    content = message.content
+    return [TextBlock(type="text", text=content)] if isinstance(content, str) else content
 
 
-def _of_user(message: UserMessage) -> list[dict[str, Any]]:
-    """A message as chat templates take it: results of tools are messages of their own."""
-    if isinstance(message.content, str):
-        return [{"role": "user", "content": message.content}]
+def _of_user(blocks: Sequence[Strict]) -> list[dict[str, Any]]:
+    """What the user says as chat templates take it: results of tools are messages of their own."""
     plain: list[dict[str, Any]] = []
-    texts: list[TextBlock] = []
-    for block in message.content:
-        if isinstance(block, TextBlock):
-            texts.append(block)
+    for block in blocks:
+        if not isinstance(block, ToolResultBlock):
             continue
-        result = _joined(block.content or "")
+        result = joined(block.content or "")
         plain.append(
             {
                 "role": "tool",
@@ -279,18 +302,14 @@ def _of_user(message: UserMessage) -> list[dict[str, Any]]:
                 "content": f"Error: {result}" if block.is_error else result,
             }
         )
-    if texts:
-        plain.append({"role": "user", "content": _joined(texts)})
-    return plain
+    texts = [block for block in blocks if isinstance(block, TextBlock)]
+    return [*plain, {"role": "user", "content": joined(texts)}] if texts else plain
 
 
-def _of_assistant(message: AssistantMessage) -> dict[str, Any]:
-    if isinstance(message.content, str):
-        return {"role": "assistant", "content": message.content}
-    blocks = message.content
+def _of_assistant(blocks: Sequence[Strict]) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "role": "assistant",
-        "content": _joined([block for block in blocks if isinstance(block, TextBlock)]),
+        "content": joined([block for block in blocks if isinstance(block, TextBlock)]),
     }
     thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
     if thoughts:
@@ -305,14 +324,3 @@ def _of_assistant(message: AssistantMessage) -> dict[str, Any]:
         if isinstance(block, ToolUseBlock)
     ]
     return plain | ({"tool_calls": calls} if calls else {})
-
-
-def _plain_tool(tool: Tool) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": tool.description or "",
-            "parameters": tool.input_schema,
-        },
-    }

@@ -10,10 +10,12 @@ from prometheus_client.registry import Collector
 from adapmoe.errors import ClosedError
 from adapmoe.generation.stats import GenerationStats
 from adapmoe.llm import LLM
+from adapmoe.machine.power import Span
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _OWN = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
+_POWER_S = 1.0  # over which power is averaged; meters are read less often than steps are made
 _PARTS = ("dense", "kv", "scratch", "expert")  # of the memory split
 
 
@@ -32,6 +34,9 @@ class Metrics:
         def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"adapmoe_{name}", what, buckets=buckets, registry=registry)
 
+        def gauge(name: str, what: str) -> Gauge:
+            return Gauge(f"adapmoe_{name}", what, registry=registry)
+
         self._ended = counter("choices", "Choices that ended, by how.", ["outcome"])
         self._refused = counter("refused", "Requests refused because the queue was full.")
         self._preempted = counter("preemptions", "Choices put back for want of memory.")
@@ -42,27 +47,39 @@ class Metrics:
         self._between = histogram("time_between_tokens_seconds", "Between two tokens.", _SHORT)
         self._request = histogram("choice_seconds", "From request to last token.", _LONG)
         self._step = histogram("step_seconds", "One step of the model.", _SHORT)
-        self._own = histogram("between_steps_seconds", "The server's own time per step.", _OWN)
+        self._own = histogram("own_seconds", "Between two steps: sampling, text, clients.", _OWN)
         self._joules: Counter | None = None
         self._watts: Gauge | None = None
         if llm.power.source is not None:
-            measured = f"measured by {llm.power.source}."
-            self._joules = counter("energy_joules", f"Of the machine during steps, {measured}")
-            self._watts = Gauge(
-                "adapmoe_power_watts", f"In the last step, {measured}", registry=registry
-            )
-        self.waiting = Gauge("adapmoe_choices_waiting", "Without a slot.", registry=registry)
-        self.running = Gauge("adapmoe_choices_running", "With a slot.", registry=registry)
-        self.prefixes = Gauge("adapmoe_prefixes_kept", "Sequences kept.", registry=registry)
+            measured = f"of the machine during steps, by {llm.power.source}."
+            self._joules = counter("energy_joules", f"Energy {measured}")
+            self._watts = gauge("power_watts", f"Power {measured}")
+        self._power = (0.0, 0.0)  # joules and seconds since the gauge was set
+        self._waiting = gauge("choices_waiting", "Choices without a slot.")
+        self._running = gauge("choices_running", "Choices with a slot.")
+        self._prefixes = gauge("prefixes_kept", "Sequences kept for prompts that begin like them.")
 
-    def step(self, seconds: float, own_s: float | None, joules: float | None) -> None:
-        """One step took `seconds`; the server before it `own_s`, None after a pause."""
-        self._step.observe(seconds)
-        if own_s is not None:
-            self._own.observe(own_s)
-        if joules is not None and self._joules is not None and self._watts is not None:
-            self._joules.inc(joules)
-            self._watts.set(joules / seconds if seconds else 0.0)
+    def state(self, waiting: int, running: int, prefixes: int) -> None:
+        """How many choices wait and run, and how many sequences are kept."""
+        self._waiting.set(waiting)
+        self._running.set(running)
+        self._prefixes.set(prefixes)
+
+    def step(self, core_s: float, span: Span) -> None:
+        """One step took the core `core_s`; `span` measured its energy."""
+        self._step.observe(core_s)
+        if self._joules is None or self._watts is None or span.joules is None:
+            return
+        self._joules.inc(span.joules)
+        joules, seconds = self._power[0] + span.joules, self._power[1] + span.seconds
+        self._power = (joules, seconds)
+        if seconds >= _POWER_S:
+            self._watts.set(joules / seconds)
+            self._power = (0.0, 0.0)
+
+    def own_time(self, seconds: float) -> None:
+        """Between the end of a step and that of the next, the core did nothing for so long."""
+        self._own.observe(seconds)
 
     def first_token(self, seconds: float) -> None:
         """The first token of a choice came so long after its request."""

@@ -22,10 +22,12 @@ class Pace:
         self._larger = 0  # steps since LEAST_ROWS were tried
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learn from a step with so many rows of prompts, at least one.
+        """Learn from a step with so many rows of prompts, if that is a power of two.
 
         What made it slower or faster than expected will do the same to steps of other sizes.
         """
+        if rows & (rows - 1):
+            return
         size = rows.bit_length() - 1
         before = self._seconds.setdefault(size, seconds)
         change = 0.5 * (before + seconds) / before
@@ -39,9 +41,9 @@ class Pace:
         self._larger += 1
         allowed = max(self._gap_s, 2 * self._seconds[_LEAST])
         size = _LEAST
-        while 2**size < most and self._predict(size + 1) <= allowed:
+        while 1 << size < most and self._predict(size + 1) <= allowed:
             size += 1
-        return min(2**size, most)
+        return min(1 << size, most)
 
     def _predict(self, size: int) -> float:
         """Seconds of a step of this size: as seen, else in proportion to the next smaller one."""

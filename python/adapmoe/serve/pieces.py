@@ -136,20 +136,15 @@ async def collect(answering: Answering, readers: Sequence[ChoiceReader]) -> list
     return collected
 
 
-def openai_usage(
-    answers: Sequence[Answering], readers: Sequence[ChoiceReader] = ()
-) -> dict[str, Any]:
-    """The tokens that complete answers have cost, as OpenAI's completions count them.
-
-    A prompt with several choices counts once.
-    """
-    prompt = sum(answer.results[0].prompt_tokens for answer in answers)
-    written = sum(len(result.token_ids) for answer in answers for result in answer.results)
+def openai_usage(answering: Answering, readers: Sequence[ChoiceReader] = ()) -> dict[str, Any]:
+    """The tokens that a complete answer has cost, as OpenAI's completions count them."""
+    prompt = answering.prompt_tokens
+    written = sum(len(result.token_ids) for result in answering.results)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": written,
         "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in answers)},
+        "prompt_tokens_details": {"cached_tokens": answering.cached_tokens},
         "completion_tokens_details": {
             "reasoning_tokens": sum(reader.reasoning_tokens for reader in readers)
         },

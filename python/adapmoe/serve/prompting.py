@@ -5,21 +5,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import anyio
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from starlette.concurrency import run_in_threadpool
 
 from adapmoe import checks
 from adapmoe.errors import ContextOverflowError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.serve.answer import AnswerParser, AnswerStyle
 from adapmoe.serve.errors import ApiError, refused, wrong_model
-from adapmoe.serve.parameters import one_per_choice
+from adapmoe.serve.parameters import check_logprobs, one_per_choice
 from adapmoe.serve.service import Answering, Ask, Service
 from adapmoe.serve.tool_calls import messages_for_template
 
 Result = TypeVar("Result")
+
+# Requests are prepared in threads of their own: long ones must not use up those of other work, nor
+# more than a part of the processors that the model computes on.
+_PREPARING = anyio.CapacityLimiter(2)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,6 @@ class Turn:
         tools: `{"type": "function", "function": {...}}` each; those the model may call.
         must_call: the answer has to be a call of one of them.
         tool_name: it has to be this one.
-        one_call: more calls than one are dropped.
         json: None; "object": the answer has to be a JSON object; a schema: it has to fit that.
         variables: more variables for the chat template.
     """
@@ -40,7 +43,6 @@ class Turn:
     tools: list[dict[str, Any]] = field(default_factory=list)
     must_call: bool = False
     tool_name: str | None = None
-    one_call: bool = False
     json: Literal["object"] | Mapping[str, Any] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -87,17 +89,17 @@ async def prepare(work: Callable[[], Result]) -> Result:
         ApiError: the request is at fault, or something failed.
     """
     try:
-        return await run_in_threadpool(work)
+        return await anyio.to_thread.run_sync(work, limiter=_PREPARING)
     except ApiError:
         raise
     except Exception as error:  # every one is answered in the API's own shape
         raise refused(error) from error
 
 
-def start(service: Service, ask: Ask) -> Answering:
+def start(service: Service, *asks: Ask) -> Answering:
     """Queue a request. Raises ApiError."""
     try:
-        return service.answer(ask)
+        return service.answer(asks)
     except Exception as error:  # every one is answered in the API's own shape
         raise refused(error) from error
 
@@ -135,8 +137,23 @@ def render(service: Service, turn: Turn) -> Prompt:
             "does not know; leave tools out",
             param="tools",
         )
+    check_text(service, text, "the conversation")
     ids = service.llm.tokenizer.encode(text, add_bos=False)  # the template writes it if wanted
     return Prompt(text, check_length(service, ids, "the conversation"), style, bool(tools))
+
+
+def check_text(service: Service, text: str, what: str) -> None:
+    """Raise ContextOverflowError if a text must have more tokens than allowed.
+
+    To make tokens of megabytes takes long and much memory, to count their bytes does not.
+    """
+    size = len(text.encode(errors="surrogatepass"))
+    longest = service.llm.tokenizer.longest_token_bytes
+    if size > service.max_prompt * longest:
+        raise ContextOverflowError(
+            f"{what} has {size} bytes, no token has more than {longest}; this server takes at most "
+            f"{service.max_prompt} tokens"
+        )
 
 
 def check_length(
@@ -175,10 +192,12 @@ def ask_for(
     Raises:
         ConstraintError: a schema cannot be used.
         ContextOverflowError: the prompt leaves no room for an answer.
+        ValueError: there may be too many log-probabilities.
     """
     room = room_for_answer(service, prompt.ids)
     if params.max_tokens is None:
         params = SamplingParams.of(params, max_tokens=room)
+    check_logprobs(params, choices)
     each = one_per_choice(params, choices)
     grammar = _grammar(service, turn, prompt)
     if grammar is not None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request passes before the APIs see it: Host, Origin, API key and the size of its body."""
 
+import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,13 +18,17 @@ FindKey = Callable[[str], str | None]  # the name of the key with this secret
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # need no key
 
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+# Bodies are read before anybody looks at them, on as many connections as there may be: together
+# they may take what some of the longest need, and enough where even the longest is short.
+_LONGEST_BODIES = 8
+_LEAST_FOR_BODIES = 64 << 20  # bytes
+
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?", re.ASCII)
 
 
 def protect(app: ASGIApp, settings: ServeSettings, find_key: FindKey | None) -> ASGIApp:
     """Put all checks before `app`. `find_key` None: there are no keys."""
-    app = BodyLimit(app, settings.max_body_bytes)
+    app = BodyLimit(app, settings.max_body_bytes, bytes_for_bodies(settings.max_body_bytes))
     app = KeyCheck(app, find_key)
     app = OriginCheck(app, settings.cors)
     if settings.cors:
@@ -56,15 +61,14 @@ class HostCheck:
     """Refuses requests that call this machine by a name which is not its own.
 
     A web page can let a name of its own point to this machine (DNS rebinding), and then its browser
-    lets it read answers; but the name is in the Host header. An address is no such name: unless
-    hosts are listed, all addresses are allowed.
+    lets it read answers; but the name is in the Host header. No page has an address or "localhost"
+    for a name, so that these are always allowed.
     """
 
     def __init__(self, app: ASGIApp, listed: Collection[str], bound: str) -> None:
-        """`listed`: names and addresses; empty: this machine's. `bound`: where it listens."""
+        """`listed`: names besides this machine's own. `bound`: where it listens."""
         self._app = app
-        self._names = frozenset(listed or _own_names(bound))
-        self._any_address = not listed
+        self._names = frozenset([*_own_names(bound), *listed])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -75,7 +79,7 @@ class HostCheck:
         if name is None:
             error = ApiError(400, "the request needs one Host header: a name or address, and port")
             return await _refuse(scope, receive, send, error)
-        if name not in self._names and not (self._any_address and _is_address(name)):
+        if name not in self._names and not _is_address(name):
             message = (
                 f"this server is not called {name!r}; if it should be, add that name to its "
                 "allowed_hosts"
@@ -86,7 +90,9 @@ class HostCheck:
 
 
 def _own_names(bound: str) -> list[str]:
-    return [*_LOOPBACK_NAMES, bound.lower(), socket.gethostname().lower()]
+    """The last one is what multicast DNS calls this machine."""
+    own = socket.gethostname().lower()
+    return ["localhost", bound.lower().rstrip("."), own, own.partition(".")[0] + ".local"]
 
 
 def parse_host(value: str) -> str | None:
@@ -175,40 +181,82 @@ def _presented(scope: Scope) -> list[str]:
     return found + [value.strip() for value in _header(scope, b"x-api-key")]
 
 
-class BodyLimit:
-    """Reads the whole body of a request first, and refuses one that is too long."""
+def bytes_for_bodies(longest: int) -> int:
+    """How many bytes the bodies of all requests may take together, where one may take `longest`."""
+    return max(_LONGEST_BODIES * longest, _LEAST_FOR_BODIES)
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        """`limit`: most bytes."""
+
+class BodyLimit:
+    """Reads the whole body of a request first, and refuses one that is too long.
+
+    A body counts, as far as it has come, until its request has been answered; one for which the
+    bodies of other requests leave no room is refused for now.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, total: int) -> None:
+        """`limit`: most bytes of a body. `total`: of all bodies at a time."""
         self._app = app
         self._limit = limit
+        self._free = total
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         declared = _header(scope, b"content-length")
-        too_long = any(each.isdecimal() and int(each[:20]) > self._limit for each in declared)
-        body = b"" if too_long else await _read_body(receive, self._limit)
-        if body is None:  # the client is gone
-            return
-        if too_long or len(body) > self._limit:
-            message = f"the body is longer than {format_bytes(self._limit)}, the max_body here"
-            error = ApiError(413, message, code="body_too_large")
-            return await _refuse(scope, receive, send, error)
-        await self._app(scope, _replayed(body, receive), send)
+        if any(each.isdecimal() and int(each[:20]) > self._limit for each in declared):
+            return await _refuse(scope, receive, send, self._too_long())
+        with self._share() as take:
+            try:
+                replay = await self._read(receive, take)
+            except ApiError as error:
+                return await _refuse(scope, receive, send, error)
+            if replay is not None:  # the client is still there
+                await self._app(scope, replay, send)
 
+    @contextlib.contextmanager
+    def _share(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of one request: a function to take some; all are free at the end."""
+        taken = 0
 
-async def _read_body(receive: Receive, limit: int) -> bytes | None:
-    """The body, or of one that is too long slightly more than `limit`; None: it never ended."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if len(body) > limit or not message.get("more_body", False):
-            return bytes(body)
+        def take(count: int) -> None:
+            nonlocal taken
+            if count > self._free:
+                message = (
+                    "the bodies of other requests fill the room that the server has for them; "
+                    "try again in a second"
+                )
+                raise ApiError(503, message, code="too_many_bodies", retry_after=1)
+            self._free -= count
+            taken += count
+
+        try:
+            yield take
+        finally:
+            self._free += taken
+
+    async def _read(self, receive: Receive, take: Callable[[int], None]) -> Receive | None:
+        """Read the body; a `receive` that has it whole, None: it never ended.
+
+        Raises:
+            ApiError: the body is too long, or there is no room for it.
+        """
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            part = message.get("body", b"")
+            if len(body) + len(part) > self._limit:
+                raise self._too_long()
+            take(len(part))
+            body += part
+            if not message.get("more_body", False):
+                return _replayed(bytes(body), receive)
+
+    def _too_long(self) -> ApiError:
+        message = f"the body is longer than {format_bytes(self._limit)}, the max_body here"
+        return ApiError(413, message, code="body_too_large")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

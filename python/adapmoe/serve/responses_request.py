@@ -7,8 +7,24 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from adapmoe.generation.params import SamplingParams
-from adapmoe.serve.chat_request import ObjectFormat, TextFormat
-from adapmoe.serve.parameters import Metadata, Sampled, Strict, TextOnly, not_supported, wrong_value
+from adapmoe.serve.parameters import (
+    MAX_LOGPROBS,
+    JsonObject,
+    Messages,
+    Metadata,
+    NamedSchema,
+    ObjectFormat,
+    Parts,
+    Sampled,
+    Strict,
+    TextFormat,
+    TextOnly,
+    Tools,
+    Unread,
+    joined,
+    not_supported,
+    wrong_value,
+)
 from adapmoe.serve.prompting import Turn
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -20,16 +36,15 @@ class InputText(TextOnly):
     kinds: ClassVar[frozenset[str]] = frozenset({"input_text", "output_text"})
 
     type: Literal["input_text", "output_text"]
-    text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
+    annotations: Unread | None = None
+    logprobs: Annotated[list[Any], Field(max_length=MAX_LOGPROBS)] | None = None
 
 
 class InputMessage(Strict):
     """A message of the conversation, also as an earlier response holds it."""
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputText]
+    content: str | Parts[InputText]
     type: Literal["message"] = "message"
     id: str | None = None
     status: Literal["completed", "incomplete"] | None = None
@@ -45,11 +60,12 @@ class InputMessage(Strict):
         return data
 
 
-class ReasoningText(Strict):
+class ReasoningText(TextOnly):
     """A text of earlier reasoning."""
 
+    kinds: ClassVar[frozenset[str]] = frozenset({"reasoning_text", "summary_text"})
+
     type: Literal["reasoning_text", "summary_text"]
-    text: str
 
 
 class InputReasoning(Strict):
@@ -59,8 +75,8 @@ class InputReasoning(Strict):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[ReasoningText] = Field(default_factory=list)
-    content: list[ReasoningText] | None = None
+    summary: Parts[ReasoningText] = Field(default_factory=list)
+    content: Parts[ReasoningText] | None = None
     status: Literal["completed", "incomplete"] | None = None
 
 
@@ -76,14 +92,10 @@ InputItem = Annotated[
 ]
 
 
-class SchemaFormat(Strict):
-    """JSON that fits a schema. Answers always do, so `strict` makes no difference."""
+class SchemaFormat(NamedSchema):
+    """JSON that fits a schema."""
 
     type: Literal["json_schema"]
-    name: Annotated[str, Field(max_length=64)]
-    description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
 
 
 class TextOptions(Strict):
@@ -122,13 +134,13 @@ class ResponsesRequest(Sampled):
         }
     )
 
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
+    input: Annotated[str, Field(min_length=1)] | Messages[InputItem]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     text: TextOptions | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
-    tools: list[Any] | None = None
+    include: Parts[Literal["message.output_text.logprobs"]] | None = None
+    tools: Tools[Any] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     stream_options: StreamOptions | None = None
@@ -139,7 +151,7 @@ class ResponsesRequest(Sampled):
     metadata: Metadata | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
     @model_validator(mode="after")
     def fit_together(self) -> "ResponsesRequest":
@@ -180,8 +192,7 @@ class ResponsesRequest(Sampled):
         reasoning: dict[str, Any] = {}
         for item in items:
             if isinstance(item, InputReasoning):
-                texts = item.content or item.summary
-                reasoning = {"reasoning_content": "\n".join(part.text for part in texts)}
+                reasoning = {"reasoning_content": joined(item.content or item.summary)}
                 continue
             plain = _plain_message(item)
             messages.append(plain | (reasoning if item.role == "assistant" else {}))
@@ -198,8 +209,5 @@ class ResponsesRequest(Sampled):
 
 def _plain_message(message: InputMessage) -> dict[str, Any]:
     """A message as chat templates take it."""
-    content = message.content
-    if not isinstance(content, str):
-        content = "\n".join(part.text for part in content)
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content}
+    return {"role": role, "content": joined(message.content)}

@@ -23,10 +23,12 @@ from adapmoe.serve.settings import ServeSettings
 _log = logging.getLogger("adapmoe")
 
 _CLOSING_S = 2.0  # for answers that are cut off to notice it
+_HANDSHAKE_S = 5.0  # of TLS: until then, a connection counts for no limit but that of open files
+_TICKS = 10  # of uvicorn, in a second
 
 
 class ServeError(AdapmoeError):
-    """The server cannot listen, or its app cannot start; the message says why."""
+    """The server cannot listen, or its app cannot start or go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Hooks:
     Attributes:
         ready: that it listens, with its URL.
         on_drain: that it was told to end; answers may run on for a while.
-        on_reload: that it received SIGHUP; None: SIGHUP ends the process, as usual.
+        on_reload: that it received SIGHUP.
+        alive: asked about once a second; False ends the server, unless it was told to end.
     """
 
     ready: Callable[[str], None]
     on_drain: Callable[[], None]
-    on_reload: Callable[[], None] | None
+    on_reload: Callable[[], None]
+    alive: Callable[[], bool]
 
 
 def find_address(settings: ServeSettings) -> tuple[socket.AddressFamily, str]:
@@ -131,7 +135,8 @@ def serve(
     signal ends them at once. To be called in the main thread. Closes `listener`.
 
     Raises:
-        ServeError: the app could not start, or another program listens there.
+        ServeError: the app could not start, or another program listens there; `hooks.alive` was
+            False, and the server has ended as after SIGTERM.
     """
     config = uvicorn.Config(
         app,
@@ -146,8 +151,11 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
+    server = _Server(config, settings, listener, tls, hooks)
     with listener:
-        asyncio.run(_Server(config, settings, listener, tls, hooks).serve())
+        asyncio.run(server.serve())
+    if server.died:
+        raise ServeError("the engine has ended; the lines above say why: start the server again")
 
 
 class _Server(uvicorn.Server):
@@ -166,14 +174,18 @@ class _Server(uvicorn.Server):
         self._listener = listener
         self._tls = tls
         self._hooks = hooks
+        self.died = False  # it ends although nobody told it to
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals in the event loop, where nothing else is half done."""
         loop = asyncio.get_running_loop()
-        handlers = {signal.SIGINT: self._end, signal.SIGTERM: self._end}
-        if self._hooks.on_reload is not None:
-            handlers[signal.SIGHUP] = self._hooks.on_reload
+        handlers = {
+            signal.SIGINT: self._end,
+            signal.SIGTERM: self._end,
+            signal.SIGHUP: self._hooks.on_reload,
+        }
+        hang_up = signal.getsignal(signal.SIGHUP)
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -181,6 +193,7 @@ class _Server(uvicorn.Server):
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+            signal.signal(signal.SIGHUP, hang_up)
 
     def _end(self) -> None:
         if self.should_exit:
@@ -189,12 +202,21 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._hooks.on_drain()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end, asked ten times a second until then."""
+        if counter % _TICKS == 0 and not self.should_exit and not self._hooks.alive():
+            _log.error("the engine has ended: no request can be answered, and so the server ends")
+            self.died = True
+            self._end()
+        return await super().on_tick(counter)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the app, then listen."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise ServeError("the server could not start; the lines above say why")
         limits = self._settings
+        handshake_s = min(limits.header_timeout, _HANDSHAKE_S)
 
         def connect() -> Connection:
             return Connection(
@@ -210,7 +232,7 @@ class _Server(uvicorn.Server):
                 connect,
                 sock=self._listener,
                 ssl=self._tls,
-                ssl_handshake_timeout=limits.header_timeout if self._tls else None,
+                ssl_handshake_timeout=handshake_s if self._tls else None,
                 backlog=2 * limits.max_connections,
             )
         except OSError as error:  # another socket of this address listens already

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands between the HTTP APIs and the engine that computes their answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +30,7 @@ class RequestTimeoutError(AdapmoeError):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request for the engine: a prompt, and how to continue it once or several times.
+    """What to ask the engine for: a prompt, and how to continue it once or several times.
 
     Attributes:
         prompt: int32 `[n]`.
@@ -49,7 +50,8 @@ class Ask:
 class Answering(Protocol):
     """The choices of one request while they are computed: an asynchronous iterator of chunks.
 
-    `GenerationChunk.index` is the choice. Whoever stops before the end must call `aclose`.
+    `GenerationChunk.index` is the choice, counted through all prompts of the request. Whoever stops
+    before the end must call `aclose`.
     """
 
     @property
@@ -57,8 +59,12 @@ class Answering(Protocol):
         """One result per choice; complete once the iterator has ended."""
 
     @property
+    def prompt_tokens(self) -> int:
+        """The tokens of the prompts; one with several choices counts once."""
+
+    @property
     def cached_tokens(self) -> int:
-        """How many tokens of the prompt were taken over from an earlier request."""
+        """How many of them were taken over from an earlier request."""
 
     def __aiter__(self) -> "Answering":
         """Return itself."""
@@ -94,8 +100,8 @@ class Service(Protocol):
     def max_prompt(self) -> int:
         """Most tokens in a prompt."""
 
-    def answer(self, ask: Ask) -> Answering:
-        """Queue a request.
+    def answer(self, asks: Sequence[Ask]) -> Answering:
+        """Queue a request: all of its prompts, at least one, or none.
 
         Raises:
             QueueFullError: too many wait.

@@ -135,7 +135,7 @@ class ServeSettings:
     )
     allowed_hosts: Sequence[str] = option(
         (),
-        "What clients may call this machine; default: its own names.",
+        "Further names that clients may call this machine by.",
         check=_hosts,
         group=SECURITY,
         metavar="HOST",
@@ -148,7 +148,10 @@ class ServeSettings:
         metavar="ORIGIN",
     )
     max_queue: int = option(
-        64, "Most requests that wait; more are told 429.", check=_whole(0, 1 << 16), group=LIMITS
+        64,
+        "Most answers that wait (a request may want several); more: 429.",
+        check=_whole(0, 1 << 16),
+        group=LIMITS,
     )
     timeout: float = option(
         600.0, "Most seconds per request, waiting included.", check=_seconds(0.1), group=LIMITS

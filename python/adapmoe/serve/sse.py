@@ -2,11 +2,11 @@
 """Server-sent events, and work that ends when the client leaves."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from adapmoe.serve.errors import ApiError, ClientGoneError, failed
 from adapmoe.serve.json_text import json_bytes
@@ -15,6 +15,8 @@ from adapmoe.serve.service import Answering
 Result = TypeVar("Result")
 
 DONE = b"data: [DONE]\n\n"
+PING = b": waiting\n\n"
+SILENCE_S = 20.0  # at most, while a stream goes on
 
 
 def event(data: dict[str, Any], name: str | None = None) -> bytes:
@@ -47,12 +49,12 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Res
 
 
 async def complete(
-    receive: Receive, answers: Sequence[Answering], work: Coroutine[Any, Any, Result]
+    receive: Receive, answering: Answering, work: Coroutine[Any, Any, Result]
 ) -> Result:
-    """Do `work` on answers that are wanted as a whole; then close them.
+    """Do `work` on an answer that is wanted as a whole; then close it.
 
     Raises:
-        ApiError: an answer failed, or the client left.
+        ApiError: the answer failed, or the client left.
     """
     try:
         return await until_gone(receive, work)
@@ -61,7 +63,7 @@ async def complete(
     except Exception as error:  # every one is answered in the API's own shape
         raise failed(error) from error
     finally:
-        await close_all(answers)
+        await answering.aclose()
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -70,20 +72,24 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Sends events while they are made; whatever happens, the answers are closed at the end."""
+    """Sends events while they are made; whatever happens, the answer is closed at the end.
+
+    After some seconds without an event it sends a comment, which clients skip: proxies and clients
+    give up on connections that are silent, and a long prompt takes its time.
+    """
 
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
-        answers: Sequence[Answering],
+        answering: Answering,
         on_error: Callable[[ApiError], bytes],
     ) -> None:
         """Take what to send.
 
         Args:
-            events: made of `answers`.
-            answers: closed at the end.
-            on_error: makes the last event where an answer fails: the status is sent already.
+            events: made of `answering`.
+            answering: closed at the end.
+            on_error: makes the last event where the answer fails: the status is sent already.
         """
         super().__init__(
             _with_error(events, on_error),
@@ -91,17 +97,35 @@ class EventStream(StreamingResponse):
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
         self._events = events
-        self._answers = answers
+        self._answering = answering
+        self._sent: float | None = None  # when, by the loop's clock; None before and after the body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or as much as the client stays for."""
+        clock = asyncio.get_running_loop().time
+
+        async def noted(message: Message) -> None:
+            ends = message["type"] == "http.response.body" and not message.get("more_body")
+            self._sent = None if ends else clock()
+            await send(message)
+
+        pinging = asyncio.ensure_future(self._ping(noted))
         try:
-            await until_gone(receive, self.stream_response(send))
+            await until_gone(receive, self.stream_response(noted))
         except ClientGoneError:
             pass
         finally:
+            pinging.cancel()
+            await self._answering.aclose()  # first: this task may be cancelled while it waits
             await self._events.aclose()
-            await close_all(self._answers)
+            await asyncio.wait({pinging})
+
+    async def _ping(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(SILENCE_S / 2)
+            if self._sent is not None and clock() - self._sent >= SILENCE_S / 2:
+                await send({"type": "http.response.body", "body": PING, "more_body": True})
 
 
 async def _with_error(
@@ -112,9 +136,3 @@ async def _with_error(
             yield one
     except Exception as error:  # whatever it is, the client must learn that the answer ended early
         yield on_error(failed(error))
-
-
-async def close_all(answers: Sequence[Answering]) -> None:
-    """Cancel what is left of several answers."""
-    for answer in answers:
-        await answer.aclose()

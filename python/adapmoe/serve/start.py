@@ -3,6 +3,7 @@
 
 import functools
 import logging
+import signal
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 
 from adapmoe.serve.config import Config, ConfigError
 from adapmoe.serve.keys import Keys
+from adapmoe.serve.open_files import allow_open_files
 from adapmoe.serve.protection import protect
 from adapmoe.serve.server import Hooks, bind, find_address, load_tls, serve
 
@@ -28,10 +30,12 @@ class OpenApp:
             the API key, "" without keys. Has a lifespan.
         begin_drain: called in the event loop when the server was told to end: from now on no new
             requests are taken, and those that run may finish.
+        alive: whether the model can answer at all; called in the event loop, about once a second.
     """
 
     app: ASGIApp
     begin_drain: Callable[[], None]
+    alive: Callable[[], bool]
 
 
 AppOpener = Callable[[Config], AbstractContextManager[OpenApp]]
@@ -60,6 +64,7 @@ def start(config: Config, open_app: AppOpener, ready: Callable[[str], None]) -> 
     """Serve a pack until SIGTERM or SIGINT.
 
     All that can be wrong with address, keys and certificate is found before the pack is opened.
+    From now on SIGHUP ends the process no more.
 
     Args:
         config: what `read_config` made.
@@ -67,20 +72,28 @@ def start(config: Config, open_app: AppOpener, ready: Callable[[str], None]) -> 
         ready: called with the URL once requests are answered.
 
     Raises:
-        ConfigError: as `read_secrets`.
-        ServeError: the port is in use or not allowed, or the app could not start.
+        ConfigError: as `read_secrets`; too few files may be open for `max_connections`.
+        ServeError: the port is in use or not allowed, the app could not start, or the model can
+            answer no more.
     """
     secrets = read_secrets(config)
+    allow_open_files(config.serve.max_connections)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens, and at its end
     with bind(config.serve) as listener, open_app(config) as opened:
         keys = secrets.keys
-        reload = None if keys is None else functools.partial(_reload, keys)
+        if keys is not None:
+            keys.read_again()  # nobody heard a SIGHUP while the pack was opened
         app = protect(opened.app, config.serve, None if keys is None else keys.find)
-        hooks = Hooks(ready, opened.begin_drain, reload)
+        reload = functools.partial(_reload, keys)
+        hooks = Hooks(ready, opened.begin_drain, reload, opened.alive)
         serve(app, config.serve, listener, secrets.tls, hooks)
 
 
-def _reload(keys: Keys) -> None:
+def _reload(keys: Keys | None) -> None:
     """Take the API keys that the file has now; what is wrong with them ends no server."""
+    if keys is None:
+        _log.warning("SIGHUP changes nothing: the server was started without API keys")
+        return
     try:
         keys.read_again()
     except ConfigError as error:

@@ -5,6 +5,7 @@ import json
 import secrets
 import string
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -25,7 +26,8 @@ class CallSyntax(Enum):
 
     MISTRAL: `[TOOL_CALLS] [{"name": "f", "arguments": {}}, ...]`.
     MISTRAL_ARGS: `[TOOL_CALLS]f[ARGS]{}`, perhaps several times.
-    HERMES: `<tool_call>{"name": "f", "arguments": {}}</tool_call>`, perhaps several times.
+    HERMES: `<tool_call>{"name": "f", "arguments": {}}</tool_call>`, perhaps several times; the last
+        closing mark may be missing.
     """
 
     MISTRAL = "mistral"
@@ -79,6 +81,10 @@ class ToolCall:
     arguments: str
 
 
+class _EndError(MalformedError):
+    """The answer ends within a call."""
+
+
 class CallReader:
     """Reads what follows one marker, character by character."""
 
@@ -102,11 +108,25 @@ class CallReader:
             return calls
         return []
 
+    def finish(self) -> list[ToolCall]:
+        """The answer ends here: return the calls, at least one. Then the reader is done.
+
+        Raises:
+            MalformedError: they are not complete.
+        """
+        try:
+            self._reader.throw(_EndError("the answer ends within a call"))
+        except StopIteration as done:
+            calls: list[ToolCall] = done.value
+            return calls
+        raise AssertionError("a reader waits for more text after the end")
+
 
 def _hermes() -> _Reader[list[ToolCall]]:
-    """An object, then the closing mark."""
+    """An object, then the closing mark. At the end of an answer models often leave that out."""
     text = yield from _json((yield from _solid()), "{")
-    yield from _one_of((yield from _solid()), "</tool_call>")
+    with suppress(_EndError):
+        yield from _one_of((yield from _solid()), "</tool_call>")
     return [_call(_parsed(text))]
 
 
@@ -172,17 +192,31 @@ def _parsed(text: str) -> Any:
 
 
 def _call(parsed: Any) -> ToolCall:
-    """The call that an object describes."""
+    """The call that an object describes. Models leave out arguments, or write them as JSON text."""
     name = parsed.get("name") if isinstance(parsed, dict) else None
-    arguments = parsed.get("arguments") if isinstance(parsed, dict) else None
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        raise MalformedError("a call needs a name, and an object as arguments")
+    if not isinstance(name, str) or not name:
+        raise MalformedError("a call needs a name")
+    arguments = parsed.get("arguments")
+    if arguments is None:
+        arguments = {}
+    elif isinstance(arguments, str):
+        arguments = _parsed_alone(arguments)
+    if not isinstance(arguments, dict):
+        raise MalformedError("the arguments of a call are an object")
     try:
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
         (name + text).encode()
     except ValueError as error:  # a number too large, or half a surrogate pair
         raise MalformedError(str(error)) from error
     return ToolCall(new_id(), name, text)
+
+
+def _parsed_alone(text: str) -> Any:
+    """An object or array that nobody has looked at yet: it may nest too deep for the parser."""
+    scanner = JsonScanner()
+    if not any(scanner.push(char) for char in text):
+        raise MalformedError("the arguments of a call end too early")
+    return _parsed(text)
 
 
 def messages_for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -173,6 +173,12 @@ class Tokenizer:
         """Number of tokens, added ones included. The model may have more rows of logits."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """No token stands for more bytes of text than this."""
+        # What the vocabulary writes for a space or a byte is never shorter than that.
+        return max(len(token.encode()) for token in self._backend.get_vocab())
+
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         """Token ids of `text`, with the begin-of-sequence token in front exactly once.
 

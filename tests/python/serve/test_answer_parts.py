@@ -94,7 +94,12 @@ CALLED = ("call", 'f {"a": 1}')
             f"<think>\nA {CALL}\n</think>\n\n\n{CALL}",
             [("reasoning", f"A {CALL}\n"), CALLED],
         ),
-        ("hermes", CALL[:-1], None),
+        ("hermes", CALL[:-1], [CALLED]),
+        ("hermes", f"A{CALL[:-12]} \n", [("text", "A"), CALLED]),
+        ("hermes", f"{CALL}{CALL[:-12]}", [CALLED, CALLED]),
+        ("hermes", CALL[:-14], None),
+        ("hermes", f"{CALL[:-12]}.", None),
+        ("hermes", f"{CALL[:-12]}{CALL}", [("text", CALL[:-12]), CALLED]),
         ("hermes", "\n <tool_call>\n", None),
         ("hermes", " <tool_call> f(1) </tool_call> ", None),
         ("hermes", f" <tool_call>{CALL}", [("text", " <tool_call>"), CALLED]),
@@ -195,6 +200,7 @@ fragments = st.sampled_from(
         *("<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]"),
         *("[CALL_ID]", "\n", " ", "[", "]", "{", "}", '"', ":", ",", "<", "f", "x", "\\", "é"),
         *('{"name": "f", "arguments": {}}', '"name": "f"', '"arguments": {"a": [1]}', CALL),
+        *('<tool_call>{"name": "f"}', '"arguments": "{}"', "</tool"),
     ]
 )
 texts = st.lists(fragments | st.text(max_size=3), max_size=14).map("".join)
@@ -283,6 +289,6 @@ def test_a_hostile_text_is_not_read_again_and_again(style, unit, monkeypatch):
         return push(self, char)
 
     monkeypatch.setattr(CallReader, "push", counted)
-    text = unit * 1000
+    text = unit * 1000 + "."
     assert parse(style, [text[at : at + 4] for at in range(0, len(text), 4)]) == [("text", text)]
     assert read <= 2 * len(text)

@@ -2,10 +2,8 @@
 """The whole application on a stand-in for the core: what operators ask, and requests at random."""
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis.checks import not_a_server_error
 from starlette.testclient import TestClient
 
 from adapmoe.serve.app import open_app
@@ -71,6 +69,9 @@ def test_a_setting_that_does_not_fit_the_model_is_wrong_configuration(tiny_check
 
 @pytest.mark.slow
 def test_no_request_that_the_document_allows_is_our_fault(opened):
+    import schemathesis  # takes seconds to load
+    from schemathesis.checks import not_a_server_error
+
     schema = schemathesis.openapi.from_asgi("/openapi.json", opened.app)
     statuses = {}
 

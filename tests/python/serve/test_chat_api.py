@@ -172,6 +172,21 @@ def test_tools_round_trip(service, client):
     assert '{"name": "weather", "arguments": {"metric": true}}' in service.prompt
 
 
+def test_a_call_without_its_closing_mark_is_a_call(service, client):
+    service.texts = ['So.<tool_call>\n{"name": "weather"}\n']
+    choice = chat(client, tools=[TOOL]).choices[0]
+    assert (choice.message.content, choice.finish_reason) == ("So.", "tool_calls")
+    assert choice.message.tool_calls[0].function.arguments == "{}"
+
+
+def test_a_function_without_parameters_takes_none_and_an_empty_schema_anything(service, client):
+    function = {"type": "function", "function": {"name": "f"}}
+    chat(client, tools=[function])
+    assert '"additionalProperties": false' in service.prompt
+    chat(client, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    assert '"parameters": {"type": "object", "properties": {}}}' in service.prompt
+
+
 def test_a_streamed_call_comes_as_deltas(service, client):
     service.texts = [f"Let me see.{CALL}{CALL}"]
     with client.chat.completions.stream(model=MODEL, messages=[USER], tools=[TOOL]) as stream:

@@ -186,7 +186,14 @@ def test_what_is_wrong_in_a_file_is_named(text, message, tmp_path):
         ("ADAPMOE_port", "1", "did you mean ADAPMOE_PORT?"),
         ("ADAPMOE_", "1", "known are ADAPMOE_ALLOCATION"),
         ("ADAPMOE_PORT", "many", "ADAPMOE_PORT must be a whole number, not 'many'"),
-        ("ADAPMOE_PORT", "", "ADAPMOE_PORT must be a whole number, not ''"),
+        ("ADAPMOE_PORT", " ", "ADAPMOE_PORT must be a whole number, not ' '"),
+        ("ADAPMOE_MAX_QUE", "", "did you mean ADAPMOE_MAX_QUEUE?"),
+        ("ADAPMOE_PORT", "tcp:8000", "ADAPMOE_PORT must be a whole number, not 'tcp:8000'"),
+        ("ADAPMOE_SERVICE_HOST", "example.com", "ADAPMOE_SERVICE_HOST is not one of the server"),
+        ("ADAPMOE_PORT_8000", "80", "did you mean ADAPMOE_PORT?"),
+        ("ADAPMOE_PORT_8000_TCP", "80", "ADAPMOE_PORT_8000_TCP is not one of the server"),
+        ("ADAPMOE_PORT_8000_TCP_PROTO", "http", "ADAPMOE_PORT_8000_TCP_PROTO is not one"),
+        ("ADAPMOE_SERVICE_PORT", "8000\n", "ADAPMOE_SERVICE_PORT is not one of the server"),
         ("ADAPMOE_PORT", "70000", "ADAPMOE_PORT must be from 0 to 65535, not 70000"),
         ("ADAPMOE_DRAIN", "x", "ADAPMOE_DRAIN must be a number, not 'x'"),
         ("ADAPMOE_DRAIN", "inf", "ADAPMOE_DRAIN must be a finite number"),
@@ -206,6 +213,41 @@ def test_variables_of_others_are_left_alone():
     assert read_config(None, environment, {"pack": "p"}).serve == ServeSettings()
 
 
+def test_what_kubernetes_tells_about_services_of_our_name_is_left_alone():
+    environment = {
+        "ADAPMOE_SERVICE_HOST": "10.96.3.4",
+        "ADAPMOE_SERVICE_PORT": "8000",
+        "ADAPMOE_SERVICE_PORT_HTTP": "8000",
+        "ADAPMOE_PORT": "tcp://10.96.3.4:8000",
+        "ADAPMOE_PORT_8000_TCP": "tcp://10.96.3.4:8000",
+        "ADAPMOE_PORT_8000_TCP_PROTO": "tcp",
+        "ADAPMOE_PORT_8000_TCP_PORT": "8000",
+        "ADAPMOE_PORT_8000_TCP_ADDR": "10.96.3.4",
+        "ADAPMOE_CANARY_SERVICE_HOST": "fd00::7",
+        "ADAPMOE_CANARY_PORT": "udp://[fd00::7]:53",
+        "ADAPMOE_CANARY_PORT_53_UDP_ADDR": "fd00::7",
+    }
+    found = read_config(None, environment, {"pack": "p"})
+    assert found.serve == ServeSettings()
+    assert found.sources == {"pack": "PACK"}
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_an_empty_variable_takes_back_what_the_file_says(key, tmp_path):
+    path = write(tmp_path, f"pack = 'p'\n{key} = {OTHER[key][0]}\n")
+    variable = "ADAPMOE_" + key.upper()
+    config = read_config(path, {variable: ""}, {})
+    assert value_of(config, key) == value_of(read_config(None, {}, {"pack": "p"}), key)
+    assert key not in config.sources
+    again = read_config(path, {variable: ""}, {key: as_flag(OTHER[key][2])})
+    assert value_of(again, key) == OTHER[key][2]
+
+
+def test_an_empty_variable_takes_back_the_pack(tmp_path):
+    with pytest.raises(ConfigError, match="no pack is named"):
+        read_config(write(tmp_path, "pack = 'p'"), {"ADAPMOE_PACK": ""}, {})
+
+
 def test_a_pack_must_be_named():
     with pytest.raises(ConfigError, match="no pack is named: give PACK, the variable ADAPMOE_PACK"):
         read_config(None, {}, {"pack": None})
@@ -215,6 +257,36 @@ def test_two_that_exclude_each_other_are_an_error():
     flags = {"pack": "p", "memory": "1GiB", "experts_resident": "50%"}
     with pytest.raises(ConfigError, match="memory and experts_resident exclude each other"):
         read_config(None, {}, flags)
+    environment = {"ADAPMOE_MEMORY": "1GiB", "ADAPMOE_EXPERTS_RESIDENT": "50%"}
+    with pytest.raises(ConfigError, match="memory and experts_resident exclude each other"):
+        read_config(None, environment, {"pack": "p"})
+
+
+MEMORY, SHARE = {"memory": "1GiB"}, {"experts_resident": "50%"}
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "flags", "memory", "share"),
+    [
+        (MEMORY, {}, SHARE, "auto", "50%"),
+        (SHARE, {}, MEMORY, "1GiB", None),
+        (MEMORY, SHARE, {}, "auto", "50%"),
+        ({}, SHARE, MEMORY, "1GiB", None),
+        (MEMORY, SHARE, {"memory": "2GiB"}, "2GiB", None),
+        (SHARE, {}, {"memory": "auto"}, "auto", None),
+        (MEMORY, {"experts_resident": ""}, {}, "1GiB", None),
+        (MEMORY, {"memory": "", **SHARE}, {}, "auto", "50%"),
+        (MEMORY, {}, {"experts_resident": None}, "1GiB", None),
+    ],
+)
+def test_of_two_that_exclude_each_other_the_stronger_holds(
+    file, environment, flags, memory, share, tmp_path
+):
+    path = write(tmp_path, "".join(f"{key} = '{value}'\n" for key, value in file.items()))
+    variables = {"ADAPMOE_" + key.upper(): value for key, value in environment.items()}
+    config = read_config(path, variables, {"pack": "p", **flags})
+    assert (config.settings.memory, config.settings.experts_resident) == (memory, share)
+    assert set(config.sources) == {"pack"} | ({"memory"} if share is None else {"experts_resident"})
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from adapmoe.errors import PackError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.sampling import Sampler
+from adapmoe.serve import constraint
 from adapmoe.serve.answer import AnswerParser, AnswerStyle
 from adapmoe.serve.constraint import ConstraintError, Constraints
 from adapmoe.serve.grammar import MAX_SCHEMA_BYTES
@@ -259,6 +260,42 @@ def test_tools_that_cannot_be_forced_are_refused(model, tools, name, message):
         model.constraints.tool_calls(tools, CallSyntax.HERMES, name=name)
 
 
+def test_parameters_without_a_schema_are_none_and_an_empty_schema_is_anything(model):
+    for parameters, arguments in [(None, "{}"), ({}, '{"a": [1]}')]:
+        tool = {"function": {"name": "f", "parameters": parameters}}
+        grammar = model.constraints.tool_calls([tool], CallSyntax.HERMES)
+        text = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+        for written in ("{}", arguments, '{"a": [1]}'):
+            matcher = model.constraints._compiled(grammar).deep_copy()
+            ids = matcher_ids(model, text.replace(arguments, written))
+            allowed = written == "{}" or parameters is not None
+            assert (matcher.validate_tokens(ids) == len(ids)) is allowed
+
+
+def matcher_ids(model, text):
+    return model.constraints._tokens().backend.tokenize_bytes(text.encode())
+
+
+def test_which_of_many_tools_is_at_fault_is_looked_for_only_so_long(model, monkeypatch):
+    """Compiled together they are too much, and each one takes its time."""
+    constraints = Constraints(model.constraints._pack, model.rows, model.tokenizer.eos_ids)
+    compiled, now = [], 0.0
+
+    def compile_slowly(grammar):
+        nonlocal now
+        compiled.append(grammar)
+        now += 0.5
+        if "call" in grammar:
+            raise ConstraintError("too many expressions")
+
+    monkeypatch.setattr(constraints, "_compiled", compile_slowly)
+    monkeypatch.setattr(constraint.time, "monotonic", lambda: now)
+    tools = [{"function": {"name": f"f{at}"}} for at in range(128)]
+    with pytest.raises(ConstraintError, match=r"^tools: too many expressions"):
+        constraints.tool_calls(tools, CallSyntax.HERMES)
+    assert 1 + 2 / 0.5 <= len(compiled) <= 3 + 2 / 0.5
+
+
 def nested(levels):
     schema = {"type": "integer"}
     for _ in range(levels):
@@ -324,25 +361,22 @@ def test_what_a_model_thinks_is_free(model, marked):
         assert np.flatnonzero(np.isfinite(processor(prompt + thought, logits))).tolist() == [five]
 
 
-def test_what_follows_the_thoughts_in_the_same_token_counts(tiny_checkpoint, tmp_path):
+def test_what_follows_the_thoughts_in_the_same_token_counts_if_it_may(tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
     backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    backend.add_tokens([">\n\n", ">\n\n[", ">\n\nx"])
+    backend.add_tokens([">\n\n", ">\n\n[", ">\n\nx", ">\n\n[x"])
     backend.save(str(tmp_path / "tokenizer.json"))
     writer = Model(tmp_path)
     grammar = writer.constraints.json_schema({"const": [5]})
     thought = writer.tokenizer.encode("</think", add_bos=False)
-    for last, expected in [(">\n\n", "["), (">\n\n[", "5")]:
+    # What the grammar forbids does not count.
+    for last, expected in [(">\n\n", "["), (">\n\n[", "5"), (">\n\nx", "["), (">\n\n[x", "[")]:
         processor = writer.constraints.processor(grammar, after="</think>")
         processor([1], np.zeros(writer.rows, np.float32))
         ids = [1, *thought, backend.token_to_id(last)]
         allowed = np.isfinite(processor(ids, np.zeros(writer.rows, np.float32)))
         texts = {backend.id_to_token(int(found)).strip("▁") for found in np.flatnonzero(allowed)}
         assert expected in {text[:1] for text in texts}
-    processor = writer.constraints.processor(grammar, after="</think>")
-    processor([1], np.zeros(writer.rows, np.float32))
-    with pytest.raises(ConstraintError, match="grammar forbids"):
-        processor([1, *thought, backend.token_to_id(">\n\nx")], np.zeros(writer.rows, np.float32))
 
 
 def test_after_the_end_only_the_end_is_left(model):

@@ -1,72 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that come, go, fail and share prefixes while others run; on a stand-in for the core."""
+"""Requests that come, go and share prefixes while others run; on a stand-in for the core."""
 
 import asyncio
+import functools
 import threading
 import time
-from contextlib import contextmanager
 
-import numpy as np
 import pytest
 
-from adapmoe import ClosedError, ContextOverflowError, ReadError, SamplingParams
-from adapmoe.serve.engine import Engine
-from adapmoe.serve.metrics import Metrics
-from adapmoe.serve.service import Ask, QueueFullError, RequestTimeoutError
-
-LIMITS = {"max_queue": 8, "timeout_s": 60.0, "gap_s": 0.5}
+from adapmoe import ClosedError, ContextOverflowError
+from adapmoe.serve.service import QueueFullError, RequestTimeoutError
+from support.core.engine_run import alone, answer_to, ask, ids, metric, running, tokens_of, until
 
 
 @pytest.fixture
 def serving(open_llm):
-    """A function to a context with a model and an engine; `core`: settings of the stand-in."""
-
-    @contextmanager
-    def make(core=None, limits=None, **options):
-        llm = open_llm(core, **{"max_sequences": 2, "prefill_chunk": 16, **options})
-        engine = Engine(llm, Metrics(llm), **LIMITS | (limits or {}))
-        try:
-            yield llm, engine
-        finally:
-            engine.stop()
-            assert llm.free_sequences == llm.max_sequences
-
-    return make
-
-
-def ids(*tokens):
-    return np.array([1, *tokens], np.int32)
-
-
-def ask(prompt, count=5, choices=1, key="", **params):
-    seed = params.pop("seed", None)
-    made = (
-        SamplingParams(max_tokens=count, seed=None if seed is None else seed + at, **params)
-        for at in range(choices)
-    )
-    return Ask(prompt, tuple(made), key)
-
-
-async def tokens_of(answer):
-    async for _ in answer:
-        pass
-    return [result.token_ids for result in answer.results]
-
-
-def alone(open_llm, prompt, count=5, **params):
-    return open_llm().generate(prompt, max_tokens=count, **params).token_ids
-
-
-async def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("this never became true")
-
-
-def metric(llm_metrics, name, **labels):
-    return llm_metrics.registry.get_sample_value(name, labels)
+    """A function to a context with a model and an engine."""
+    return functools.partial(running, open_llm)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
@@ -76,7 +26,7 @@ def test_each_request_gets_the_tokens_it_would_get_alone(open_llm, serving, slot
 
     async def all_of(engine):
         answers = [
-            engine.answer(ask(p, 3 + n, temperature=1, seed=n)) for n, p in enumerate(prompts)
+            answer_to(engine, ask(p, 3 + n, temperature=1, seed=n)) for n, p in enumerate(prompts)
         ]
         return await asyncio.gather(*map(tokens_of, answers))
 
@@ -87,9 +37,9 @@ def test_each_request_gets_the_tokens_it_would_get_alone(open_llm, serving, slot
 
 def test_a_long_prompt_comes_in_beside_a_running_answer(serving):
     async def both(llm, engine):
-        running = engine.answer(ask(ids(5), 60))
+        running = answer_to(engine, ask(ids(5), 60))
         await anext(running)
-        long = asyncio.create_task(tokens_of(engine.answer(ask(ids(*range(5, 405)), 2))))
+        long = asyncio.create_task(tokens_of(answer_to(engine, ask(ids(*range(5, 405)), 2))))
         await tokens_of(running)
         await long
         return [batch for batch in llm._session.batches if len(batch) == 2]
@@ -105,7 +55,7 @@ def test_choices_take_over_the_prompt_of_the_first(open_llm, serving):
     expected = [alone(open_llm, prompt, temperature=1, seed=3 + at) for at in range(3)]
 
     async def run(engine):
-        return await tokens_of(engine.answer(ask(prompt, choices=3, temperature=1, seed=3)))
+        return await tokens_of(answer_to(engine, ask(prompt, choices=3, temperature=1, seed=3)))
 
     with serving(max_sequences=3) as (llm, engine):
         assert asyncio.run(run(engine)) == expected
@@ -117,9 +67,9 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_only_computed_from_there(op
     first, second = ids(*range(5, 45)), ids(*range(5, 30), 7, 8, 9)
 
     async def run(llm, engine):
-        await tokens_of(engine.answer(ask(first, key="a")))
+        await tokens_of(answer_to(engine, ask(first, key="a")))
         before = sum(map(sum, llm._session.batches))
-        answer = engine.answer(ask(second, key="a"))
+        answer = answer_to(engine, ask(second, key="a"))
         tokens = await tokens_of(answer)
         return tokens, answer.cached_tokens, sum(map(sum, llm._session.batches)) - before
 
@@ -133,7 +83,7 @@ def test_no_prefix_is_shared_between_keys(serving):
     async def run(engine):
         cached = []
         for key in ("a", "b", "a"):
-            answer = engine.answer(ask(ids(*range(5, 45)), key=key))
+            answer = answer_to(engine, ask(ids(*range(5, 45)), key=key))
             await tokens_of(answer)
             cached.append(answer.cached_tokens)
         return cached
@@ -144,23 +94,23 @@ def test_no_prefix_is_shared_between_keys(serving):
 
 def test_a_conversation_continues_where_it_was(serving):
     async def run(engine):
-        answer = engine.answer(ask(ids(5, 6, 7), 6))
+        answer = answer_to(engine, ask(ids(*range(5, 25)), 6))
         [tokens] = await tokens_of(answer)
-        more = engine.answer(ask(ids(5, 6, 7, *tokens, 8), 2))
+        more = answer_to(engine, ask(ids(*range(5, 25), *tokens, 8), 2))
         await tokens_of(more)
         return more.cached_tokens
 
     with serving(max_sequences=1) as (_, engine):
-        assert asyncio.run(run(engine)) == 4 + 5  # the last token was never put into the cache
+        assert asyncio.run(run(engine)) == 21 + 5  # the last token was never put into the cache
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(serving):
     async def run(engine):
-        answers = [engine.answer(ask(ids(5), 30)) for _ in range(3)]
+        answers = [answer_to(engine, ask(ids(5), 30)) for _ in range(3)]
         with pytest.raises(QueueFullError, match="try again later") as refused:
-            engine.answer(ask(ids(5)))
+            answer_to(engine, ask(ids(5)))
         await asyncio.gather(*map(tokens_of, answers))
-        await tokens_of(engine.answer(ask(ids(5))))
+        await tokens_of(answer_to(engine, ask(ids(5))))
         return refused.value.retry_after
 
     with serving({"step_s": 0.002}, {"max_queue": 2}, max_sequences=1) as (_, engine):
@@ -169,7 +119,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(serving):
 
 def test_a_cancelled_request_ends_within_a_step_and_frees_its_slot(serving):
     async def run(llm, engine):
-        answer = engine.answer(ask(ids(5), 400))
+        answer = answer_to(engine, ask(ids(5), 400))
         await anext(answer)
         await answer.aclose()
         await answer.aclose()
@@ -177,7 +127,7 @@ def test_a_cancelled_request_ends_within_a_step_and_frees_its_slot(serving):
         steps = len(llm._session.batches)
         await asyncio.sleep(0.05)
         assert len(llm._session.batches) == steps < 50
-        waiting = [engine.answer(ask(ids(9, at), 5)) for at in range(3)]
+        waiting = [answer_to(engine, ask(ids(9, at), 5)) for at in range(3)]
         await waiting[2].aclose()  # before it began
         await asyncio.gather(*map(tokens_of, waiting[:2]))
 
@@ -188,7 +138,7 @@ def test_a_cancelled_request_ends_within_a_step_and_frees_its_slot(serving):
 
 def test_a_request_that_takes_too_long_is_told_so(serving):
     async def run(engine):
-        slow = engine.answer(ask(ids(5), 400))
+        slow = answer_to(engine, ask(ids(5), 400))
         with pytest.raises(RequestTimeoutError, match=r"longer than 0\.2 s"):
             await tokens_of(slow)
         assert 0 < len(slow.results[0].token_ids) < 400
@@ -197,100 +147,12 @@ def test_a_request_that_takes_too_long_is_told_so(serving):
         asyncio.run(run(engine))
 
 
-def fail_for(llm, wanted, error):
-    """Let steps that contain a sequence with the token `wanted` raise."""
-    step = llm._session.step
-
-    def failing(items):
-        for sequence, new, _ in items:
-            if wanted in sequence.history or wanted in new.tolist():
-                raise error
-        return step(items)
-
-    llm._session.step = failing
-    return lambda: setattr(llm._session, "step", step)
-
-
-def test_a_failing_request_fails_alone(open_llm, serving):
-    async def run(engine):
-        good, bad = engine.answer(ask(ids(5), 20)), engine.answer(ask(ids(99), 20))
-        with pytest.raises(ReadError, match="cannot be read"):
-            await tokens_of(bad)
-        return await tokens_of(good)
-
-    with serving() as (llm, engine):
-        fail_for(llm, 99, ReadError("experts.safetensors: cannot be read"))
-        assert asyncio.run(run(engine)) == [alone(open_llm, ids(5), 20)]
-
-
-def test_when_all_fail_the_engine_lives_and_recovers(open_llm, serving):
-    async def run(llm, engine):
-        mend = fail_for(llm, 1, ReadError("experts.safetensors: cannot be read"))
-        for answer in [engine.answer(ask(ids(at))) for at in (5, 6, 7)]:
-            with pytest.raises(ReadError, match="cannot be read"):
-                await tokens_of(answer)
-        mend()
-        return await tokens_of(engine.answer(ask(ids(5))))
-
-    with serving() as (llm, engine):
-        assert asyncio.run(run(llm, engine)) == [alone(open_llm, ids(5))]
-
-
-def test_what_a_logits_processor_raises_fails_its_request_alone(open_llm, serving):
-    def broken(token_ids, logits):
-        raise RuntimeError("no such grammar")
-
-    async def run(engine):
-        good = engine.answer(ask(ids(5)))
-        bad = engine.answer(ask(ids(6), logits_processor=broken))
-        with pytest.raises(RuntimeError, match="no such grammar"):
-            await tokens_of(bad)
-        return await tokens_of(good)
-
-    with serving() as (_, engine):
-        assert asyncio.run(run(engine)) == [alone(open_llm, ids(5))]
-
-
-def test_when_memory_runs_out_the_youngest_waits_and_no_answer_changes(open_llm, serving):
-    prompts = [ids(5, at) for at in range(4)]
-    expected = [[alone(open_llm, prompt, 12, temperature=1, seed=1)] for prompt in prompts]
-
-    async def run(llm, engine):
-        step = llm._session.step
-
-        def scarce(items):
-            if len(items) > 2:
-                raise MemoryError("no memory for so many")
-            return step(items)
-
-        llm._session.step = scarce
-        answers = [engine.answer(ask(p, 12, temperature=1, seed=1)) for p in prompts]
-        return await asyncio.gather(*map(tokens_of, answers))
-
-    with serving(max_sequences=4) as (llm, engine):
-        assert asyncio.run(run(llm, engine)) == expected
-        assert metric(engine._metrics, "adapmoe_preemptions_total") >= 2
-
-
-def test_a_lone_request_that_has_no_memory_fails(serving):
-    async def run(llm, engine):
-        def none(items):
-            raise MemoryError("nothing left")
-
-        llm._session.step = none
-        with pytest.raises(MemoryError, match="nothing left"):
-            await tokens_of(engine.answer(ask(ids(5))))
-
-    with serving() as (llm, engine):
-        asyncio.run(run(llm, engine))
-
-
 def test_what_does_not_fit_is_refused_at_once(serving):
     async def run(engine):
         with pytest.raises(ContextOverflowError):
-            engine.answer(ask(ids(*range(5, 105)), 100))
+            answer_to(engine, ask(ids(*range(5, 105)), 100))
         with pytest.raises(ValueError, match="outside the vocabulary"):
-            engine.answer(ask(ids(5), logit_bias={5000: 1.0}))
+            answer_to(engine, ask(ids(5), logit_bias={5000: 1.0}))
 
     with serving(max_context=128) as (_, engine):
         asyncio.run(run(engine))
@@ -298,11 +160,11 @@ def test_what_does_not_fit_is_refused_at_once(serving):
 
 def test_draining_finishes_what_there_is_and_takes_nothing_new(serving):
     async def run(engine):
-        answers = [engine.answer(ask(ids(5, at), 20)) for at in range(3)]
+        answers = [answer_to(engine, ask(ids(5, at), 20)) for at in range(3)]
         engine.begin_drain()
         assert not engine.takes_requests
         with pytest.raises(ClosedError, match="shutting down"):
-            engine.answer(ask(ids(5)))
+            answer_to(engine, ask(ids(5)))
         found = await asyncio.gather(*map(tokens_of, answers))
         assert [len(tokens) for [tokens] in found] == [20, 20, 20]
         await until(lambda: not engine.alive)
@@ -313,7 +175,7 @@ def test_draining_finishes_what_there_is_and_takes_nothing_new(serving):
 
 def test_stopping_ends_what_runs_and_what_waits(serving):
     async def run(engine):
-        answers = [engine.answer(ask(ids(5, at), 400)) for at in range(3)]
+        answers = [answer_to(engine, ask(ids(5, at), 400)) for at in range(3)]
         await anext(answers[0])
         await asyncio.to_thread(engine.stop)
         for answer in answers:
@@ -326,7 +188,7 @@ def test_stopping_ends_what_runs_and_what_waits(serving):
 
 def test_memory_may_change_meanwhile(open_llm, serving):
     async def run(llm, engine):
-        answer = engine.answer(ask(ids(5), 100))
+        answer = answer_to(engine, ask(ids(5), 100))
         await anext(answer)
         await asyncio.to_thread(llm.set_memory, "64MiB")
         return await tokens_of(answer)
@@ -338,7 +200,7 @@ def test_memory_may_change_meanwhile(open_llm, serving):
 def test_metrics_count_what_happened(serving):
     async def run(engine):
         for _ in range(2):
-            await tokens_of(engine.answer(ask(ids(*range(5, 25)))))
+            await tokens_of(answer_to(engine, ask(ids(*range(5, 25)))))
 
     with serving() as (llm, engine):
         asyncio.run(run(engine))
@@ -357,6 +219,8 @@ def test_metrics_count_what_happened(serving):
         assert metric(engine._metrics, "adapmoe_time_to_first_token_seconds_count") == 2
         assert metric(engine._metrics, "adapmoe_time_between_tokens_seconds_count") == 8
         assert metric(engine._metrics, "adapmoe_memory_bytes", part="kv") == 2**20
+        assert metric(engine._metrics, "adapmoe_choices_running") == 0
+        assert metric(engine._metrics, "adapmoe_prefixes_kept") == 1
 
 
 def test_an_idle_engine_does_not_turn(serving):

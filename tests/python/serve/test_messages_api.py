@@ -2,11 +2,12 @@
 """/v1/messages as Anthropic's client sees it, and as others might misuse it."""
 
 import json
+import threading
 
-import anthropic
 import pytest
 
 from adapmoe.errors import NonFiniteError, ReadError
+from adapmoe.serve.messages_request import MessagesRequest
 from adapmoe.serve.service import QueueFullError, RequestTimeoutError
 from support.core.fake_service import MODEL, FakeService, client_of
 
@@ -148,6 +149,51 @@ def test_results_of_tools_may_be_parts_empty_or_errors(service, claude):
     assert tail in service.prompt
 
 
+def test_messages_of_one_role_in_a_row_are_one(service, claude):
+    call = {"type": "tool_use", "id": "a", "name": "weather", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": "rain"}
+    ask(
+        claude,
+        messages=[
+            USER,
+            {"role": "user", "content": [{"type": "text", "text": "Now?"}]},
+            {"role": "assistant", "content": "Let me see."},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": "Well?"},
+            {"role": "user", "content": [result]},
+        ],
+    )
+    assert service.prompt.strip().startswith(
+        f"<|user|>{USER['content']}\nNow?\n<|assistant|>Let me see.<tool_call>"
+    )
+    assert "<|tool|>rain of a\n<|user|>Well?\n<|assistant|>" in service.prompt
+
+
+def test_what_has_no_effect_here_is_accepted(claude):
+    examples = {"input_examples": [{"metric": True}], "eager_input_streaming": True}
+    thinking = {"type": "enabled", "budget_tokens": 1024, "display": "summarized"}
+    ask(claude, tools=[{**TOOL, **examples}], thinking=thinking)
+
+
+def test_a_turn_is_made_once_and_not_in_the_event_loop(service, claude, monkeypatch):
+    answer, turn = service.answer, MessagesRequest.turn
+    loops, makers = [], []
+
+    def answered(asks):
+        loops.append(threading.get_ident())
+        return answer(asks)
+
+    def made(self):
+        makers.append(threading.get_ident())
+        return turn(self)
+
+    monkeypatch.setattr(service, "answer", answered)
+    monkeypatch.setattr(MessagesRequest, "turn", made)
+    ask(claude)
+    assert len(makers) == len(loops) == 1
+    assert makers != loops
+
+
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
 def test_a_forced_call_comes_from_random_logits(service, claude, choice):
     service.texts = [None]
@@ -230,6 +276,10 @@ def test_where_to_cache_is_accepted_everywhere(claude):
         ({"output_config": {"effort": "low"}}, "'effort' is not supported"),
         ({"thinking": {"type": "sometimes"}}, "thinking.type: "),
         ({"stop_sequences": [""]}, "stop_sequences[0]: "),
+        ({"stop_sequences": ["a" * 1001]}, "at most 1000 characters"),
+        ({"thinking": {"type": "enabled", "display": "some"}}, "thinking.display: "),
+        ({"tools": [{**TOOL, "defer_loading": True}]}, "'defer_loading' is not supported"),
+        ({"tools": [{**TOOL, "allowed_callers": ["x"]}]}, "'allowed_callers' is not supported"),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else None,
 )
@@ -261,11 +311,15 @@ def test_thinking_needs_a_template_that_has_it(open_llm):
 
 
 def test_another_model_is_not_found(claude):
+    import anthropic  # takes seconds to load
+
     with pytest.raises(anthropic.NotFoundError):
         ask(claude, model="claude")
 
 
 def test_a_full_queue_is_a_rate_limit(service, claude):
+    import anthropic  # takes seconds to load
+
     service.refuse = QueueFullError("64 requests wait", 7)
     with pytest.raises(anthropic.RateLimitError, match="64 requests wait") as caught:
         ask(claude)
@@ -283,6 +337,8 @@ def test_a_full_queue_is_a_rate_limit(service, claude):
 def test_an_answer_that_fails_says_so_in_whole_and_in_streams(
     service, http, claude, error, status, kind
 ):
+    import anthropic  # takes seconds to load
+
     service.texts = [error]
     body = {"model": MODEL, "max_tokens": 100, "messages": [USER]}
     response = http.post(PATH, json=body)

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapmoe.serve.protection import BodyLimit, HostCheck, parse_host, protect
+from adapmoe.serve.protection import (
+    BodyLimit,
+    HostCheck,
+    bytes_for_bodies,
+    parse_host,
+    protect,
+)
 from adapmoe.serve.settings import ServeSettings
 
 KEYS = {"secret-of-alice-1": "alice", "secret-of-bob-123": "bob"}
@@ -70,6 +76,7 @@ ALLOWED = [
     "[0:0::1]",
     "192.168.1.7:8000",
     socket.gethostname().upper(),
+    socket.gethostname().partition(".")[0] + ".local:8000",
     "jetson.example",
 ]
 
@@ -87,6 +94,9 @@ def test_own_names_and_addresses_are_allowed(ask, host):
         ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example", 403),
         ("evil-localhost", 403),
+        ("evil.local", 403),
+        ("local", 403),
+        (".local", 403),
         ("0x7f.1", 403),
         ("", 400),
         (":8000", 400),
@@ -106,15 +116,31 @@ def test_other_names_are_refused(ask, echo, host, status):
     assert echo.calls == 0
 
 
-def test_listed_hosts_are_the_only_ones(ask):
+def test_listed_hosts_are_allowed_besides_what_no_web_page_can_be_called(ask):
     listed = {"allowed_hosts": ["Box.Example", "[0::7]"]}
     for host, status in [
         ("box.example:1", 200),
+        ("other.example", 403),
         ("[::7]", 200),
-        ("[::1]", 403),
-        ("localhost", 403),
+        ("[::1]", 200),
+        ("127.0.0.1:8000", 200),
+        ("10.1.2.3", 200),
+        ("localhost", 200),
+        (socket.gethostname(), 200),
     ]:
         assert ask(headers={"host": host}, **listed).status_code == status, host
+
+
+def test_a_host_with_a_domain_is_called_by_its_first_name_in_multicast_dns(echo, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "Jetson.example.com")
+    check = HostCheck(echo, (), "::1")
+    for host, allowed in [
+        ("jetson.local", True),
+        ("jetson.example.com", True),
+        ("jetson.example.com.local", False),
+        ("example.local", False),
+    ]:
+        assert (host in check._names) == allowed, host
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -261,7 +287,7 @@ def limited(echo, messages, headers=()):
         sent.append(message)
 
     scope = {"type": "http", "path": "/", "headers": list(headers), "state": {"key": ""}}
-    asyncio.run(BodyLimit(echo, 5)(scope, receive, send))
+    asyncio.run(BodyLimit(echo, 5, 100)(scope, receive, send))
     return sent, messages
 
 
@@ -299,6 +325,87 @@ def test_after_the_body_the_app_hears_that_a_client_leaves():
 
     limited(app, [part(b"a"), part(b"b", False), {"type": "http.disconnect"}])
     assert heard == [part(b"ab", False), {"type": "http.disconnect"}]
+
+
+class Held:
+    """Requests to a limit of 5 bytes, and of 12 for all, that the app holds until they are told."""
+
+    def __init__(self):
+        self.ends = asyncio.Event()
+        self.fails = False
+        self.limit = BodyLimit(self.app, 5, 12)
+        self.tasks = []
+
+    async def app(self, scope, receive, send):
+        await receive()
+        await self.ends.wait()
+        if self.fails:
+            raise RuntimeError("a bug")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ask(self, *messages):
+        """Statuses and headers of what was answered so far; [] while it is held."""
+        waiting, sent = list(messages), []
+
+        async def receive():
+            return waiting.pop(0) if waiting else await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/", "headers": []}
+        self.tasks.append(asyncio.create_task(self.limit(scope, receive, send)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return [(m["status"], dict(m["headers"])) for m in sent if "status" in m]
+
+    async def end(self):
+        """All of them."""
+        self.ends.set()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.ends.clear()
+        self.tasks.clear()
+
+
+def test_bodies_together_may_be_as_long_as_is_allowed():
+    async def run():
+        held = Held()
+        for _ in range(2):  # the second time: all room is free again
+            assert await held.ask(part(b"xxxxx", False)) == []
+            assert await held.ask(part(b"xxxxx")) == []  # is still being sent
+            [(status, headers)] = await held.ask(part(b"xx"), part(b"x", False))
+            assert (status, headers[b"retry-after"]) == (503, b"1")
+            assert await held.ask(part(b"xx", False)) == []
+            [(status, _)] = await held.ask(part(b"x", False))
+            assert status == 503
+            assert await held.ask(part(b"", False)) == []
+            held.tasks.pop(1).cancel()
+            await held.end()
+
+    asyncio.run(run())
+
+
+def test_room_for_bodies_is_free_again_however_a_request_ends():
+    async def run():
+        held = Held()
+        for _ in range(10):
+            assert await held.ask(part(b"xxxx"), {"type": "http.disconnect"}) == []
+            [(status, _)] = await held.ask(part(b"xxxxx"), part(b"x"))
+            assert status == 413
+            held.fails = True
+            assert await held.ask(part(b"xxxx", False)) == []
+            await held.end()
+            assert await held.ask(part(b"xxxx", False)) == []
+            held.tasks[0].cancel()
+            await held.end()
+        assert held.limit._free == 12
+
+    asyncio.run(run())
+
+
+def test_there_is_room_for_eight_bodies_and_for_many_short_ones():
+    assert bytes_for_bodies(100 << 20) == 800 << 20
+    assert bytes_for_bodies(1000) == 64 << 20
 
 
 def test_the_lifespan_passes_all_checks():

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server as a process: signals, hostile clients, many connections, TLS."""
+"""The server as a process: signals, hostile clients, many connections."""
 
 import asyncio
 import contextlib
-import json
 import os
-import shutil
+import select
 import signal
 import socket
-import ssl
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,52 +16,16 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from adapmoe.serve import connection
-from adapmoe.serve.config import ConfigError
+from adapmoe.serve import connection, start
+from adapmoe.serve.config import Config
 from adapmoe.serve.connection import Connection
-from adapmoe.serve.server import ServeError, bind, find_address, load_tls
+from adapmoe.serve.protection import bytes_for_bodies
 from adapmoe.serve.settings import ServeSettings
+from adapmoe.serve.start import OpenApp
+from adapmoe.settings import Settings
+from support.core.server_process import GET, POST, STREAM, Running, read_to_end
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 SECRET = "0123456789abcdef"
-
-
-class Running:
-    """A server process."""
-
-    def __init__(self, **settings):
-        command = [sys.executable, "-m", "support.core.small_server"]
-        self.process = subprocess.Popen(
-            [*command, json.dumps({"port": 0, **settings}, allow_nan=False)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        assert self.event() == "app begins", self.end()
-        self.url = self.event().removeprefix("ready ")
-        self.port = int(self.url.rpartition(":")[2])
-
-    def event(self):
-        """The next line it prints, "" if it has ended."""
-        return self.process.stdout.readline().strip()
-
-    def connect(self, data=b""):
-        found = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        found.sendall(data)
-        return found
-
-    def end(self):
-        """Exit code, what it printed since, and what it complained about."""
-        try:
-            out, err = self.process.communicate(timeout=20)
-        finally:
-            self.process.kill()
-        return self.process.returncode, out.split("\n")[:-1], err
-
-    def stop(self):
-        self.process.terminate()
-        return self.end()
 
 
 @pytest.fixture(scope="module")
@@ -77,36 +37,6 @@ def shared():
     assert (code, out[-3:]) == (0, ["drain", "app ends", "closed"])
 
 
-@pytest.fixture
-def running():
-    """Start servers; all are ended."""
-    started = []
-
-    def start(**settings):
-        started.append(Running(**settings))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.process.kill()
-        server.process.communicate()
-
-
-def read_to_end(client):
-    """All that comes until the server closes the connection."""
-    data = b""
-    try:
-        while more := client.recv(1 << 16):
-            data += more
-    except ConnectionResetError:
-        pass
-    return data
-
-
-GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-STREAM = b"GET /stream?lines=%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 def test_it_listens_at_a_free_port_and_answers(shared):
     found = httpx.post(shared.url, content=b"hello")
     assert (found.status_code, found.text) == (200, " sent 5 bytes")
@@ -114,7 +44,6 @@ def test_it_listens_at_a_free_port_and_answers(shared):
     assert shared.url.startswith("http://127.0.0.1:")
 
 
-POST = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 STALLS = [
     b"",
     b"GET / HT",
@@ -164,6 +93,7 @@ def test_a_slow_body_that_goes_on_is_read(shared):
         assert read_to_end(client).endswith(b"sent 4096 bytes")
 
 
+@pytest.mark.slow
 def test_neither_long_answers_nor_pauses_between_requests_are_cut_off(shared):
     with httpx.Client(base_url=shared.url) as client:
         assert client.get("/stream?lines=13").text.split() == [str(i) for i in range(13)]
@@ -230,6 +160,7 @@ def test_200_connections_at_once_are_answered(shared):
         client.close()
 
 
+@pytest.mark.slow
 def test_more_connections_than_allowed_are_told_to_come_back(running):
     server = running(max_connections=50)
     clients = [server.connect() for _ in range(200)]
@@ -276,6 +207,7 @@ def test_sigterm_lets_answers_finish_and_nothing_new_begin(running):
     assert server.end() == (0, ["app ends", "closed"], "")
 
 
+@pytest.mark.slow
 def test_answers_that_take_too_long_are_cut_off(running):
     server = running(drain=0.3)
     with server.connect(STREAM % 10_000) as client:
@@ -289,6 +221,7 @@ def test_answers_that_take_too_long_are_cut_off(running):
     assert err == "1 connections are cut off\n"
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(running):
     server = running(drain=60)
     with server.connect(STREAM % 10_000) as client:
@@ -315,6 +248,7 @@ def key_file(folder, content):
     return path
 
 
+@pytest.mark.slow
 def test_sighup_reads_the_keys_again(running, tmp_path):
     path = key_file(tmp_path, f"alice:{SECRET}")
     server = running(keys=str(path))
@@ -331,91 +265,102 @@ def test_sighup_reads_the_keys_again(running, tmp_path):
     assert httpx.get(server.url + "/health").status_code == 200
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """(certificate, key), self-signed for localhost."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("making a certificate needs the program openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    request = (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
-        "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    files = ["-out", paths[0], "-keyout", paths[1]]
-    subprocess.run([openssl, *request.split(), *files], check=True, capture_output=True)
-    return tuple(map(str, paths))
+@pytest.mark.slow
+def test_sighup_without_keys_ends_nothing(running):
+    server = running()
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.stderr.readline().startswith("SIGHUP changes nothing")
+    assert httpx.get(server.url).status_code == 200
+    assert server.stop() == (0, ["drain", "app ends", "closed"], "")
 
 
-def test_tls(running, certificate):
-    cert, key = certificate
-    server = running(tls_cert=cert, tls_key=key, header_timeout=0.5)
-    assert server.url.startswith("https://127.0.0.1:")
-    trusting = ssl.create_default_context(cafile=cert)
-    assert httpx.get(server.url, verify=trusting).status_code == 200
-    began = time.monotonic()
-    with server.connect() as silent:  # no handshake
-        assert read_to_end(silent) == b""
-    assert 0.4 < time.monotonic() - began < 5
-    with server.connect(GET) as plain:
-        assert b"200" not in read_to_end(plain)
-    code, out, _ = server.stop()
-    assert (code, out) == (0, ["drain", "app ends", "closed"])
+def test_sighup_while_the_pack_is_opened_or_closed_ends_nothing(monkeypatch):
+    def hang_up():
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    @contextlib.contextmanager
+    def open_app(config):
+        hang_up()
+        yield OpenApp(None, print, lambda: True)
+        hang_up()
+
+    def serve(app, settings, listener, tls, hooks):
+        hang_up()
+        ended.append(True)
+
+    ended = []
+    monkeypatch.setattr(start, "serve", serve)
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        settings = ServeSettings(port=0)
+        start.start(Config(Path("none"), Settings(), settings), open_app, print)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended == [True]
 
 
-def test_files_for_tls_that_do_not_do_are_named(certificate, tmp_path):
-    cert, key = certificate
-    other = tmp_path / "other.pem"
-    other.write_text("no key")
-    for settings, message in [
-        ({"tls_cert": cert}, "tls_key and tls_cert need each other"),
-        ({"tls_cert": cert, "tls_key": "/none"}, "/none: cannot be read for TLS: No such file"),
-        ({"tls_cert": cert, "tls_key": str(other)}, f"{other}: not a certificate and its key"),
-        ({"tls_cert": key, "tls_key": key}, "not a certificate and its key"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            load_tls(ServeSettings(**settings))
-    assert load_tls(ServeSettings()) is None
+def test_keys_that_change_while_the_pack_is_opened_count(tmp_path, monkeypatch):
+    path = key_file(tmp_path, f"alice:{SECRET}")
+
+    @contextlib.contextmanager
+    def open_app(config):
+        key_file(tmp_path, f"bob:new{SECRET}")
+        yield OpenApp(None, print, lambda: True)
+
+    found = []
+    monkeypatch.setattr(start, "protect", lambda app, settings, find: found.append(find))
+    monkeypatch.setattr(start, "serve", lambda *all: None)
+    monkeypatch.setattr(signal, "signal", lambda *all: None)
+    settings = ServeSettings(port=0, keys=str(path))
+    start.start(Config(Path("none"), Settings(), settings), open_app, print)
+    assert (found[0](SECRET), found[0]("new" + SECRET)) == (None, "bob")
 
 
-def test_an_encrypted_key_is_refused_instead_of_asked_for(certificate, tmp_path):
-    cert, key = certificate
-    locked = str(tmp_path / "locked.pem")
-    command = ["openssl", "ec", "-aes128", "-passout", "pass:abcd", "-in", key, "-out", locked]
-    subprocess.run(command, check=True, capture_output=True)
-    with pytest.raises(ConfigError, match="its key, not encrypted"):
-        load_tls(ServeSettings(tls_cert=cert, tls_key=locked))
+@pytest.mark.slow
+def test_a_server_whose_engine_has_ended_ends_with_an_error(running):
+    server = running()
+    with server.connect(STREAM % 30) as client:
+        first = client.recv(1 << 16)
+        assert httpx.get(server.url + "/die").text == "dead"
+        began = time.monotonic()
+        assert server.event() == "drain"
+        assert time.monotonic() - began < 3
+        whole = first + read_to_end(client)
+    assert b"\n29\n" in whole
+    code, out, err = server.end()
+    assert (code, out) == (1, ["app ends", "closed"])
+    assert err.startswith("the engine has ended: no request can be answered")
+    assert "ServeError: the engine has ended; the lines above say why" in err
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_listening_beyond_this_machine_needs_keys(host):
-    with pytest.raises(ConfigError, match=r"other machines could use .* name a file of API keys"):
-        find_address(ServeSettings(host=host))
-    assert find_address(ServeSettings(host=host, keys="file"))[1] == host
+@pytest.mark.slow
+def test_an_engine_that_ends_while_the_server_does_is_no_error(running):
+    server = running()
+    with server.connect(STREAM % 40) as client:
+        assert client.recv(1 << 16)
+        with server.connect(GET.replace(b"GET /", b"GET /die")) as last:
+            server.process.send_signal(signal.SIGTERM)
+            assert server.event() == "drain"
+            read_to_end(last)
+        read_to_end(client)
+    assert server.end() == (0, ["app ends", "closed"], "")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_loopback_needs_none(host):
-    assert find_address(ServeSettings(host=host))[1] in (host, "127.0.0.1")
-
-
-@pytest.mark.parametrize("host", ["a..b", "no such host", "x" * 300])
-def test_a_host_that_is_none_is_named(host):
-    with pytest.raises(ConfigError, match="is neither an address nor a name of this machine"):
-        find_address(ServeSettings(host=host))
-
-
-def test_a_port_in_use_is_an_error():
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(ServeError, match=f"cannot listen at 127.0.0.1, port {port}: Address"):
-            bind(ServeSettings(port=port))
-
-
-def test_an_address_of_another_machine_is_an_error():
-    with pytest.raises(ServeError, match=r"cannot listen at 192.0.2.1, port 0: Cannot assign"):
-        bind(ServeSettings(host="192.0.2.1", port=0, keys="file"))
+@pytest.mark.slow
+def test_bodies_of_many_connections_do_not_add_up(running):
+    server = running(max_body="8MiB")
+    most = b"x" * (7 << 20)
+    head = POST + b"Content-Length: %d\r\n\r\n" % (8 << 20)
+    clients = [server.connect(head) for _ in range(bytes_for_bodies(8 << 20) // len(most) + 1)]
+    for client in clients:
+        client.sendall(most)
+    [answered], _, _ = select.select(clients, [], [], 10)
+    assert _first_answer(answered) == "503"
+    for client in clients:
+        client.close()
+    deadline = time.monotonic() + 5
+    while httpx.post(server.url, content=most).status_code != 200:  # it has seen that they left
+        assert time.monotonic() < deadline
 
 
 def test_a_client_that_reads_nothing_is_cut_off(monkeypatch):

@@ -76,6 +76,15 @@ def test_the_template_tells_the_syntax(template, syntax):
             '{"arguments":{"a":null},"name":"f"}</tool_call>',
             [("f", {"a": None})],
         ),
+        (CallSyntax.HERMES, '{"name": "f"}</tool_call>', [("f", {})]),
+        (CallSyntax.HERMES, '{"name": "f", "arguments": null}</tool_call>', [("f", {})]),
+        (CallSyntax.MISTRAL, '[{"name": "f"}]', [("f", {})]),
+        (
+            CallSyntax.HERMES,
+            r'{"name": "f", "arguments": " {\"a\": \"\\\"é\"} "}</tool_call>',
+            [("f", {"a": '"é'})],
+        ),
+        (CallSyntax.MISTRAL, '[{"name": "f", "arguments": "{}"}]', [("f", {})]),
     ],
 )
 def test_calls_are_read(syntax, text, calls):
@@ -118,10 +127,16 @@ def test_what_is_no_call_is_noticed_at_the_first_character_that_shows_it(syntax,
 @pytest.mark.parametrize(
     "parsed",
     [
-        '{"name": "f"}',
-        '{"name": "f", "arguments": "{}"}',
+        '{"name": "f", "arguments": ""}',
+        '{"name": "f", "arguments": "x"}',
+        '{"name": "f", "arguments": "{"}',
+        '{"name": "f", "arguments": "{} x"}',
+        '{"name": "f", "arguments": "[1]"}',
+        '{"name": "f", "arguments": "5"}',
+        '{"name": "f", "arguments": "%s"}' % ("[" * 100_000),
+        '{"name": "f", "arguments": "{\\"a\\": 1e999}"}',
         '{"name": "f", "arguments": [1]}',
-        '{"name": "f", "arguments": null}',
+        '{"name": "f", "arguments": 0}',
         '{"name": "", "arguments": {}}',
         '{"name": 1, "arguments": {}}',
         '{"arguments": {}}',
@@ -140,6 +155,33 @@ def test_an_object_that_is_no_call_is_malformed(parsed):
     ]:
         with pytest.raises(MalformedError):
             read(syntax, text)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "</", "\n</tool_call"])
+def test_a_complete_object_is_a_call_where_the_answer_ends(end):
+    reader = CallReader(CallSyntax.HERMES)
+    for char in '\n{"name": "f", "arguments": {"a": 1}}' + end:
+        assert reader.push(char) == []
+    [call] = reader.finish()
+    assert (call.name, call.arguments) == ("f", '{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text"),
+    [
+        (CallSyntax.HERMES, ""),
+        (CallSyntax.HERMES, '{"name": "f", "arguments": {}'),
+        (CallSyntax.HERMES, '{"arguments": {}}'),
+        (CallSyntax.MISTRAL, '[{"name": "f", "arguments": {}}'),
+        (CallSyntax.MISTRAL, "f[ARGS]"),
+    ],
+)
+def test_where_the_answer_ends_too_early_there_is_no_call(syntax, text):
+    reader = CallReader(syntax)
+    for char in text:
+        reader.push(char)
+    with pytest.raises(MalformedError):
+        reader.finish()
 
 
 def test_deep_nesting_is_malformed_and_not_a_crash():

@@ -55,11 +55,11 @@ class FakeService:
         if template is not None:
             llm._templates = ChatTemplates(llm.path, {"default": template}, {})
 
-    def answer(self, ask):
+    def answer(self, asks):
         if self.refuse is not None:
             raise self.refuse
-        self.asks.append(ask)
-        self.answers.append(FakeAnswering(self, ask))
+        self.asks += asks
+        self.answers.append(FakeAnswering(self, asks))
         return self.answers[-1]
 
     def next_text(self):
@@ -74,8 +74,9 @@ class FakeService:
 class FakeAnswering:
     """Takes the choices one token further in turn."""
 
-    def __init__(self, service, ask):
+    def __init__(self, service, asks):
         llm = service.llm
+        every = [(ask, params) for ask in asks for params in ask.params]
         self.requests = [
             llm.scheduler.new_request(
                 index,
@@ -85,8 +86,9 @@ class FakeAnswering:
                 answers=ask.answers,
                 shown=ask.shown_special,
             )
-            for index, params in enumerate(ask.params)
+            for index, (ask, params) in enumerate(every)
         ]
+        self.prompt_tokens = sum(len(ask.prompt) for ask in asks)
         self.scripts = [service.next_text() for _ in self.requests]
         self.cached_tokens = service.cached_tokens
         self.hangs = service.hangs

@@ -7,6 +7,7 @@ SETTINGS: fields of ServeSettings as JSON. Prints a line for every event of its 
 import asyncio
 import json
 import sys
+import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from adapmoe.serve.config import Config
 from adapmoe.serve.settings import ServeSettings
 from adapmoe.serve.start import OpenApp, start
 from adapmoe.settings import Settings
+
+dead = threading.Event()
 
 
 def say(*words):
@@ -48,6 +51,12 @@ async def fail(request):
     raise RuntimeError("a bug")
 
 
+async def die(request):
+    """What stands for the engine is no longer alive."""
+    dead.set()
+    return PlainTextResponse("dead")
+
+
 @asynccontextmanager
 async def lifespan(app):
     say("app begins")
@@ -61,10 +70,14 @@ def open_app(config):
         Route("/", answer, methods=["GET", "POST"]),
         Route("/stream", stream),
         Route("/fail", fail),
+        Route("/die", die),
         Route("/health", answer),
     ]
-    yield OpenApp(Starlette(routes=routes, lifespan=lifespan), lambda: say("drain"))
-    say("closed")
+    app = Starlette(routes=routes, lifespan=lifespan)
+    try:
+        yield OpenApp(app, lambda: say("drain"), lambda: not dead.is_set())
+    finally:
+        say("closed")
 
 
 if __name__ == "__main__":

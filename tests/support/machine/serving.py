@@ -7,19 +7,19 @@ import subprocess
 import sys
 import time
 
-import anthropic
 import httpx
-import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 
 class Server:
     """A running server of a pack. Use as a context manager; at the end it must exit with 0."""
 
-    def __init__(self, pack, *options, environment=None, port=0):
+    def __init__(self, pack, *options, environment=None, port=0, group=None):
+        """`group`: a `MemoryCgroup` to run in."""
         command = [sys.executable, "-m", "adapmoe.serve", pack, "--port", port, *options]
+        command = [str(word) for word in command]
         self.process = subprocess.Popen(
-            [str(word) for word in command],
+            command if group is None else group.command(command),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -35,14 +35,20 @@ class Server:
         self._clients = [self.http]
 
     def openai(self, **options):
+        import openai  # the clients take seconds to load
+
         options = {"api_key": "none", "max_retries": 0, **options}
         return self._client(openai.OpenAI(base_url=f"{self.url}/v1", **options))
 
     def openai_async(self, **options):
+        import openai
+
         options = {"api_key": "none", "max_retries": 0, **options}
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", **options)
 
     def anthropic(self, **options):
+        import anthropic
+
         options = {"api_key": "none", "max_retries": 0, **options}
         return self._client(anthropic.Anthropic(base_url=self.url, **options))
 
