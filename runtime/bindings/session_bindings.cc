@@ -45,10 +45,9 @@ std::pair<Logits, std::vector<StepStats>> step(const PySession& self,
     of_core.push_back({&sequence->sequence, {ids.data(), ids.size()}, logits_of(logits)});
     rows += of_core.back().logit_rows();
   }
-  return run_step({static_cast<size_t>(rows), static_cast<size_t>(session->model().vocab_size)},
-                  [&](std::span<float> logits) {
-                    return session->step(of_core, logits, python_signals());
-                  });
+  return run_step(
+      {static_cast<size_t>(rows), static_cast<size_t>(session->model().vocab_size)},
+      [&](std::span<float> logits) { return session->step(of_core, logits, python_signals()); });
 }
 
 std::pair<Logits, StepStats> step_one(PySequence& self, std::span<const int32_t> ids,

@@ -129,8 +129,8 @@ Status Session::check_items(std::span<const StepItem> items) const {
     }
     if (sequence->length + std::ssize(ids) > parts_->config.max_context) {
       return context_overflow(str_cat("the sequence holds ", sequence->length, " tokens and ",
-                                      ids.size(), " more exceed max_context=",
-                                      parts_->config.max_context,
+                                      ids.size(),
+                                      " more exceed max_context=", parts_->config.max_context,
                                       "; shorten the prompt or open with a larger max_context"));
     }
     sequences.push_back(sequence);
@@ -185,8 +185,8 @@ Result<std::vector<StepStats>> Session::run(std::span<const StepItem> items,
       const std::vector<int32_t> logit_rows = all.logit_rows(begin, n);
       step.item_of_row = std::span(all.item).subspan(begin, n);
       step.rows_after = static_cast<int64_t>(std::min(most, count - begin - n));
-      ADAPMOE_RETURN_IF_ERROR(parts_->decoder->forward(std::span(all.rows).subspan(begin, n),
-                                                       logit_rows, out, step));
+      ADAPMOE_RETURN_IF_ERROR(
+          parts_->decoder->forward(std::span(all.rows).subspan(begin, n), logit_rows, out, step));
       out += logit_rows.size() * vocab;
     }
     return {};

@@ -232,6 +232,7 @@ class Batch {
     }
     tokens.insert(tokens.end(), ids.begin(), ids.end());
     std::vector<StepItem> items;
+    items.reserve(sequences_.size());
     for (size_t i = 0; i < sequences_.size(); ++i) {
       items.push_back({&sequences_[i], std::span(ids).subspan(i, 1)});
     }

@@ -109,6 +109,8 @@ class SessionUser {
   void append(size_t count) {
     std::vector<StepItem> items;
     std::vector<size_t> before;
+    items.reserve(count);
+    before.reserve(count);
     for (Sequence& sequence : std::span(sequences_).first(count)) {
       before.push_back(position(sequence));
       const auto rest = std::span(script_.ids).subspan(before.back());
