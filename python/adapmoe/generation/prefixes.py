@@ -54,6 +54,11 @@ class Prefixes:
         """Number of sequences kept."""
         return len(self._kept)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `begin` finds a slot; cheaper to ask than to try before every step."""
+        return bool(self._kept) or self._scheduler.slots.free > 0
+
     def begin(self, key: str, prompt: Ids, running: Iterable[Held] = ()) -> Sequence | None:
         """A sequence that already holds as much of the prompt's beginning as can be had.
 

@@ -187,7 +187,7 @@ class Scheduler:
         ]
         return self._run(items)
 
-    def _run(self, parts: list["Part"]) -> list[tuple[Request, Exception]]:
+    def _run(self, parts: list[Part]) -> list[tuple[Request, Exception]]:
         failed: list[tuple[Request, Exception]] = []
         for request, sequence, _, _ in parts:
             if not request.stats.prefill_tokens:

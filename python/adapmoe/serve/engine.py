@@ -249,7 +249,7 @@ class Engine:
     def _begin(self) -> None:
         """Give slots to waiting jobs in their order."""
         for job in list(self._waiting):
-            if len(self._running) >= self._most_running:
+            if len(self._running) >= self._most_running or not self._prefixes.has_room:
                 return
             if job.ended or not job.may_begin:
                 continue

@@ -190,7 +190,7 @@ class BodyLimit:
     """Reads the whole body of a request first, and refuses one that is too long.
 
     A body counts, as far as it has come, until its request has been answered; one for which the
-    bodies of other requests leave no room is refused for now.
+    bodies of other requests leave no room is refused with 503.
     """
 
     def __init__(self, app: ASGIApp, limit: int, total: int) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 
+import jsonschema_rs
 import numpy as np
 import pytest
 import tokenizers
@@ -22,9 +23,6 @@ from adapmoe.serve.grammar import MAX_SCHEMA_BYTES
 from adapmoe.serve.tool_calls import CallSyntax, ToolCall
 from adapmoe.text.tokenizer import StreamDecoder, Tokenizer
 from support.models.tool_templates import HERMES, MISTRAL_LIST, MISTRAL_NAMED
-
-jsonschema_rs = pytest.importorskip("jsonschema_rs")
-pytest.importorskip("llguidance")
 
 TEMPLATES = {
     CallSyntax.HERMES: HERMES,

@@ -9,8 +9,12 @@ import time
 import pytest
 
 from adapmoe import ClosedError, ContextOverflowError
+from adapmoe.machine.power import PowerMeter, Span
+from adapmoe.machine.procfs import KernelTree
+from adapmoe.serve.metrics import Metrics
 from adapmoe.serve.service import QueueFullError, RequestTimeoutError
 from support.core.engine_run import alone, answer_to, ask, ids, metric, running, tokens_of, until
+from support.machine.machines import MACHINES, build
 
 
 @pytest.fixture
@@ -221,6 +225,18 @@ def test_metrics_count_what_happened(serving):
         assert metric(engine._metrics, "adapmoe_memory_bytes", part="kv") == 2**20
         assert metric(engine._metrics, "adapmoe_choices_running") == 0
         assert metric(engine._metrics, "adapmoe_prefixes_kept") == 1
+
+
+def test_power_is_told_where_it_is_measured_and_only_there(open_llm, tmp_path):
+    llm = open_llm()
+    llm.scheduler.power = PowerMeter(KernelTree(tmp_path / "none"))
+    assert metric(Metrics(llm), "adapmoe_power_watts") is None
+    llm.scheduler.power = PowerMeter(KernelTree(build(tmp_path, MACHINES["orin_jetpack_7_2"]())))
+    metrics = Metrics(llm)
+    for joules in (4.0, 8.0):  # 0.6 s each: averaged over a second at least
+        metrics.step(0.5, Span(0.6, joules))
+    assert metric(metrics, "adapmoe_power_watts") == pytest.approx(10)
+    assert metric(metrics, "adapmoe_energy_joules_total") == pytest.approx(12)
 
 
 def test_an_idle_engine_does_not_turn(serving):
