@@ -138,6 +138,12 @@ class Session:
         """Read these (layer, expert) in the background as far as frames are free; how many."""
     def timeline(self) -> list[_types.Span]:
         """What a session opened with timeline has recorded."""
+    def expert_states(self) -> NDArray[np.uint8]:
+        """What every expert is doing now, [layers, experts], a sum of: 1 resident, 2 being read,
+        4 used by the latest pass over its layer, 8 left out by the gate in it. Waits for no
+        step."""
+    @property
+    def progress(self) -> int: ...  # grows with every finished read and layer; waits for no step
     @property
     def memory_split(self) -> MemorySplit: ...
     @property

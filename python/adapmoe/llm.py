@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The class that users open a pack with."""
 
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
 from adapmoe.machine.cuda import load_packaged_tensorrt
 from adapmoe.machine.power import PowerMeter
 from adapmoe.machine.process import NotCopied
-from adapmoe.opening.allocation import allocate
+from adapmoe.opening.allocation import allocate, read_layer_facts
 from adapmoe.opening.core_options import core_options
 from adapmoe.opening.warm_restart import WarmRestart
 from adapmoe.pack.manifest import Manifest, PackGeometry, check_small_files
@@ -101,6 +102,8 @@ class LLM(NotCopied):
         options, self.reading = core_options(pack, settings)
         session = _open_session(str(path), **options)
         self._path = pack
+        # Kept, like the manifest: memory may change while the pack is out of reach.
+        self._layer_facts = read_layer_facts(pack, settings)
         self.scheduler = Scheduler(session, pack, settings.prefill_chunk)
         self._tokenizer = _read_tokenizer(pack)  # its files were checked while opening
         self._templates: ChatTemplates | None = None
@@ -358,7 +361,9 @@ class LLM(NotCopied):
     def _allocate(self) -> None:
         """Give each layer its floor in the memory that there is now."""
         if self.settings.allocation != "global":
-            floors = allocate(self._path, self.geometry, self.memory_split, self.settings)
+            floors = allocate(
+                self.settings.allocation, self.geometry, self.memory_split, self._layer_facts
+            )
             self._session.set_layer_floors(floors)
 
     @property
@@ -366,10 +371,14 @@ class LLM(NotCopied):
         """What the ceiling is spent on, in bytes."""
         return self._session.memory_split
 
+    @functools.cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.read(self._path)
+
     @property
     def geometry(self) -> PackGeometry:
         """The numbers of the pack and of the memory split that routing and planning work with."""
-        return PackGeometry.of(Manifest.read(self._path), self.memory_split)
+        return PackGeometry.of(self._manifest, self.memory_split)
 
     def record_trace(self, on: bool) -> None:
         """Record routing from the next step on, or stop and forget what was recorded."""
@@ -402,6 +411,20 @@ class LLM(NotCopied):
     def timeline(self) -> list[Span]:
         """Spans since a model with `timeline=True` was opened; see `adapmoe.tracing.timeline`."""
         return self._session.timeline()
+
+    def expert_states(self) -> NDArray[np.uint8]:
+        """What every expert is doing now; waits for no step.
+
+        Returns:
+            uint8 `[layers, experts]`, a sum of: 1 resident, 2 being read, 4 used by the latest pass
+            over its layer, 8 left out by the gate in it.
+        """
+        return self._session.expert_states()
+
+    @property
+    def progress(self) -> int:
+        """Grows with every read and every layer that is finished; waits for no step."""
+        return self._session.progress
 
     @property
     def stats(self) -> "_core.StepStats":

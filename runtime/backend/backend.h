@@ -90,7 +90,7 @@ struct ResidentStep {
 
 // What was decided for the token rows of one layer, as by gate/gate.h.
 struct RoutedRows {
-  int32_t* experts = nullptr;      // [rows][top_k] ascending, -1 after the last one used
+  int32_t* experts = nullptr;      // [rows][top_k] ascending; ~expert of those left out
   float* weights = nullptr;        // [rows][top_k]
   float* dropped_share = nullptr;  // [rows]
 };

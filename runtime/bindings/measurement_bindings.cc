@@ -89,6 +89,20 @@ nb::list trace(const PySession& self) {
 }
 
 // An expert: (layer, expert).
+using States = nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>>;
+
+States expert_states(const PySession& self) {
+  const std::shared_ptr<Session> session = self.shared->get();
+  auto states =
+      std::make_unique<std::vector<uint8_t>>(without_gil([&] { return session->expert_states(); }));
+  const std::array<size_t, 2> shape = {static_cast<size_t>(session->model().num_hidden_layers),
+                                       static_cast<size_t>(session->model().num_local_experts)};
+  uint8_t* const data = states->data();
+  const nb::capsule owner(states.release(),
+                          [](void* p) noexcept { delete static_cast<std::vector<uint8_t>*>(p); });
+  return States(data, shape.size(), shape.data(), owner);
+}
+
 using IdPair = std::pair<int32_t, int32_t>;
 
 std::vector<IdPair> resident_set(const PySession& self) {
@@ -183,6 +197,11 @@ void export_measurements(nb::class_<PySession>& session, nb::class_<PySequence>&
            "Record routing from now on, or stop and forget it.")
       .def("trace", &trace, "The routing recorded, a list of RoutingVisit.")
       .def("resident_set", &resident_set, "The resident experts as (layer, expert).")
+      .def("expert_states", &expert_states,
+           "What every expert is doing now, uint8 [layers, experts], a sum of 1 resident, 2 being "
+           "read, 4 used by the latest pass over its layer, 8 left out by the gate in it. Waits "
+           "for no step.")
+      .def_prop_ro("progress", [](const PySession& s) { return s.shared->get()->progress(); })
       .def("warm", &warm, nb::arg("experts"),
            "Read these (layer, expert) in the background as far as frames are free; how many.")
       .def("timeline", &timeline,

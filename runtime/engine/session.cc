@@ -160,6 +160,18 @@ std::vector<std::string> Session::notes() const {
   return parts_->notes;
 }
 
+std::vector<uint8_t> Session::expert_states() const {
+  std::vector<uint8_t> states = parts_->experts->states();
+  for (size_t i = 0; i < states.size(); ++i) {
+    const uint8_t routed = parts_->latest->at(i);
+    if ((routed & LatestRouting::kUsed) != 0) states[i] |= kExpertUsed;
+    if ((routed & LatestRouting::kLeftOut) != 0) states[i] |= kExpertLeftOut;
+  }
+  return states;
+}
+
+uint64_t Session::progress() const { return parts_->progress; }
+
 StepStats Session::totals() const {
   const std::lock_guard lock(facts_mutex_);
   return totals_;

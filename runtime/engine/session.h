@@ -18,6 +18,7 @@
 #include "runtime/memory/memory_budget.h"
 #include "runtime/model/step.h"           // Capture
 #include "runtime/prefetch/prefetcher.h"  // PredictionScore
+#include "runtime/residency/residency_view.h"
 
 namespace adapmoe {
 
@@ -131,6 +132,12 @@ class Session {
   // Facts the user should see, one line each; steps may add to them.
   std::vector<std::string> notes() const;
   StepStats totals() const;
+
+  // What every expert is doing now, ExpertState bits, [num_hidden_layers * num_local_experts].
+  // Neither this nor progress() waits for a step.
+  std::vector<uint8_t> expert_states() const;
+  // Grows with every read and every layer that is finished.
+  uint64_t progress() const;
 
  private:
   struct Parts;

@@ -90,6 +90,7 @@ Result<std::unique_ptr<AsyncReader>> Session::Parts::make_expert_reader(
                   {.depth = plans ? std::max(kPlansAtOnce, config.read_depth) : config.read_depth,
                    .request_bytes = config.request_bytes,
                    .timeline = timeline.get(),
+                   .progress = &progress,
                    .frames = plans ? FrameRegion{places, plan_staging_bytes() / kPlansAtOnce}
                                    : read_into(frames),
                    .register_frames = config.register_buffers});

@@ -247,10 +247,11 @@ Status Session::Parts::make_residency() {
                 backend->pins_memory()),
       std::move(chosen).value(), std::move(policy).value(), std::move(residency));
   ADAPMOE_RETURN_IF_ERROR(make_prefetcher());
-  decoder =
-      std::make_unique<Decoder>(MoeContext{c, *backend, *experts, config.gating, work, tiles(),
-                                           prefetcher.get(), timeline.get(), expert_split.get()},
-                                dense);
+  latest.emplace(c.num_hidden_layers, c.num_local_experts);
+  decoder = std::make_unique<Decoder>(
+      MoeContext{c, *backend, *experts, config.gating, work, tiles(), prefetcher.get(),
+                 timeline.get(), expert_split.get(), *latest, progress},
+      dense);
   return {};
 }
 

@@ -56,6 +56,8 @@ struct Session::Parts {
   std::vector<bool> kv_in_use;
   Workspace work;
   std::unique_ptr<Timeline> timeline;  // null: not recorded
+  std::optional<LatestRouting> latest;
+  Progress progress = 0;
   std::unique_ptr<ExpertCache> experts;
   std::unique_ptr<Prefetcher> prefetcher;     // null: off
   std::unique_ptr<ExpertSplit> expert_split;  // null: the backend computes every expert

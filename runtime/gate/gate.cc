@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "runtime/base/canonical_math.h"
 
@@ -73,6 +74,7 @@ RoutingDecision drop_weakest(const RoutingDecision& decision, bool renormalize, 
                              float threshold, const MayDrop& may_drop) {
   const float total = total_of(decision.weights);
   std::vector<size_t> kept = strongest_first(decision.weights);
+  std::vector<int32_t> left_out;
   float dropped = 0.0F;
   for (size_t i = kept.size(); i-- > 1;) {
     if (!may_drop(decision.experts[kept[i]])) continue;
@@ -80,6 +82,7 @@ RoutingDecision drop_weakest(const RoutingDecision& decision, bool renormalize, 
     const float share = with_next / total;
     if (!(sensitivity * (share * share) < threshold)) break;
     dropped = with_next;
+    left_out.push_back(decision.experts[kept[i]]);
     kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(i));
   }
   if (kept.size() == decision.experts.size()) return decision;
@@ -88,6 +91,7 @@ RoutingDecision drop_weakest(const RoutingDecision& decision, bool renormalize, 
     const float kept_total = total_of(result.weights);
     for (float& w : result.weights) w = w / kept_total * total;
   }
+  result.left_out = std::move(left_out);
   result.dropped_share = dropped / total;
   return result;
 }

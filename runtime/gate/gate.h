@@ -27,6 +27,7 @@ struct GatingConfig {
 struct RoutingDecision {
   std::vector<int32_t> experts;
   std::vector<float> weights;
+  std::vector<int32_t> left_out = {};  // by the policy, in any order
   float dropped_share = 0.0F;  // of the weight, by the policy
 };
 

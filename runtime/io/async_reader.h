@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "runtime/base/progress.h"
 #include "runtime/base/status.h"
 #include "runtime/base/timeline.h"
 #include "runtime/io/file.h"
@@ -74,6 +75,7 @@ struct ReaderOptions {
   int depth = 4;                 // reads at the same time
   int64_t request_bytes = 0;     // of one read at most, a multiple of 4 KiB; 0: any
   Timeline* timeline = nullptr;  // records every read; may be null
+  Progress* progress = nullptr;  // counts every read, or piece of one; may be null
   FrameRegion frames = {};       // all requests go there, a frame each; empty: anywhere
   bool register_frames = false;  // with io_uring: the file, and frames as far as permitted
 };

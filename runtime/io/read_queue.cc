@@ -13,7 +13,8 @@ namespace adapmoe {
 ReadQueue::ReadQueue(const ReaderOptions& options)
     : prefetch_lanes_(std::max(1, options.depth / 2)),
       piece_bytes_(options.request_bytes == 0 ? SIZE_MAX
-                                              : static_cast<size_t>(options.request_bytes)) {
+                                              : static_cast<size_t>(options.request_bytes)),
+      progress_(options.progress) {
   ADAPMOE_CHECK(options.depth > 0);
   ADAPMOE_CHECK(options.request_bytes >= 0 && options.request_bytes % kPageBytes == 0);
 }
@@ -60,6 +61,7 @@ std::optional<ReadQueue::Piece> ReadQueue::next() {
 }
 
 void ReadQueue::finished(const Piece& piece) {
+  if (progress_ != nullptr) ++*progress_;
   prefetching_ -= piece.part.priority == ReadPriority::kPrefetch ? 1 : 0;
 }
 

@@ -51,6 +51,7 @@ class ReadQueue {
   Jobs prefetch_;
   const int prefetch_lanes_;
   const size_t piece_bytes_;
+  Progress* const progress_;
   int prefetching_ = 0;
 };
 

@@ -35,6 +35,7 @@ Result<RoutingPlan> route_rows(const MoeContext& m, const LayerWeights& weights,
   }
   RoutingPlan plan = plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
   step.count(decisions);
+  m.latest.note(layer, decisions);
   return plan;
 }
 
@@ -191,6 +192,7 @@ Status moe_layer(const MoeContext& m, const LayerWeights& weights, int32_t layer
   }
   const SpanTimer span(m.timeline, Lane::kCompute, "combine", 0, layer);
   m.backend.combine({plan.outputs, plan.weights, m.work.expert_out, m.work.hidden.first(rows)});
+  ++m.progress;
   return {};
 }
 

@@ -4,9 +4,11 @@
 #include <cstdint>
 
 #include "runtime/backend/backend.h"
+#include "runtime/base/progress.h"
 #include "runtime/base/status.h"
 #include "runtime/gate/gate.h"
 #include "runtime/model/expert_split.h"
+#include "runtime/model/latest_routing.h"
 #include "runtime/model/step.h"
 #include "runtime/model/weights.h"
 #include "runtime/model/workspace.h"
@@ -26,6 +28,8 @@ struct MoeContext {
   Prefetcher* prefetch;  // null: nothing is read ahead
   Timeline* timeline;    // null: not recorded
   ExpertSplit* split;    // null: the backend computes every expert
+  LatestRouting& latest;
+  Progress& progress;  // counts layers
 };
 
 // hidden += MoE(norm(hidden)) for the first `rows` rows. Errors: kReadError, kPackError,

@@ -58,8 +58,13 @@ std::vector<RoutingDecision> decisions_of(const MoeContext& m, int64_t layer, in
   std::vector<RoutingDecision> decisions(static_cast<size_t>(rows));
   for (int64_t i = 0; i < rows; ++i) {
     RoutingDecision& d = decisions[static_cast<size_t>(i)];
-    for (int64_t j = i * top_k; j < (i + 1) * top_k && decided.experts[j] >= 0; ++j) {
-      d.experts.push_back(decided.experts[j]);
+    for (int64_t j = i * top_k; j < (i + 1) * top_k; ++j) {
+      const int32_t expert = decided.experts[j];
+      if (expert < 0) {
+        d.left_out.push_back(~expert);
+        continue;
+      }
+      d.experts.push_back(expert);
       d.weights.push_back(decided.weights[j]);
     }
     d.dropped_share = decided.dropped_share[i];
@@ -74,6 +79,8 @@ Status record(const MoeContext& m, int64_t rows, Step& step) {
     const RoutingPlan plan =
         plan_routing(decisions, m.config.num_local_experts, m.config.router.top_k);
     step.count(decisions);
+    m.latest.note(layer, decisions);
+    ++m.progress;
     if (step.trace != nullptr) step.trace->push_back({step.pass, layer, plan.experts});
     if (m.prefetch != nullptr) m.prefetch->resolve(layer, plan.experts);
     for (const int32_t expert : plan.experts) {

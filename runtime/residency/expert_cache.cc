@@ -75,6 +75,16 @@ ResidencyView ExpertCache::view(int32_t layer) const {
   return view;
 }
 
+std::vector<uint8_t> ExpertCache::states() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<uint8_t> states(entries_.size());
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (entries_[i].loading > 0) states[i] = kExpertLoading;
+    if (resident_locked(entries_[i])) states[i] = kExpertResident;
+  }
+  return states;
+}
+
 bool ExpertCache::resident_locked(const Entry& entry) const {
   return entry.occupied == tiles_ && entry.loading == 0 && entry.error.ok();
 }

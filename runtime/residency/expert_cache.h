@@ -76,6 +76,8 @@ class ExpertCache {
     return static_cast<size_t>(frames_.in_use() - frames_.free_frames()) == frame_of_.size();
   }
   ResidencyView view(int32_t layer) const;
+  // kExpertResident or kExpertLoading of every expert, layer by layer.
+  std::vector<uint8_t> states() const;
   int64_t tiles() const { return tiles_; }  // per expert
   // Experts each layer should keep (soft), one per layer; empty: none.
   void set_layer_floors(std::vector<int64_t> floors);

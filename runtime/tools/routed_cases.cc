@@ -2,6 +2,7 @@
 // Resident steps of MoE blocks alone: what the device routes by itself, the first time kernel by
 // kernel and then as a recorded graph, is what the CPU's gate and the other operators give.
 #include <algorithm>
+#include <functional>
 
 #include "runtime/base/strings.h"
 #include "runtime/gate/gate.h"
@@ -90,7 +91,9 @@ std::vector<RoutingDecision> decide(OperatorBench& bench, const RoutedOp& op,
     const RoutingDecision& d = decisions.emplace_back(route(row, op.layer, c.router, gating, {}));
     experts.insert(experts.end(), d.experts.begin(), d.experts.end());
     weights.insert(weights.end(), d.weights.begin(), d.weights.end());
-    experts.resize(static_cast<size_t>((i + 1) * c.router.top_k), -1);
+    std::vector<int32_t> left_out = d.left_out;
+    std::sort(left_out.begin(), left_out.end(), std::greater<>());
+    for (const int32_t e : left_out) experts.push_back(~e);
     weights.resize(static_cast<size_t>((i + 1) * c.router.top_k), 0.0F);
     shares.push_back(d.dropped_share);
   }

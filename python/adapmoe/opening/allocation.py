@@ -75,24 +75,28 @@ def check_allocation(pack: Path, allocation: str) -> None:
         read_calibration(pack)
 
 
-def allocate(
-    pack: Path, geometry: PackGeometry, split: "MemorySplit", settings: Settings
-) -> list[int]:
-    """Soft floors for the present memory: experts per layer, [] for "global".
+def read_layer_facts(pack: Path, settings: Settings) -> LayerFacts | None:
+    """What `allocate` needs to know of the layers; None: nothing, with these settings.
 
     Raises:
         CalibrationError: allocation "dp" without calibration.
     """
-    facts = None
-    if settings.allocation == "dp":
-        calibrated = CalibrationFacts.of(pack)
-        if calibrated is None:
-            raise CalibrationError(
-                f"{pack / FILE}: missing; allocation 'dp' needs it: "
-                f"adapmoe calibrate {pack} --text FILE"
-            )
-        facts = calibrated.layers
-        if settings.gating == "off":  # every step needs all of its experts
-            facts = LayerFacts(facts.prefetch_accuracy, [0.0] * geometry.num_layers)
+    if settings.allocation != "dp":
+        return None
+    calibrated = CalibrationFacts.of(pack)
+    if calibrated is None:
+        raise CalibrationError(
+            f"{pack / FILE}: missing; allocation 'dp' needs it: adapmoe calibrate {pack} --text FILE"
+        )
+    facts = calibrated.layers
+    if settings.gating == "off":  # every step needs all of its experts
+        return LayerFacts(facts.prefetch_accuracy, [0.0] * len(facts.prefetch_accuracy))
+    return facts
+
+
+def allocate(
+    allocation: str, geometry: PackGeometry, split: "MemorySplit", facts: LayerFacts | None
+) -> list[int]:
+    """Soft floors for the present memory: experts per layer, [] for "global"."""
     capacity = split.frames * geometry.experts // split.frames_total
-    return layer_floors(settings.allocation, geometry, capacity, facts)
+    return layer_floors(allocation, geometry, capacity, facts)

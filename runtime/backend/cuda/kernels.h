@@ -106,7 +106,7 @@ struct RouteArgs {
   bool renormalize = true;
   float scale = 1.0F;
   const GateRule* rule = nullptr;
-  int32_t* chosen = nullptr;       // [rows][top_k] ascending, then -1
+  int32_t* chosen = nullptr;       // [rows][top_k] ascending; ~expert of those left out
   float* weights = nullptr;        // [rows][top_k]
   float* dropped_share = nullptr;  // [rows]
   RoutedPlan plan;

@@ -125,20 +125,18 @@ __device__ void select(const RouteArgs& a, Shared& s) {
   __syncthreads();
 }
 
-// Moves what is kept to the front, -1 after it; how many.
-__device__ int64_t close_gaps(int32_t* chosen, float* weights, const bool* kept, int64_t count) {
-  int64_t left = 0;
-  for (int64_t j = 0; j < count; ++j) {
-    if (!kept[j]) continue;
-    chosen[left] = chosen[j];
-    weights[left] = weights[j];
-    ++left;
+// Moves what is not kept to the end, descending, as ~expert.
+__device__ void close_gaps(int32_t* chosen, float* weights, const bool* kept, int64_t count) {
+  for (int64_t j = count; j-- > 0;) {
+    if (kept[j]) continue;
+    const int32_t expert = chosen[j];
+    for (int64_t i = j + 1; i < count; ++i) {
+      chosen[i - 1] = chosen[i];
+      weights[i - 1] = weights[i];
+    }
+    chosen[count - 1] = ~expert;
+    weights[count - 1] = 0.0F;
   }
-  for (int64_t j = left; j < count; ++j) {
-    chosen[j] = -1;
-    weights[j] = 0.0F;
-  }
-  return left;
 }
 
 // Drops the weakest while the rule lets it; one always stays. Returns the share dropped.

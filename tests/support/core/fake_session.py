@@ -77,6 +77,17 @@ class FakeSession:
     def resident_set(self):
         return []
 
+    def expert_states(self):
+        """As after a token that used experts 0 and 1 of each layer."""
+        states = np.zeros((LAYERS, 8), np.uint8)
+        if self.batches:
+            states[:, :TOP_K] = 5
+        return states
+
+    @property
+    def progress(self):
+        return len(self.batches) * LAYERS
+
     def count(self, tokens):
         """Count one step; KeyboardInterrupt instead where the test wants it."""
         time.sleep(self.step_s)
