@@ -120,8 +120,9 @@ class Session:
         order, and statistics per item: tokens, experts_activated, gated and dropped_share_sq are
         its own, the rest is what the whole step did. On error nothing was appended anywhere."""
     def set_memory(self, memory_bytes: int) -> MemorySplit:
-        """Change the ceiling between steps: experts are evicted, or more can become resident.
-        BudgetError below the floor or above what the process may take; the old one then stays."""
+        """Change the ceiling. Less evicts experts, between two layers of a step that runs; with
+        more, after such a step, more can become resident. BudgetError below the floor or above
+        what the process may take; the old ceiling then stays."""
     def set_gating(self, mode: str, threshold: float = 0.0, sensitivity: _Seq[float] = ()) -> None:
         """Change the gate between steps."""
     def set_layer_floors(self, floors: _Seq[int]) -> None:
@@ -146,6 +147,8 @@ class Session:
     def progress(self) -> int: ...  # grows with every finished read and layer; waits for no step
     @property
     def memory_split(self) -> MemorySplit: ...
+    @property
+    def pins_memory(self) -> bool: ...  # what it reserved stays taken, whatever set_memory says
     @property
     def totals(self) -> StepStats: ...  # accumulated since open
     @property

@@ -4,9 +4,8 @@
 import functools
 import logging
 import sys
-from collections.abc import Iterator
 from collections.abc import Sequence as ItemSequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -15,24 +14,23 @@ from numpy.typing import NDArray
 
 from adapmoe import checks
 from adapmoe.core_types import Registration, Span
-from adapmoe.errors import PackError, TraceError
+from adapmoe.errors import PackError
 from adapmoe.generation.params import SamplingParams
 from adapmoe.generation.request import GenerationResult
 from adapmoe.generation.scheduler import Batch, Scheduler
 from adapmoe.generation.sequence import Sequence, StepItem, TokenIds, encode_prompts, is_one_prompt
 from adapmoe.generation.stats import describe_split
 from adapmoe.generation.stream import AsyncGenerationStream, GenerationStream
-from adapmoe.machine.cuda import load_packaged_tensorrt
 from adapmoe.machine.power import PowerMeter
 from adapmoe.machine.process import NotCopied
 from adapmoe.opening.allocation import allocate, read_layer_facts
-from adapmoe.opening.core_options import core_options
+from adapmoe.opening.core_options import core_options, open_core_session
 from adapmoe.opening.warm_restart import WarmRestart
-from adapmoe.pack.manifest import Manifest, PackGeometry, check_small_files
+from adapmoe.pack.manifest import Manifest, PackGeometry
 from adapmoe.settings import PathLike, Settings, describe, takes_settings
 from adapmoe.text.chat_template import ChatTemplates, Message
 from adapmoe.text.tokenizer import Tokenizer
-from adapmoe.tracing.trace import Trace
+from adapmoe.tracing.trace import Trace, recording
 from adapmoe.units import parse_memory
 
 if TYPE_CHECKING:
@@ -42,15 +40,6 @@ _log = logging.getLogger("adapmoe")
 
 Prompts = str | TokenIds | list[str] | list[list[int]]
 Opened = TypeVar("Opened", bound="LLM")
-
-
-def _open_session(path: str, **options: Any) -> "_core.Session":
-    from adapmoe._core import Session
-
-    check_small_files(Path(path), Manifest.read(Path(path)))
-    if options["arithmetic"] == "tensorrt":
-        load_packaged_tensorrt()
-    return Session(path, **options)
 
 
 class LLM(NotCopied):
@@ -100,12 +89,14 @@ class LLM(NotCopied):
         pack = Path(path)
         self.settings = settings
         options, self.reading = core_options(pack, settings)
-        session = _open_session(str(path), **options)
+        session = open_core_session(str(path), **options)
         self._path = pack
         # Kept, like the manifest: memory may change while the pack is out of reach.
         self._layer_facts = read_layer_facts(pack, settings)
         self.scheduler = Scheduler(session, pack, settings.prefill_chunk)
-        self._tokenizer = _read_tokenizer(pack)  # its files were checked while opening
+        # Its files were checked while opening. Without one, token ids still run.
+        has_tokenizer = (pack / "tokenizer.json").exists()
+        self._tokenizer = Tokenizer.from_pack(pack) if has_tokenizer else None
         self._templates: ChatTemplates | None = None
         self._notes_told = 0
         self._allocate()
@@ -338,9 +329,10 @@ class LLM(NotCopied):
         return self.scheduler.decode_batch(items)
 
     def set_memory(self, memory: int | str) -> "_core.MemorySplit":
-        """Change the memory ceiling while the model is open, after a step that is running.
+        """Change the memory ceiling while the model is open.
 
-        Less memory evicts experts and gives their memory back; more lets more become resident.
+        Less memory evicts experts and gives their memory back, between two layers of a step that
+        runs. More lets more become resident, after a step that runs.
         Sequences keep their tokens, and results do not change. Returns the new split, in bytes.
 
         Args:
@@ -376,6 +368,11 @@ class LLM(NotCopied):
         return Manifest.read(self._path)
 
     @property
+    def pins_memory(self) -> bool:
+        """Whether a GPU holds all that was reserved, so that `set_memory` gives none back."""
+        return self._session.pins_memory
+
+    @property
     def geometry(self) -> PackGeometry:
         """The numbers of the pack and of the memory split that routing and planning work with."""
         return PackGeometry.of(self._manifest, self.memory_split)
@@ -388,25 +385,12 @@ class LLM(NotCopied):
         """The routing recorded since `record_trace(True)`."""
         return Trace(self.geometry, self._session.trace())
 
-    @contextmanager
-    def recording(self, path: Path | None) -> Iterator[None]:
+    def recording(self, path: Path | None) -> AbstractContextManager[None]:
         """Write the routing of what runs inside to `path`; None records nothing.
 
-        Raises:
-            TraceError: the folder of `path` does not exist (before anything runs), or it cannot be
-                written.
+        Raises TraceError where there is no such folder, before anything runs, or writing fails.
         """
-        if path is None:
-            yield
-            return
-        if not path.parent.is_dir():
-            raise TraceError(f"{path}: there is no folder {path.parent} to write the trace into")
-        self.record_trace(True)
-        try:
-            yield
-            self.trace().save(path)
-        finally:
-            self.record_trace(False)
+        return recording(self.record_trace, self.trace, path)
 
     def timeline(self) -> list[Span]:
         """Spans since a model with `timeline=True` was opened; see `adapmoe.tracing.timeline`."""
@@ -514,8 +498,3 @@ class LLM(NotCopied):
 
 
 LLM.__doc__ = (LLM.__doc__ or "").rstrip() + "\n" + describe()
-
-
-def _read_tokenizer(pack: Path) -> Tokenizer | None:
-    """A pack without a tokenizer still runs on token ids."""
-    return Tokenizer.from_pack(pack) if (pack / "tokenizer.json").exists() else None

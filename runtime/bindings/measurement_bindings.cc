@@ -201,6 +201,7 @@ void export_measurements(nb::class_<PySession>& session, nb::class_<PySequence>&
            "What every expert is doing now, uint8 [layers, experts], a sum of 1 resident, 2 being "
            "read, 4 used by the latest pass over its layer, 8 left out by the gate in it. Waits "
            "for no step.")
+      .def_prop_ro("pins_memory", [](const PySession& s) { return s.shared->get()->pins_memory(); })
       .def_prop_ro("progress", [](const PySession& s) { return s.shared->get()->progress(); })
       .def("warm", &warm, nb::arg("experts"),
            "Read these (layer, expert) in the background as far as frames are free; how many.")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/engine/session.h"
 
+#include <chrono>
 #include <utility>
 
 #include "runtime/base/strings.h"
@@ -8,6 +9,11 @@
 #include "runtime/memory/available_memory.h"
 
 namespace adapmoe {
+namespace {
+
+constexpr auto kAskAgain = std::chrono::milliseconds(5);  // whether a step runs that could shrink
+
+}  // namespace
 
 Session::Session(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Session::~Session() = default;
@@ -73,25 +79,59 @@ Result<Sequence> Session::fork(const Sequence& sequence, std::optional<int64_t> 
 }
 
 Result<MemorySplit> Session::set_memory(int64_t memory_bytes) {
-  const std::lock_guard lock(step_);
-  auto split = split_memory(parts_->needs, memory_bytes);
+  const auto split = split_memory(parts_->needs, memory_bytes);
   if (!split.ok()) return split.status();
-  if (parts_->backend->pins_memory() && split.value().frames > parts_->frames_mapped) {
-    return unavailable(str_cat("set_memory: ", parts_->backend->name(),
-                               " has reserved its memory and cannot use more than when the model "
-                               "was opened; open it again with a larger memory="));
-  }
+  if (split.value().frames < memory_split().frames) return shrink(split.value());
+  const std::lock_guard lock(step_);
   const int64_t wanted = split.value().reserved_bytes();
-  if (wanted > parts_->split.reserved_bytes() &&
-      !parts_->backend->pins_memory()) {  // what is pinned, it has
+  if (pins_memory()) {  // what it may use, it has
+    if (split.value().frames > parts_->frames_mapped) {
+      return unavailable(str_cat("set_memory: ", backend(),
+                                 " has reserved its memory and cannot use more than when the model "
+                                 "was opened; open it again with a larger memory="));
+    }
+  } else if (wanted > parts_->split.reserved_bytes()) {
     const int64_t most = available_memory("") + parts_->held_bytes();
     if (wanted > most) return not_available(wanted, most);
   }
-  ADAPMOE_RETURN_IF_ERROR(parts_->experts->resize(static_cast<int32_t>(split.value().frames)));
-  const std::lock_guard facts_lock(facts_mutex_);
-  split.value().host_bytes = parts_->split.host_bytes;
-  parts_->split = split.value();
+  ADAPMOE_RETURN_IF_ERROR(resize(split.value(), Interrupt()));
+  return memory_split();
+}
+
+// A step that runs does it between two of its layers, else this thread.
+Result<MemorySplit> Session::shrink(const MemorySplit& split) {
+  std::unique_lock facts(facts_mutex_);
+  asked_ = split;
+  while (asked_) {
+    if (const std::unique_lock step(step_, std::try_to_lock); step) {
+      facts.unlock();
+      ADAPMOE_RETURN_IF_ERROR(shrink_if_asked(Interrupt()));
+      facts.lock();
+    } else {
+      settled_.wait_for(facts, kAskAgain);
+    }
+  }
   return parts_->split;
+}
+
+Status Session::shrink_if_asked(const Interrupt& interrupt) {
+  std::unique_lock facts(facts_mutex_);
+  if (!asked_) return {};
+  const MemorySplit split = *asked_;
+  facts.unlock();
+  ADAPMOE_RETURN_IF_ERROR(resize(split, interrupt));
+  facts.lock();
+  if (asked_->memory_bytes == split.memory_bytes) asked_.reset();  // else somebody wants less still
+  settled_.notify_all();
+  return {};
+}
+
+Status Session::resize(MemorySplit split, const Interrupt& interrupt) {
+  ADAPMOE_RETURN_IF_ERROR(parts_->experts->resize(static_cast<int32_t>(split.frames), interrupt));
+  const std::lock_guard facts(facts_mutex_);
+  split.host_bytes = parts_->split.host_bytes;
+  parts_->split = split;
+  return {};
 }
 
 Status Session::set_gating(GatingConfig gating) {
@@ -149,6 +189,7 @@ MemorySplit Session::memory_split() const {
   const std::lock_guard lock(facts_mutex_);
   return parts_->split;
 }
+bool Session::pins_memory() const { return parts_->backend->pins_memory(); }
 const ModelConfig& Session::model() const { return parts_->pack->config(); }
 const SessionConfig& Session::config() const { return parts_->config; }
 std::string Session::backend() const { return std::string(parts_->backend->name()); }

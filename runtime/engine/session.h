@@ -3,6 +3,7 @@
 // that a step needs, and runs steps. Thread-safe: one step at a time, callers
 // queue up. Not destroyed while a call runs.
 #pragma once
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -105,7 +106,8 @@ class Session {
   Result<StepStats> capture(Sequence& sequence, std::span<const int32_t> ids,
                             std::span<float> logits, Capture* into, const Interrupt& interrupt);
 
-  // Changes the ceiling between steps. Errors: kBudgetError; the old ceiling then stays.
+  // Changes the ceiling: less memory between two layers of a step that runs, more after it. Errors:
+  // kBudgetError; the old ceiling then stays.
   Result<MemorySplit> set_memory(int64_t memory_bytes);
   // Runs `action` when no step runs.
   template <typename Action>
@@ -124,6 +126,8 @@ class Session {
                                       const Interrupt& interrupt);
 
   MemorySplit memory_split() const;
+  // Whether what it has reserved stays taken, whatever set_memory() says.
+  bool pins_memory() const;
   const ModelConfig& model() const;
   const SessionConfig& config() const;
   std::string backend() const;
@@ -145,14 +149,20 @@ class Session {
   Status check_items(std::span<const StepItem> items) const;
   Result<std::vector<StepStats>> run(std::span<const StepItem> items, std::span<float> logits,
                                      Capture* capture, const Interrupt& interrupt);
+  Result<MemorySplit> shrink(const MemorySplit& split);
+  // Both: the caller has step_, and no expert is held.
+  Status shrink_if_asked(const Interrupt& interrupt);
+  Status resize(MemorySplit split, const Interrupt& interrupt);
   Status why_not_finite(const std::function<Status(Step&)>& forward, std::span<const float> logits,
                         const Interrupt& interrupt);
   void note(const StepStats& stats, const Step& step);
 
   std::unique_ptr<Parts> parts_;
-  std::mutex step_;                 // held for a whole step
-  std::mutex kv_mutex_;             // which KV caches are in use; never waits for a step
-  mutable std::mutex facts_mutex_;  // totals_, the split and the notes
+  std::mutex step_;                   // held for a whole step
+  std::mutex kv_mutex_;               // which KV caches are in use; never waits for a step
+  mutable std::mutex facts_mutex_;    // totals_, the split, asked_ and the notes
+  std::optional<MemorySplit> asked_;  // less memory, of the step that runs
+  std::condition_variable settled_;   // asked_ was done
   StepStats totals_;
 };
 

@@ -193,6 +193,7 @@ Result<std::vector<StepStats>> Session::run(std::span<const StepItem> items,
   };
   Step step = parts_->make_step(interrupt);
   step.capture = capture;
+  step.between_layers = [&] { return shrink_if_asked(interrupt); };
   step.recurs = is_decode(items);
   ADAPMOE_RETURN_IF_ERROR(forward(step));
   if (!all_finite(logits)) return why_not_finite(forward, logits, interrupt);

@@ -36,6 +36,7 @@ Status Decoder::forward(std::span<const TokenRow> rows, std::span<const int32_t>
   ADAPMOE_RETURN_IF_ERROR(foresee_first_layer(n));
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
     if (step.interrupt && step.interrupt()) return cancelled("interrupted between layers");
+    if (step.between_layers) ADAPMOE_RETURN_IF_ERROR(step.between_layers());
     const LayerWeights& w = weights_.layers[layer];
     attention_layer(m_.config, m_.backend, m_.work, w, weights_.rope_inv_freq,
                     static_cast<int32_t>(layer), rows, m_.timeline);

@@ -2,11 +2,13 @@
 // What travels with one step through the layers.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "runtime/backend/backend.h"  // Rows
 #include "runtime/base/interrupt.h"
+#include "runtime/base/status.h"
 #include "runtime/model/routing_plan.h"
 #include "runtime/residency/replay.h"  // TraceVisit
 
@@ -48,16 +50,17 @@ class FiniteCheck;
 
 struct Step {
   const Interrupt& interrupt;
-  std::vector<RoutingCounts> counts = {};     // per item of the step
-  std::span<const int32_t> item_of_row = {};  // of the rows of this pass
-  int64_t on_cpu = 0;                         // experts computed by the CPU beside a GPU
-  Capture* capture = nullptr;                 // null: nothing is recorded
-  std::vector<TraceVisit>* trace = nullptr;   // null: routing is not recorded
-  FiniteCheck* check = nullptr;               // null: values are not looked at
-  int64_t pass = 0;                           // number of this pass over the layers, for the trace
-  bool recurs = false;                        // a decode step: many more like it will follow
-  int64_t rows_after = 0;                     // of the next pass, as far as known
-  int64_t first_layer_stall_ns = 0;           // layer 0 waiting for its experts
+  std::vector<RoutingCounts> counts = {};       // per item of the step
+  std::function<Status()> between_layers = {};  // called where nothing is held; may be empty
+  std::span<const int32_t> item_of_row = {};    // of the rows of this pass
+  int64_t on_cpu = 0;                           // experts computed by the CPU beside a GPU
+  Capture* capture = nullptr;                   // null: nothing is recorded
+  std::vector<TraceVisit>* trace = nullptr;     // null: routing is not recorded
+  FiniteCheck* check = nullptr;                 // null: values are not looked at
+  int64_t pass = 0;                  // number of this pass over the layers, for the trace
+  bool recurs = false;               // a decode step: many more like it will follow
+  int64_t rows_after = 0;            // of the next pass, as far as known
+  int64_t first_layer_stall_ns = 0;  // layer 0 waiting for its experts
 
   // The decisions for the rows of this pass, in one layer.
   void count(std::span<const RoutingDecision> decisions) {

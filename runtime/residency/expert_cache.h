@@ -105,7 +105,7 @@ class ExpertCache {
 
   // Lets at most `frames` frames be used: evicts by policy, or brings parked frames back.
   // REQUIRES: nothing is held; frames suffice for one expert.
-  Status resize(int32_t frames);
+  Status resize(int32_t frames, const Interrupt& interrupt);
 
   ResidencyStats stats() const;
   Registration registration() const { return reader_->registration(); }

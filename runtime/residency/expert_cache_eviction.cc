@@ -50,7 +50,7 @@ Status ExpertCache::give_way_locked(const Reach& reach, int32_t layer, int64_t f
   return {};
 }
 
-Status ExpertCache::resize(int32_t frames) {
+Status ExpertCache::resize(int32_t frames, const Interrupt& interrupt) {
   std::unique_lock lock(mutex_);
   const auto last_layer = static_cast<int32_t>(pack_.config().num_hidden_layers - 1);
   const auto forget = [this](std::span<std::byte> frame) { reader_->forget(frame); };
@@ -58,7 +58,7 @@ Status ExpertCache::resize(int32_t frames) {
   while (frames_.in_use() > frames) {
     const Reach reach = reach_locked(entries_.size());
     ADAPMOE_RETURN_IF_ERROR(
-        give_way_locked(reach, last_layer, frames_.in_use() - frames, lock, Interrupt()));
+        give_way_locked(reach, last_layer, frames_.in_use() - frames, lock, interrupt));
     frames_.shrink(frames, forget);
   }
   frames_.grow(frames);

@@ -176,7 +176,7 @@ class CacheRig {
   }
   bool warm(int32_t layer, int32_t expert) { return cache_->warm({layer, expert}); }
   void resize(int32_t frames) {
-    const Status status = cache_->resize(frames);
+    const Status status = cache_->resize(frames, Interrupt());
     if (!status.ok()) throw StatusError(status);
   }
   std::optional<Hold> to_hold(std::optional<ExpertHandle> handle) const {

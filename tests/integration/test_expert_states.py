@@ -93,3 +93,28 @@ def test_neither_waits_for_a_step(pack):
     step.join()
     assert len(seen) > 10
     session.close()
+
+
+def test_a_running_step_gives_memory_back_between_two_of_its_layers(pack):
+    ids = np.random.default_rng(3).integers(5, 4000, 500).astype(np.int32)
+    logits = []
+    for shrinks in (False, True):
+        session = _core.Session(str(pack), experts_resident=1.0, max_context=512, prefill_chunk=512)
+        sequence = session.new_sequence()
+        sequence.prefill(ids)  # everything becomes resident
+        assert len(session.resident_set()) == 64
+        sequence.reset()
+        step = threading.Thread(target=lambda s=sequence: logits.append(s.prefill(ids)[0]))
+        before = session.progress
+        step.start()
+        while session.progress == before and step.is_alive():
+            time.sleep(0.0005)  # its first layer is being computed
+        if shrinks:
+            floor = session.memory_split.floor_bytes
+            assert session.set_memory(floor).memory_bytes == floor
+            assert len(having(session.expert_states(), RESIDENT)) < 16
+            assert step.is_alive()
+            assert session.memory_split.memory_bytes == floor
+        step.join()
+        session.close()
+    assert np.array_equal(*logits)

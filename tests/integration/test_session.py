@@ -126,6 +126,7 @@ USES_OF_SESSION = {
     "trace": (),
     "prediction_scores": (),
     "resident_set": (),
+    "expert_states": (),
     "warm": ([(0, 0)],),
     "timeline": (),
 }

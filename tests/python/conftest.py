@@ -21,7 +21,7 @@ def fake_core(monkeypatch):
 
     def install(**settings):
         monkeypatch.setattr(
-            adapmoe.llm, "_open_session", functools.partial(FakeSession, **settings)
+            adapmoe.llm, "open_core_session", functools.partial(FakeSession, **settings)
         )
 
     install()

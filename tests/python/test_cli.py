@@ -127,7 +127,7 @@ def test_a_pack_that_does_not_open_is_exit_code_1(monkeypatch, tmp_path):
     def refuse(path, **options):
         raise adapmoe.PackError(f"{path}: manifest.json is missing")
 
-    monkeypatch.setattr("adapmoe.llm._open_session", refuse)
+    monkeypatch.setattr("adapmoe.llm.open_core_session", refuse)
     done = CliRunner().invoke(app, ["run", str(tmp_path), "-p", "a"])
     assert (done.exit_code, done.stderr) == (1, f"error: {tmp_path}: manifest.json is missing\n")
 
@@ -224,7 +224,7 @@ PIPE = """
 import functools, sys
 import adapmoe.llm
 from support.core.fake_session import FakeSession
-adapmoe.llm._open_session = functools.partial(FakeSession)
+adapmoe.llm.open_core_session = functools.partial(FakeSession)
 from adapmoe.cli import start
 start()
 """

@@ -4,18 +4,16 @@
 import json
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapmoe import LLM
 from adapmoe.core_types import RoutingVisit
 from adapmoe.errors import TraceError
 from adapmoe.pack.manifest import PackGeometry
-from adapmoe.tracing.trace import Trace
+from adapmoe.tracing.trace import Trace, recording
 
 GEOMETRY = PackGeometry("ab" * 32, 3, 4, 2, 4096, 1 << 20)
 VISITS = [(0, 0, [0, 1, 2]), (0, 1, [3]), (1, 0, [1, 2]), (1, 2, [0, 3])]
@@ -131,9 +129,8 @@ def test_pickles_are_not_opened(tmp_path):
 def test_where_nothing_can_be_written(tmp_path):
     with pytest.raises(TraceError, match="cannot be written"):
         TRACE.save(tmp_path / "none" / "t.npz")
-    model = SimpleNamespace(record_trace=lambda on: pytest.fail("recorded"))
     with (
         pytest.raises(TraceError, match="no folder"),
-        LLM.recording(model, tmp_path / "none" / "t.npz"),
+        recording(lambda on: pytest.fail("recorded"), lambda: TRACE, tmp_path / "none" / "t.npz"),
     ):
         pytest.fail("ran")

@@ -185,7 +185,7 @@ class ResidencyRound {
   }
 
   void resize(int32_t frames) {
-    round_.expect(cache_->resize(frames).ok(), "resize succeeds when nothing is held");
+    round_.expect(cache_->resize(frames, Interrupt()).ok(), "resize succeeds when nothing is held");
     frames_ = frames;
     ++round_.counts().resizes;
   }

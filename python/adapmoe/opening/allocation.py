@@ -86,7 +86,8 @@ def read_layer_facts(pack: Path, settings: Settings) -> LayerFacts | None:
     calibrated = CalibrationFacts.of(pack)
     if calibrated is None:
         raise CalibrationError(
-            f"{pack / FILE}: missing; allocation 'dp' needs it: adapmoe calibrate {pack} --text FILE"
+            f"{pack / FILE}: missing; allocation 'dp' needs it: "
+            f"adapmoe calibrate {pack} --text FILE"
         )
     facts = calibrated.layers
     if settings.gating == "off":  # every step needs all of its experts

@@ -9,6 +9,8 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,3 +162,27 @@ def _check(
     )
     if not inside or np.any(np.diff(passes) < 0):
         raise _damaged(path, "a pass, layer or expert is out of range")
+
+
+@contextmanager
+def recording(
+    record: Callable[[bool], None], trace: Callable[[], Trace], path: Path | None
+) -> Iterator[None]:
+    """Write what is recorded inside to `path`; None records nothing. See `LLM.recording`.
+
+    Args:
+        record: begins or ends to record.
+        trace: what was recorded.
+        path: the file.
+    """
+    if path is None:
+        yield
+        return
+    if not path.parent.is_dir():
+        raise TraceError(f"{path}: there is no folder {path.parent} to write the trace into")
+    record(True)
+    try:
+        yield
+        trace().save(path)
+    finally:
+        record(False)

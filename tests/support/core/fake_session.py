@@ -22,6 +22,7 @@ class FakeSession:
     vocab_size = VOCAB_SIZE
     backend = "fake/none"
     reader = "pread"
+    pins_memory = False
     registration = Registration(file=False, frames=0, problem="")
 
     def __init__(self, path, *, script=None, interrupt_after=None, step_s=0.0, notes=(), **options):

@@ -17,14 +17,14 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path
 class Running:
     """A server process."""
 
-    def __init__(self, **settings):
+    def __init__(self, *, environment=None, **settings):
         command = [sys.executable, "-m", "support.core.small_server"]
         self.process = subprocess.Popen(
             [*command, json.dumps({"port": 0, **settings}, allow_nan=False)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(environment or {})},
         )
         assert self.event() == "app begins", self.end()
         self.url = self.event().removeprefix("ready ")

@@ -75,7 +75,7 @@ def open_app(config):
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     try:
-        yield OpenApp(app, lambda: say("drain"), lambda: not dead.is_set())
+        yield OpenApp(app, lambda: say("drain"), lambda: not dead.is_set(), lambda: None)
     finally:
         say("closed")
 
