@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web application: all routes, on an open model and its engine."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,21 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from adapmoe.errors import AdapmoeError
 from adapmoe.llm import LLM
-from adapmoe.serve import chat, completions, messages, responses
+from adapmoe.machine.pressure import MemoryWatch
+from adapmoe.serve import chat, completions, messages, page, responses, viewers
+from adapmoe.serve.activity import Activity
 from adapmoe.serve.config import Config, ConfigError
 from adapmoe.serve.constraint import Constraints
 from adapmoe.serve.delivery import Answer
 from adapmoe.serve.engine import Engine
 from adapmoe.serve.errors import install_errors, wrong_model
 from adapmoe.serve.metrics import Metrics
+from adapmoe.serve.neighbour import Neighbour, NeighbourFacts
 from adapmoe.serve.service import Ask, Service
 from adapmoe.serve.start import OpenApp
+from adapmoe.serve.viewers import Viewers
+
+_log = logging.getLogger("adapmoe.serve")
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ def open_app(config: Config) -> Iterator[OpenApp]:
         AdapmoeError: as `LLM`.
     """
     limits = config.serve
-    with _open(config) as llm:
+    with _open(config) as llm, _neighbour(llm, limits.keep_free_bytes) as neighbour:
+        _try(llm)
         constraints = Constraints(config.pack, llm.vocab_size, llm.tokenizer.eos_ids)
         metrics = Metrics(llm)
         engine = Engine(
@@ -61,8 +69,9 @@ def open_app(config: Config) -> Iterator[OpenApp]:
         max_prompt = min(limits.max_prompt or llm.max_context, llm.max_context)
         service = _Service(llm, config.model_name, constraints, max_prompt, engine)
         try:
-            app = make_app(service, engine, metrics)
-            yield OpenApp(app, engine.begin_drain, lambda: engine.alive)
+            activity = _activity(llm, metrics, neighbour, limits.max_queue)
+            app = make_app(service, engine, metrics, activity)
+            yield OpenApp(app, engine.begin_drain, lambda: engine.alive, lambda: engine.pulse)
         finally:
             engine.stop()
 
@@ -76,7 +85,46 @@ def _open(config: Config) -> LLM:
         raise ConfigError(str(error)) from error
 
 
-def make_app(service: Service, engine: Engine, metrics: Metrics) -> FastAPI:
+def _try(llm: LLM) -> None:
+    """See that the model answers, before anybody is told that the server is there."""
+    sequence = llm.new_sequence()
+    try:
+        sequence.prefill([min(llm.tokenizer.eos_ids, default=0)])
+    finally:
+        sequence.close()
+
+
+@contextmanager
+def _neighbour(llm: LLM, keep_free: int) -> Iterator[Neighbour | None]:
+    """Watch the memory meanwhile, where that is wanted and memory can be given back."""
+    if not keep_free:
+        yield None
+        return
+    if llm.pins_memory:
+        _log.warning(
+            "keep_free does nothing here: %s holds all memory that it may use", llm.backend
+        )
+        yield None
+        return
+    neighbour = Neighbour(llm, MemoryWatch(keep_free), keep_free)
+    neighbour.start()
+    try:
+        yield neighbour
+    finally:
+        neighbour.stop()
+
+
+def _activity(llm: LLM, metrics: Metrics, neighbour: Neighbour | None, max_queue: int) -> Activity:
+    """What the page shows, with the memory beside the server, which `/metrics` tells, too."""
+
+    def facts() -> NeighbourFacts | None:
+        return None if neighbour is None else neighbour.facts
+
+    metrics.watch_memory(facts)
+    return Activity(llm, metrics, facts, max_queue=max_queue)
+
+
+def make_app(service: Service, engine: Engine, metrics: Metrics, activity: Activity) -> FastAPI:
     """The application. It has no pages of documentation: those load scripts from elsewhere."""
     app = FastAPI(
         title="AdapMoE",
@@ -88,6 +136,8 @@ def make_app(service: Service, engine: Engine, metrics: Metrics) -> FastAPI:
     install_errors(app)
     for api in (chat, completions, responses, messages):
         app.include_router(api.router(service))
+    app.include_router(page.router())
+    app.include_router(viewers.router(Viewers(activity.event, lambda: engine.takes_requests)))
     started = datetime.now(timezone.utc)
 
     @app.get("/v1/models", tags=["OpenAI", "Anthropic"])

@@ -103,6 +103,7 @@ class Engine:
         self._in_flight = 0  # jobs that have not ended; guarded by _changed
         self._usual_s = 1.0  # that a choice takes once it has a slot
         self._last_step: float | None = None  # when it ended; None after a pause
+        self._turns = 0
         self._thread = threading.Thread(target=self._run, name="adapmoe-engine", daemon=True)
         self._thread.start()
 
@@ -163,6 +164,11 @@ class Engine:
         with self._changed:
             self._inbox.append(drop)
             self._changed.notify()
+
+    @property
+    def pulse(self) -> tuple[int, int] | None:
+        """Changes whenever a request gets on; None while there are none."""
+        return (self._turns, self._llm.progress) if self._in_flight else None
 
     @property
     def alive(self) -> bool:
@@ -229,6 +235,7 @@ class Engine:
             return self._state is not State.STOPPED
 
     def _turn(self) -> None:
+        self._turns += 1
         with self._changed:
             actions, self._inbox = self._inbox, []
         for action in actions:

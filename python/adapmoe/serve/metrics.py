@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `/metrics` tells Prometheus. Names and units as Prometheus recommends them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +12,7 @@ from adapmoe.errors import ClosedError
 from adapmoe.generation.stats import GenerationStats
 from adapmoe.llm import LLM
 from adapmoe.machine.power import Span
+from adapmoe.serve.neighbour import NeighbourFacts
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -19,11 +21,33 @@ _POWER_S = 1.0  # over which power is averaged; meters are read less often than 
 _PARTS = ("dense", "kv", "scratch", "expert")  # of the memory split
 
 
+@dataclass
+class Counts:
+    """What `Metrics` has counted, for those who ask often. Written by the engine's thread alone.
+
+    Attributes:
+        generated: tokens.
+        steps: of the model.
+        joules: of the machine during steps, where they are measured.
+        measured_s: the time of those steps.
+        running: choices with a slot.
+        waiting: choices without one.
+    """
+
+    generated: int = 0
+    steps: int = 0
+    joules: float = 0.0
+    measured_s: float = 0.0
+    running: int = 0
+    waiting: int = 0
+
+
 class Metrics:
     """Counts what the engine does; what the core counts is asked when Prometheus asks."""
 
     def __init__(self, llm: LLM) -> None:
         """`llm`: the open model."""
+        self.counts = Counts()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_CoreCollector(llm))
@@ -59,17 +83,25 @@ class Metrics:
         self._running = gauge("choices_running", "Choices with a slot.")
         self._prefixes = gauge("prefixes_kept", "Sequences kept for prompts that begin like them.")
 
+    def watch_memory(self, facts: Callable[[], NeighbourFacts | None]) -> None:
+        """Tell `facts`, too, while they are not None."""
+        self.registry.register(_MemoryCollector(facts))
+
     def state(self, waiting: int, running: int, prefixes: int) -> None:
         """How many choices wait and run, and how many sequences are kept."""
+        self.counts.running, self.counts.waiting = running, waiting
         self._waiting.set(waiting)
         self._running.set(running)
         self._prefixes.set(prefixes)
 
     def step(self, core_s: float, span: Span) -> None:
         """One step took the core `core_s`; `span` measured its energy."""
+        self.counts.steps += 1
         self._step.observe(core_s)
         if self._joules is None or self._watts is None or span.joules is None:
             return
+        self.counts.joules += span.joules
+        self.counts.measured_s += span.seconds
         self._joules.inc(span.joules)
         joules, seconds = self._power[0] + span.joules, self._power[1] + span.seconds
         self._power = (joules, seconds)
@@ -83,11 +115,13 @@ class Metrics:
 
     def first_token(self, seconds: float) -> None:
         """The first token of a choice came so long after its request."""
+        self.counts.generated += 1
         self._generated.inc()
         self._first.observe(seconds)
 
     def next_token(self, seconds: float) -> None:
         """Another token came so long after the one before."""
+        self.counts.generated += 1
         self._generated.inc()
         self._between.observe(seconds)
 
@@ -148,3 +182,22 @@ class _CoreCollector(Collector):
         tiles.add_metric(["at_most_resident"], split.frames)
         tiles.add_metric(["of_the_model"], split.frames_total)
         yield tiles
+
+
+class _MemoryCollector(Collector):
+    """The memory beside the server."""
+
+    def __init__(self, facts: Callable[[], NeighbourFacts | None]) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        facts = self._facts()
+        if facts is None:
+            return
+        gauges = {
+            "room_bytes": ("What this process could still take.", facts.room_bytes),
+            "given_back_bytes": ("How far the ceiling was lowered.", facts.given_back_bytes),
+            "pressure_ratio": ("Share of time that waits for memory.", facts.pressure),
+        }
+        for name, (what, value) in gauges.items():
+            yield GaugeMetricFamily(f"adapmoe_memory_{name}", what, value=value)

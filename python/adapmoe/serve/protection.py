@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Iterator
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adapmoe.serve import page
 from adapmoe.serve.errors import ApiError, error_response
 from adapmoe.serve.settings import ServeSettings
 from adapmoe.units import format_bytes
 
 FindKey = Callable[[str], str | None]  # the name of the key with this secret
 
-OPEN_PATHS = frozenset({"/health", "/ready"})  # need no key
+OPEN_PATHS = frozenset({"/health", "/ready"}) | page.PATHS  # need no key
 
 # Bodies are read before anybody looks at them, on as many connections as there may be: together
 # they may take what some of the longest need, and enough where even the longest is short.

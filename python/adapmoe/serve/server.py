@@ -40,12 +40,14 @@ class Hooks:
         on_drain: that it was told to end; answers may run on for a while.
         on_reload: that it received SIGHUP.
         alive: asked about once a second; False ends the server, unless it was told to end.
+        on_tick: about ten times a second, from `ready` to the end.
     """
 
     ready: Callable[[str], None]
     on_drain: Callable[[], None]
     on_reload: Callable[[], None]
     alive: Callable[[], bool]
+    on_tick: Callable[[], None]
 
 
 def find_address(settings: ServeSettings) -> tuple[socket.AddressFamily, str]:
@@ -208,6 +210,7 @@ class _Server(uvicorn.Server):
             _log.error("the engine has ended: no request can be answered, and so the server ends")
             self.died = True
             self._end()
+        self._hooks.on_tick()
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -255,6 +258,7 @@ class _Server(uvicorn.Server):
             connection.shutdown()
         ends = loop.time() + self._settings.drain
         while (state.connections or state.tasks) and not self.force_exit and loop.time() < ends:
+            self._hooks.on_tick()
             await asyncio.sleep(0.05)
         if state.connections:
             _log.warning("%d connections are cut off", len(state.connections))

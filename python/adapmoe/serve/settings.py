@@ -45,6 +45,10 @@ def _size(name: str, value: Any) -> int:
     return found
 
 
+def _size_or_zero(name: str, value: Any) -> int:
+    return 0 if value in (0, "0") and value is not False else _size(name, value)
+
+
 def _hosts(name: str, value: Any) -> tuple[str, ...]:
     several = checks.items(name, value, "a list of host names")
     return tuple(_host(f"{name}[{at}]", one) for at, one in enumerate(several))
@@ -185,6 +189,14 @@ class ServeSettings:
         group=LIMITS,
     )
 
+    keep_free: int | str = option(
+        "512MiB",
+        "Memory that others should find free: less, and experts give way; 0: never.",
+        check=_size_or_zero,
+        group=LIMITS,
+        metavar="SIZE",
+    )
+
     def __post_init__(self) -> None:
         """Check every field, and store it as a plain Python value."""
         check_fields(self)
@@ -193,3 +205,8 @@ class ServeSettings:
     def max_body_bytes(self) -> int:
         """`max_body` as a number."""
         return _size("max_body", self.max_body)
+
+    @property
+    def keep_free_bytes(self) -> int:
+        """`keep_free` as a number."""
+        return _size_or_zero("keep_free", self.keep_free)

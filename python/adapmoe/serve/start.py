@@ -3,6 +3,7 @@
 
 import functools
 import logging
+import os
 import signal
 import ssl
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from adapmoe.serve.keys import Keys
 from adapmoe.serve.open_files import allow_open_files
 from adapmoe.serve.protection import protect
 from adapmoe.serve.server import Hooks, bind, find_address, load_tls, serve
+from adapmoe.serve.supervisor import Supervisor
 
 _log = logging.getLogger("adapmoe")
 
@@ -31,11 +33,14 @@ class OpenApp:
         begin_drain: called in the event loop when the server was told to end: from now on no new
             requests are taken, and those that run may finish.
         alive: whether the model can answer at all; called in the event loop, about once a second.
+        pulse: changes whenever a request gets on; None while there are none. Called likewise, ten
+            times a second.
     """
 
     app: ASGIApp
     begin_drain: Callable[[], None]
     alive: Callable[[], bool]
+    pulse: Callable[[], object]
 
 
 AppOpener = Callable[[Config], AbstractContextManager[OpenApp]]
@@ -79,13 +84,29 @@ def start(config: Config, open_app: AppOpener, ready: Callable[[str], None]) -> 
     secrets = read_secrets(config)
     allow_open_files(config.serve.max_connections)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens, and at its end
+    supervisor = Supervisor(os.environ)
+    supervisor.status(f"opening {config.pack}")
     with bind(config.serve) as listener, open_app(config) as opened:
         keys = secrets.keys
         if keys is not None:
             keys.read_again()  # nobody heard a SIGHUP while the pack was opened
         app = protect(opened.app, config.serve, None if keys is None else keys.find)
-        reload = functools.partial(_reload, keys)
-        hooks = Hooks(ready, opened.begin_drain, reload, opened.alive)
+
+        def listening(url: str) -> None:
+            supervisor.ready(url)
+            ready(url)
+
+        def drain() -> None:
+            supervisor.stopping()
+            opened.begin_drain()
+
+        hooks = Hooks(
+            ready=listening,
+            on_drain=drain,
+            on_reload=functools.partial(_reload, keys),
+            alive=opened.alive,
+            on_tick=lambda: supervisor.feed(opened.pulse()),
+        )
         serve(app, config.serve, listener, secrets.tls, hooks)
 
 

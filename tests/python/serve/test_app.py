@@ -60,7 +60,7 @@ def test_a_setting_that_does_not_fit_the_model_is_wrong_configuration(tiny_check
     def refuse(*args, **kwargs):
         raise ValueError("max_context=5000: expected a value between 1 and 2048")
 
-    monkeypatch.setattr("adapmoe.llm._open_session", refuse)
+    monkeypatch.setattr("adapmoe.llm.open_core_session", refuse)
     config = Config(tiny_checkpoint, Settings(max_context=5000), ServeSettings())
     with pytest.raises(ConfigError, match="max_context=5000"), open_app(config):
         pass

@@ -40,6 +40,7 @@ OTHER = {
     "cors": ('["https://a.b:1"]', "https://a.b:1", ("https://a.b:1",)),
     "max_queue": ("3", "3", 3),
     "timeout": ("1.5", "1.5", 1.5),
+    "keep_free": ('"1GiB"', "1GiB", "1GiB"),
     "max_body": ('"1MiB"', "1MiB", "1MiB"),
     "max_prompt": ("7", "7", 7),
     "max_connections": ("7", "7", 7),

@@ -235,7 +235,9 @@ def test_a_key_lets_in_and_names_its_owner(ask, headers):
         {"cookie": "secret-of-bob-123"},
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/metrics", "/openapi.json", "/health/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/activity", "/metrics", "/openapi.json", "/health/", "/page/"]
+)
 def test_without_a_key_nobody_gets_in(ask, echo, path, headers):
     found = ask(path, headers, find_key=KEYS.get)
     assert found.status_code == 401
@@ -251,8 +253,8 @@ def test_refusals_to_clients_of_anthropic_have_its_shape(ask):
         assert found.json()["error"]["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
-def test_the_state_of_the_server_is_no_secret(ask, path):
+@pytest.mark.parametrize("path", ["/health", "/ready", "/", "/page/main.js"])
+def test_the_state_of_the_server_and_its_page_are_no_secret(ask, path):
     assert ask(path, find_key=KEYS.get).json()["key"] == ""
 
 

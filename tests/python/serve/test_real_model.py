@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from adapmoe.serve.metrics import Metrics
 from adapmoe.serve.service import Ask
 from adapmoe_export import export_pack
 from benchmarks.cgroup import memory_cgroup
-from support.disk.faults import ERROR, Shim, build_shim, make_control, preload
+from support.disk.faults import DELAY, ERROR, Shim, build_shim, make_control, preload
+from support.machine.service_manager import ServiceManager
 from support.machine.serving import Server
 
 PROMPTS = [
@@ -294,6 +296,30 @@ def test_errors_of_the_disk_fail_requests_until_they_end(pack, tmp_path, greedy)
         shim.clear()
         assert server.complete(PROMPTS[1], 24)[1]["choices"][0]["text"] == greedy[PROMPTS[1]]
         assert server.metric("choices_total", outcome="ReadError") == 3
+
+
+@pytest.mark.slow
+def test_a_slow_disk_is_alive_and_one_that_hangs_is_not(pack, tmp_path, greedy):
+    """As the watchdog of systemd sees it."""
+    shim = Shim(make_control(tmp_path / "control"))
+    options = ("--memory", floor_bytes(pack), "--reader", "pread", "--read-depth", 1)
+    with ServiceManager(tmp_path, watchdog_s=2) as systemd:
+        environment = preload(build_shim(tmp_path), tmp_path / "control") | systemd.environment
+        with Server(pack, *options, environment=environment) as server:
+            assert systemd.signs_of_life(1.2) >= 2  # idle
+            with ThreadPoolExecutor() as pool:
+                shim.set(DELAY, delay_ms=150)
+                slow = pool.submit(server.complete, PROMPTS[0], 4)
+                assert systemd.signs_of_life(3.2) >= 5
+                assert not slow.done()  # no token took less than the watchdog's time
+                shim.set(DELAY, delay_ms=4000)
+                time.sleep(1.0)
+                assert systemd.signs_of_life(2.2) <= 1
+                shim.clear()
+                text = slow.result()[1]["choices"][0]["text"]
+                assert text
+                assert greedy[PROMPTS[0]].startswith(text)
+            assert systemd.signs_of_life(1.2) >= 2
 
 
 def test_sigterm_lets_running_answers_finish(pack):

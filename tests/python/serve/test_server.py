@@ -24,6 +24,7 @@ from adapmoe.serve.settings import ServeSettings
 from adapmoe.serve.start import OpenApp
 from adapmoe.settings import Settings
 from support.core.server_process import GET, POST, STREAM, Running, read_to_end
+from support.machine.service_manager import ServiceManager
 
 SECRET = "0123456789abcdef"
 
@@ -254,7 +255,7 @@ def test_sighup_reads_the_keys_again(running, tmp_path):
     server = running(keys=str(path))
 
     def status(secret):
-        return httpx.get(server.url, headers={"x-api-key": secret}).status_code
+        return httpx.get(f"{server.url}/stream?lines=1", headers={"x-api-key": secret}).status_code
 
     assert (status(SECRET), status("new" + SECRET)) == (200, 401)
     for content, expected in [("bob:new" + SECRET, (401, 200)), ("broken", (401, 200))]:
@@ -281,7 +282,7 @@ def test_sighup_while_the_pack_is_opened_or_closed_ends_nothing(monkeypatch):
     @contextlib.contextmanager
     def open_app(config):
         hang_up()
-        yield OpenApp(None, print, lambda: True)
+        yield OpenApp(None, print, lambda: True, lambda: None)
         hang_up()
 
     def serve(app, settings, listener, tls, hooks):
@@ -305,7 +306,7 @@ def test_keys_that_change_while_the_pack_is_opened_count(tmp_path, monkeypatch):
     @contextlib.contextmanager
     def open_app(config):
         key_file(tmp_path, f"bob:new{SECRET}")
-        yield OpenApp(None, print, lambda: True)
+        yield OpenApp(None, print, lambda: True, lambda: None)
 
     found = []
     monkeypatch.setattr(start, "protect", lambda app, settings, find: found.append(find))
@@ -400,3 +401,20 @@ def test_a_client_that_reads_nothing_is_cut_off(monkeypatch):
     state = asyncio.run(run())
     assert ended == [{"type": "http.disconnect"}]
     assert not state.connections
+
+
+def test_systemd_hears_of_the_servers_whole_life(tmp_path, running):
+    with ServiceManager(tmp_path, watchdog_s=0.8) as systemd:
+        server = running(environment=systemd.environment)
+        assert systemd.next() == "STATUS=opening none"
+        assert systemd.next() == f"READY=1\nSTATUS=serving at {server.url}"
+        assert 3 <= systemd.signs_of_life(1.0) <= 5
+        with server.connect(STREAM % 20) as client:  # a second
+            assert client.recv(100)
+            server.process.terminate()
+            while (said := systemd.next()) == "WATCHDOG=1":
+                pass
+            assert said == "STOPPING=1\nSTATUS=finishing running answers"
+            assert systemd.next(0.5) == "WATCHDOG=1"  # an answer is still being given
+            assert read_to_end(client).endswith(b"0\r\n\r\n")
+        assert server.end()[0] == 0

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How short memory is: MemAvailable, limits of control groups, and pressure stall information.
+
+PSI is the kernel's own measure, Documentation/accounting/psi.rst: the time in which some task
+waited for memory. The machine's stands in /proc/pressure/memory, that of a group (cgroup v2) beside
+its limit in memory.pressure.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from adapmoe import _core
+from adapmoe.machine.procfs import KernelTree
+
+# Of a limit, at most so much stays free: who set it counted what the server needs.
+MOST_BELOW_LIMIT = 128 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """The memory beside a process at one moment.
+
+    Attributes:
+        room_bytes: how much more this process could take.
+        spare_bytes: of it, how much beyond what is to stay free; negative: so much is missing.
+        stalled: the share of the time since the last look in which some task, of the machine or of
+            this process's control groups, waited for memory, 0 to 1.
+    """
+
+    room_bytes: int
+    spare_bytes: int
+    stalled: float
+
+
+class MemoryWatch:
+    """Looks at the memory again and again."""
+
+    def __init__(
+        self,
+        keep_free: int,
+        tree: KernelTree | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            keep_free: bytes that the machine's other programs should still find; below the limit
+                of a control group, at most MOST_BELOW_LIMIT of them.
+            tree: where the kernel's files are; None: where they always are.
+            clock: seconds.
+        """
+        self._keep_free = keep_free
+        self._tree = tree or KernelTree()
+        self._clock = clock
+        self._looked_at = clock()
+        self._stalls: dict[str, int] = {}  # microseconds up to then
+        self._stalled(1.0)
+
+    def look(self) -> MemoryState:
+        """The state now."""
+        now = self._clock()
+        seconds, self._looked_at = now - self._looked_at, now
+        available = self._tree.meminfo("MemAvailable")
+        rooms = [] if available is None else [(available, self._keep_free)]
+        below_limit = min(self._keep_free, MOST_BELOW_LIMIT)
+        rooms += [(room, below_limit) for _, _, room in self._limits()]
+        if not rooms:  # no /proc: nothing is known, so nothing is short
+            return MemoryState(0, 0, 0.0)
+        return MemoryState(
+            min(room for room, _ in rooms),
+            min(room - kept for room, kept in rooms),
+            self._stalled(seconds),
+        )
+
+    def _limits(self) -> list[tuple[str, int, int]]:
+        return _core.memory_limits(self._tree.root)
+
+    def _stalled(self, seconds: float) -> float:
+        groups = {PurePosixPath(file).parent for file, _, _ in self._limits()}
+        below_root = len(self._tree.root) + 1
+        files = [str(group / "memory.pressure")[below_root:] for group in groups]
+        worst = 0.0
+        for file in ["proc/pressure/memory", *files]:
+            total = _total_us(self._tree.text(file))
+            if total is None:
+                continue
+            stalled_s = (total - self._stalls.get(file, total)) / 1e6
+            self._stalls[file] = total
+            if seconds > 0:
+                worst = max(worst, stalled_s / seconds)
+        return min(worst, 1.0)
+
+
+def _total_us(text: str | None) -> int | None:
+    """The total of the line "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"; None without one."""
+    for line in (text or "").splitlines():
+        words = line.split()
+        if words[:1] == ["some"] and words[-1].startswith("total="):
+            digits = words[-1].removeprefix("total=")
+            return int(digits) if digits.isdigit() else None
+    return None
