@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs AdapMoE for the whole machine: a system user and its group, which may write packs, a
-# virtual environment, a folder for packs, and the command `adapmoe`. It lists what it makes in
-# PREFIX/installed.txt; --uninstall removes that and nothing else. Running it again updates the
-# package.
+# virtual environment, a folder for packs, and the command `adapmoe`; with a pack also a service
+# that serves it (service.sh). Where the Debian package adapmoe is installed, only the service. It
+# lists what it makes in PREFIX/installed.txt; --uninstall removes that and nothing else. Running it
+# again updates the package and the service's plan.
 set -euo pipefail
+umask 022
 
 root="${ADAPMOE_ROOT:-}" # before every path, and no need to be root (for tests)
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -14,12 +16,18 @@ data=/var/lib/adapmoe
 user=adapmoe
 python=python3
 extras=
+pack=
+name=
+memory=
 dry=no
 action=install
 
 usage() {
   cat <<'TEXT'
-Usage: install.sh [options]
+Usage: install.sh [options] [PACK]
+  PACK             serve this pack: plan its memory, and enable and start a service for it
+  --name NAME      a service of its own, adapmoe@NAME, beside others
+  --memory SIZE    its memory, such as 12GiB (default: as configured, else 80 % of what is free)
   --source PATH    a wheel, or a source tree (default: the tree this script is in)
   --prefix DIR     where the virtual environment goes (default: /opt/adapmoe)
   --data DIR       where packs go (default: /var/lib/adapmoe)
@@ -28,7 +36,7 @@ Usage: install.sh [options]
   --python PROGRAM Python 3.10 or later (default: python3)
   --extras NAMES   extras of the package, such as export
   --dry-run        only say what would be done
-  --uninstall      remove what an earlier run made; packs stay
+  --uninstall      remove what earlier runs made, services too; packs and edited files stay
 TEXT
 }
 
@@ -39,14 +47,18 @@ while (($#)); do
     --dry-run) dry=yes ;;
     --uninstall) action=uninstall ;;
     -h | --help) usage; exit 0 ;;
-    --source | --prefix | --data | --user | --python | --extras)
+    --source | --prefix | --data | --user | --python | --extras | --name | --memory)
       (($# > 1)) || fail "$1 needs a value"
       printf -v "${1#--}" '%s' "$2"
       shift ;;
-    *) usage >&2; exit 2 ;;
+    -*) usage >&2; exit 2 ;;
+    *)
+      [[ -z "$pack" ]] || fail "one pack at a time: $pack, then $1"
+      pack="$1" ;;
   esac
   shift
 done
+package_record=/etc/adapmoe/installed.txt # where the Debian package is installed
 record="$prefix/installed.txt"
 
 for path in "$prefix" "$data"; do
@@ -54,6 +66,16 @@ for path in "$prefix" "$data"; do
     fail "$path: expected an absolute path below a top folder, without blanks"
 done
 [[ "$user" =~ ^[a-z_][a-z0-9_-]*$ ]] || fail "--user $user: not a name of a user"
+[[ "$name" =~ ^[A-Za-z0-9_-]*$ && "$name" != adapmoe ]] ||
+  fail "--name $name: expected letters, digits, _ and -, and another name than adapmoe"
+[[ -n "$pack" || -z "$name$memory" ]] || fail "--name and --memory need a PACK to serve"
+if [[ -n "$pack" ]]; then
+  pack="$(realpath "$pack")"
+  extras="${extras:+$extras,}serve"
+fi
+
+# shellcheck source=/dev/null
+. "$here/service.sh"
 
 # run WORDS: runs a command, or with --dry-run only prints it.
 run() {
@@ -65,6 +87,9 @@ made() {
   if [[ $dry == no ]] && ! recorded "$1" "$2"; then echo "$1 $2" >>"$root$record"; fi
 }
 recorded() { grep -qxF "$1 $2" "$root$record" 2>/dev/null; }
+packaged() { # as a Debian package
+  [[ "$(dpkg-query -W -f='${db:Status-Status}' adapmoe 2>/dev/null)" == installed ]]
+}
 on_jetson() {
   [[ -e "$root/etc/nv_tegra_release" ]] ||
     grep -qs 'nvidia,tegra' "$root/proc/device-tree/compatible"
@@ -202,18 +227,6 @@ link_command() {
   fi
 }
 
-install_unit() {
-  local unit=/etc/systemd/system/adapmoe.service
-  if [[ ! -e "$here/adapmoe.service" ]]; then return; fi
-  if [[ -e "$root$unit" ]] && ! recorded unit "$unit"; then
-    echo "note: $unit is something else and stays"
-    return
-  fi
-  run install -D -m 644 "$here/adapmoe.service" "$root$unit"
-  made unit "$unit"
-  if [[ -z "$root" ]]; then run systemctl daemon-reload; fi
-}
-
 remove_entry() { # KIND NAME
   case "$1" in
     user) if has_user "$2"; then run userdel "$2"; fi ;;
@@ -223,10 +236,7 @@ remove_entry() { # KIND NAME
     log) run rm -f "$root$2" ;;
     tree) if [[ -d "$root$2" ]]; then run rm -rf "$root$2"; fi ;;
     link) if [[ -L "$root$2" ]]; then run rm "$root$2"; fi ;;
-    unit)
-      if [[ -z "$root" ]]; then run systemctl disable --now "$(basename "$2")"; fi
-      run rm -f "$root$2"
-      if [[ -z "$root" ]]; then run systemctl daemon-reload; fi ;;
+    enabled | unit | config) remove_service "$1" "$2" ;;
     folder)
       if [[ -d "$root$2" && -z "$(ls -A "$root$2")" ]]; then
         run rmdir "$root$2"
@@ -237,6 +247,7 @@ remove_entry() { # KIND NAME
 }
 
 uninstall() {
+  if [[ ! -e "$root$record" && -e "$root$package_record" ]]; then record="$package_record"; fi
   [[ -e "$root$record" ]] || fail "$record: missing, so there is nothing that this script made"
   local entries index
   mapfile -t entries <"$root$record"
@@ -245,6 +256,7 @@ uninstall() {
     remove_entry "${entries[index]%% *}" "${entries[index]#* }"
   done
   if [[ -e "$root$record" ]]; then run rm "$root$record"; fi
+  reload_units
 }
 
 need_root
@@ -252,12 +264,21 @@ if [[ $action == uninstall ]]; then
   uninstall
   exit 0
 fi
-check_requirements
-make_prefix
-make_user
-make_data
-make_venv
-install_package
-link_command
-install_unit
-run "$root$prefix/venv/bin/adapmoe" doctor
+program="$prefix/venv/bin/adapmoe"
+if packaged; then
+  [[ ! -e "$root$record" ]] || fail "$prefix has what an earlier run installed beside the Debian \
+package: first $0 --uninstall"
+  [[ -n "$pack" ]] || fail "the Debian package adapmoe is installed; give a PACK to serve"
+  [[ "$user" == adapmoe ]] || fail "--user: the Debian package's services run as adapmoe"
+  program=/usr/bin/adapmoe record="$package_record"
+else
+  check_requirements
+  make_prefix
+  make_user
+  make_data
+  make_venv
+  install_package
+  link_command
+fi
+if [[ -n "$pack" ]]; then serve_pack "$program" "$pack" "$name" "$memory"; fi
+run "$root$program" doctor

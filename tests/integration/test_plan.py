@@ -10,6 +10,7 @@ from adapmoe import LLM
 from adapmoe.cli.main import app
 from adapmoe.generation.sequence import as_token_ids
 from adapmoe.planning.routing_sample import sample_from_text
+from adapmoe.planning.service_memory import SERVER_BYTES
 
 TEXT = "A function that returns the number of items in the list, or None if it is empty. " * 40
 
@@ -38,6 +39,7 @@ def test_json(pack, text):
     assert found["floor_bytes"] < found["at_memory"]["memory_bytes"] < found["everything_bytes"]
     assert found["cycle_bytes"] < found["measured"]["token_bytes"]
     assert found["routing"] == "text"
+    assert found["memory_max_bytes"] == found["recommended"]["memory"] + SERVER_BYTES
     rates = [p["hit_rate"] for p in found["curve"]]
     assert rates == sorted(rates)
     assert rates[-1] == 1.0
@@ -54,7 +56,7 @@ def test_json(pack, text):
 def test_tables(pack):
     done = plan(pack, "--memory", "1GiB")
     assert done.exit_code == 0, done.stderr
-    for words in ("floor", "recommended", "predicted decoding", "everything fits"):
+    for words in ("floor", "recommended", "predicted decoding", "everything fits", "MemoryMax="):
         assert words in done.stdout
 
 
@@ -101,6 +103,19 @@ def test_the_floor_is_where_run_begins(pack, text):
         words = ["run", str(pack), "-p", "a", "-n", "1", *more, "--memory"]
         assert CliRunner().invoke(app, [*words, str(floor)]).exit_code == 0
         assert CliRunner().invoke(app, [*words, str(floor - 4096)]).exit_code == 1
+
+
+def test_a_server_of_several_sequences_needs_more(pack, text):
+    def everything(*options):
+        done = plan(pack, "--memory", "1GiB", "--text", text, "--json", *options)
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)["everything_bytes"]
+
+    with LLM(pack, max_sequences=4) as llm:
+        kv_bytes = llm.memory_split.kv_bytes
+    assert everything("--max-sequences", "4") - everything() == pytest.approx(
+        kv_bytes * 3 / 4, 4096
+    )
 
 
 def test_a_context_without_room_to_decode_is_wrong_usage(pack):

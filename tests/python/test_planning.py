@@ -14,6 +14,7 @@ from adapmoe.pack.manifest import PackGeometry
 from adapmoe.planning.measure import Measurements, fastest_quarter, slowest_quarter
 from adapmoe.planning.plan import budgets_to_check, make_plan
 from adapmoe.planning.routing_sample import sample_from_statistics
+from adapmoe.planning.service_memory import SERVER_BYTES
 from adapmoe.planning.step_time import LayerTime, Measured, split_compute
 
 GEOMETRY = PackGeometry("ab" * 32, 8, 8, 2, 1 << 20, 20 << 20)
@@ -128,6 +129,7 @@ def test_more_memory_than_everything_is_not_recommended(trace):
     measured.split.memory_bytes = 1 << 30
     plan = make_plan(measured, trace, "text", None)
     assert plan.recommended["memory"] == plan.everything_bytes
+    assert plan.memory_max_bytes == plan.everything_bytes + SERVER_BYTES
     assert plan.at_memory.tokens_per_s == plan.curve[-1].tokens_per_s
     assert [p.share for p in budgets_to_check(plan)] == [0.25, 0.5, 0.75]
 

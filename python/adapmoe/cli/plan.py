@@ -43,6 +43,8 @@ def print_plan(found: Plan, measured: Measurements, checks: list[Check]) -> None
         "memory": f"{measured.memory_bytes_per_s / 1e9:.1f} GB/s, so at most "
         f"{measured.memory_bytes_per_s / measured.token_bytes:.1f} tokens/s",
         "routing from": found.routing,
+        "a server's limit": f"{format_bytes(found.memory_max_bytes)}, MemoryMax= of a unit: the "
+        "recommended memory and what a server takes besides",
     }
     table = Table(title="this pack on this machine", title_justify="left", show_header=False)
     for name, value in facts.items():
@@ -109,7 +111,7 @@ def _check_table(checks: list[Check]) -> Table:
 _FEWEST_TOKENS, _MOST_TOKENS = 128, 1024
 
 
-@with_options(only=("memory", "max_context"))
+@with_options(only=("memory", "max_context", "max_sequences"))
 def plan(
     pack: PackArgument,
     *,
@@ -140,6 +142,7 @@ def plan(
     Examples:
       adapmoe plan mixtral.adapmoe --memory 12GiB
       adapmoe plan mixtral.adapmoe --memory 12GiB --text notes.txt --check
+      adapmoe plan mixtral.adapmoe --max-sequences 4 --json
     """
     errors = console(stderr=True)
     with usage_errors():
@@ -219,6 +222,7 @@ def _check(
             prefetch=0,  # as predicted
             warm_restart=False,
             max_context=settings.max_context,
+            max_sequences=settings.max_sequences,
             policy=best["policy"],
             read_depth=best["read_depth"],
             request_bytes=best["request_bytes"],

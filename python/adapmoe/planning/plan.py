@@ -12,6 +12,7 @@ from adapmoe import _core
 from adapmoe.generation.sequence import Sequence
 from adapmoe.pack.manifest import PackGeometry
 from adapmoe.planning.measure import DecodeTimes, Measurements, time_decode
+from adapmoe.planning.service_memory import memory_max
 from adapmoe.tracing.replay import POLICIES, run_policy
 from adapmoe.tracing.trace import Trace
 from adapmoe.units import format_bytes
@@ -54,6 +55,7 @@ class Plan:
         at_memory: the prediction for the given ceiling.
         curve: predictions from the floor to everything resident.
         recommended: settings for `LLM`; reasons: a few words for each.
+        memory_max_bytes: `MemoryMax=` of a unit that serves with the recommended memory.
         routing: where the hit rates come from.
         warnings: a sentence each.
     """
@@ -67,6 +69,7 @@ class Plan:
     curve: list[Prediction]
     recommended: dict[str, Any]
     reasons: dict[str, str]
+    memory_max_bytes: int
     warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,6 +112,7 @@ def make_plan(
         curve,
         recommended,
         reasons,
+        memory_max(recommended["memory"]),
         _warnings(measured, size),
     )
 

@@ -16,7 +16,7 @@ case "$*" in *"-m venv "*)
   for last; do :; done
   rm -rf "$last" && mkdir -p "$last/bin" && cp {tools}/python3 "$last/bin/python"
   if [ -e {state}/broken ]; then touch "$last/bin/broken"; exit 1; fi
-  cp {tools}/chown "$last/bin/adapmoe" ;;
+  cp {tools}/adapmoe "$last/bin/adapmoe" ;;
 esac
 while [ $# -gt 0 ]; do
   if [ "$1" = --log ]; then
@@ -26,6 +26,31 @@ while [ $# -gt 0 ]; do
   shift
 done
 """
+# What `adapmoe serve --check-config` says of an unchanged configuration, and `adapmoe plan --json`.
+SETTINGS = """
+host = "127.0.0.1"
+port = 8000
+drain = 30.0
+memory = "auto"
+# experts_resident =
+max_context = 0
+max_sequences = 4
+"""
+PLAN = """
+{"memory_bytes": 9, "recommended": {"memory": 4000000000, "policy": "lru"},
+ "memory_max_bytes": 4805306368, "warnings": []}
+"""
+FILES = {
+    "passwd": "",
+    "group": "video\nrender\n",
+    "members": "",
+    "package": "",
+    "systemd": "249",
+    "settings": SETTINGS,
+    "plan": PLAN.replace("\n", ""),
+    "unreadable": "",
+}
+
 # Users, groups and members are lines of three files.
 SCRIPTS = {
     "useradd": "for last; do :; done; echo $last >>{state}/passwd; echo $last:$3 >>{state}/members",
@@ -37,6 +62,22 @@ SCRIPTS = {
     "id": 'echo $(sed -n "s/^$2://p" {state}/members)',
     "getent": "grep -qx $2 {state}/$1",
     "chown": "",
+    "chgrp": "",
+    "runuser": """
+case "$*" in *" find "*) cat {state}/unreadable; exit ;; esac
+shift 3
+exec "$@"
+""",
+    "systemctl": """
+case "$1" in
+  --version) echo "systemd $(cat {state}/systemd) (stand-in)" ;;
+  is-active) [ -e {state}/active ] ;;
+  restart) [ ! -e {state}/no_start ] && touch {state}/active ;;
+  stop) rm -f {state}/active ;;
+esac
+""",
+    "dpkg-query": "cat {state}/package",
+    "adapmoe": "case $1 in serve) cat {state}/settings ;; plan) cat {state}/plan ;; esac",
     "g++": "echo 12",
     "python3": PYTHON,
 }
@@ -49,7 +90,7 @@ class Device:
         self.root, self.tools, self.state = (folder / name for name in ("root", "tools", "state"))
         for made in (self.root, self.tools, self.state):
             made.mkdir()
-        for name, text in (("passwd", ""), ("group", "video\nrender\n"), ("members", "")):
+        for name, text in FILES.items():
             (self.state / name).write_text(text)
         self.calls = self.state / "calls"
         self.calls.touch()
