@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How short memory is, from made-up kernel files of cgroup v2, v1 and neither."""
 
+import mmap
+
 import pytest
 
 from adapmoe.machine.pressure import MOST_BELOW_LIMIT, MemoryWatch
@@ -77,6 +79,30 @@ def test_the_scarcer_of_machine_and_group_counts(machine):
     machine.group(limit=4000 * MIB, current=0)
     machine.available(600 * MIB)
     assert machine.watch().look().spare_bytes == 88 * MIB
+
+
+def test_what_others_are_about_to_take_is_not_spare(machine):
+    watch = machine.watch()
+    machine.clock.now += 0.1
+    machine.available(8092 * MIB)  # 1000 MiB/s
+    assert watch.look().spare_bytes == (8092 - 512 - 1000) * MIB
+    machine.clock.now += 0.5
+    assert watch.look().spare_bytes == (8092 - 512 - 500) * MIB  # nothing more: that fades
+    machine.clock.now += 10
+    assert watch.look().spare_bytes == pytest.approx((8092 - 512) * MIB, abs=MIB)
+    machine.clock.now += 0.1
+    machine.available(9000 * MIB)
+    assert watch.look().spare_bytes == pytest.approx((9000 - 512) * MIB, abs=MIB)
+
+
+def test_what_this_process_takes_is_no_surprise(machine):
+    pages = (100 * MIB) // mmap.PAGESIZE
+    machine.write("proc/self/statm", "9 0 0 0 0 0 0\n")
+    watch = machine.watch()
+    machine.clock.now += 0.1
+    machine.available(8092 * MIB)
+    machine.write("proc/self/statm", f"9 {pages} 0 0 0 0 0\n")
+    assert watch.look().spare_bytes == (8092 - 512) * MIB
 
 
 def test_stalls_are_those_since_the_last_look(machine):

@@ -6,6 +6,7 @@ waited for memory. The machine's stands in /proc/pressure/memory, that of a grou
 its limit in memory.pressure.
 """
 
+import mmap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from adapmoe.machine.procfs import KernelTree
 
 # Of a limit, at most so much stays free: who set it counted what the server needs.
 MOST_BELOW_LIMIT = 128 << 20  # bytes
+AHEAD_S = 1.0  # giving memory back takes a layer's time, and others go on taking it meanwhile
+_HALF_LIFE_S = 0.5  # of what is known about how fast they do
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class MemoryState:
 
     Attributes:
         room_bytes: how much more this process could take.
-        spare_bytes: of it, how much beyond what is to stay free; negative: so much is missing.
+        spare_bytes: how much of it will be left beyond what is to stay free if others take memory
+            for AHEAD_S as fast as they did lately; negative: so much will be missing.
         stalled: the share of the time since the last look in which some task, of the machine or of
             this process's control groups, waited for memory, 0 to 1.
     """
@@ -55,24 +59,39 @@ class MemoryWatch:
         self._tree = tree or KernelTree()
         self._clock = clock
         self._looked_at = clock()
-        self._stalls: dict[str, int] = {}  # microseconds up to then
-        self._stalled(1.0)
+        self._rooms: dict[str, int] = {}  # by file, then
+        self._speeds: dict[str, float] = {}  # by file, at which others take memory, bytes/s
+        self._own = 0  # bytes of this process then
+        self._stalls: dict[str, int] = {}  # by file, microseconds up to then
+        self.look()
 
     def look(self) -> MemoryState:
         """The state now."""
         now = self._clock()
         seconds, self._looked_at = now - self._looked_at, now
         available = self._tree.meminfo("MemAvailable")
-        rooms = [] if available is None else [(available, self._keep_free)]
+        rooms = {} if available is None else {"": (available, self._keep_free)}
         below_limit = min(self._keep_free, MOST_BELOW_LIMIT)
-        rooms += [(room, below_limit) for _, _, room in self._limits()]
+        rooms |= {file: (room, below_limit) for file, _, room in self._limits()}
         if not rooms:  # no /proc: nothing is known, so nothing is short
             return MemoryState(0, 0, 0.0)
-        return MemoryState(
-            min(room for room, _ in rooms),
-            min(room - kept for room, kept in rooms),
-            self._stalled(seconds),
+        self._measure_speeds({file: room for file, (room, _) in rooms.items()}, seconds)
+        spare = min(
+            room - kept - round(AHEAD_S * self._speeds[file])
+            for file, (room, kept) in rooms.items()
         )
+        return MemoryState(min(room for room, _ in rooms.values()), spare, self._stalled(seconds))
+
+    def _measure_speeds(self, rooms: dict[str, int], seconds: float) -> None:
+        """How fast memory goes to others than this process."""
+        words = (self._tree.text("proc/self/statm") or "").split()
+        own = int(words[1]) * mmap.PAGESIZE if words else 0
+        more, self._own = own - self._own, own
+        faded = 0.5 ** (seconds / _HALF_LIFE_S)
+        for file, room in rooms.items():
+            taken = self._rooms.get(file, room) - room - more if seconds > 0 else 0
+            self._speeds[file] = max(taken / max(seconds, 1e-3), self._speeds.get(file, 0) * faded)
+        self._rooms = rooms
 
     def _limits(self) -> list[tuple[str, int, int]]:
         return _core.memory_limits(self._tree.root)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: what a server does while another process takes memory and gives it back.
+
+Usage:
+  python -m benchmarks.memory_pressure PACK --limit 5GiB    in a memory group
+  python -m benchmarks.memory_pressure PACK --leave 5GiB    on the whole machine
+
+--limit: server and the other process share a memory group of this size (root, cgroup v1).
+--leave: a third process first takes what the machine has more than this available.
+--rounds N: the other process comes N times. --move-pack: the pack is renamed for a while, once.
+
+Clients ask greedy completions, always the same ones, and every answer is compared with the model's
+own, computed alone before. Prints what happened in each phase; ends with 1 if an answer was wrong,
+failed or missing, or a process was killed.
+"""
+
+import argparse
+import itertools
+import json
+import mmap
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from adapmoe import LLM
+from adapmoe.machine.procfs import KernelTree
+from adapmoe.units import format_bytes, parse_memory
+from benchmarks.cgroup import MemoryCgroup, memory_cgroup
+from benchmarks.serve_load import Server, pieces, resident_mb
+
+_CHUNK = 32 << 20  # bytes that the other process takes at a time
+
+
+@dataclass
+class Sample:
+    """One look at the server."""
+
+    at: float
+    given_back: float  # bytes
+    room: float
+    pressure: float
+    rss_mb: float
+
+
+@dataclass
+class Seen:
+    """Everything that clients and the sampler saw, times by time.perf_counter()."""
+
+    answers: list[tuple[float, int]] = field(default_factory=list)  # when, tokens
+    wrong: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def take(size: int, per_second: float) -> None:
+    """The other process: take memory at this speed, say so, and keep it until stdin ends."""
+    held = []
+    for _ in range(0, size, _CHUNK):
+        began = time.perf_counter()
+        chunk = mmap.mmap(-1, _CHUNK)
+        for page in range(0, _CHUNK, mmap.PAGESIZE):
+            chunk[page] = 1
+        held.append(chunk)
+        time.sleep(max(began + _CHUNK / per_second - time.perf_counter(), 0))
+    print("taken", flush=True)
+    sys.stdin.read()
+
+
+@contextmanager
+def other_process(size: int, group: MemoryCgroup | None, speed: float) -> Iterator[None]:
+    """While somebody else holds so much memory. Raises ChildProcessError if they were killed."""
+    command = [sys.executable, "-m", "benchmarks.memory_pressure", "--hold", str(size), str(speed)]
+    if group is not None:
+        command = group.command(command)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "taken\n":
+        raise ChildProcessError(f"the other process ended with {process.wait()}")
+    try:
+        yield
+    finally:
+        process.communicate("")
+    if process.returncode:
+        raise ChildProcessError(f"the other process ended with {process.returncode}")
+
+
+@contextmanager
+def serving(pack: Path, options: list[str], group: MemoryCgroup | None) -> Iterator[Server]:
+    """A server of `pack`; must end with 0."""
+    command = [sys.executable, "-m", "adapmoe.serve", str(pack), "--port", "0", *options]
+    if group is not None:
+        command = group.command(command)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield Server(process, process.stdout.readline())
+    finally:
+        process.terminate()
+        if process.wait() != 0:
+            raise ChildProcessError(f"the server ended with {process.returncode}")
+
+
+def client(server: Server, expected: dict[str, str], tokens: int, seen: Seen, end: float) -> None:
+    """Asks one prompt after the other."""
+    with httpx.Client(base_url=server.url, timeout=600) as http:
+        for prompt in itertools.cycle(expected):
+            if time.perf_counter() > end:
+                return
+            body = {"model": server.model, "prompt": prompt, "max_tokens": tokens}
+            try:
+                reply = http.post("/v1/completions", json=body | {"temperature": 0})
+                text = reply.json()["choices"][0]["text"] if reply.is_success else reply.text
+            except httpx.HTTPError as error:
+                text = repr(error)
+            if text == expected[prompt]:
+                seen.answers.append((time.perf_counter(), tokens))
+            else:
+                seen.wrong.append(text)
+
+
+def sample(server: Server, seen: Seen, end: float) -> None:
+    """Looks at the server four times a second."""
+    while time.perf_counter() < end:
+        found = server.metrics()
+        seen.samples.append(
+            Sample(
+                time.perf_counter(),
+                found["adapmoe_memory_given_back_bytes"],
+                found["adapmoe_memory_room_bytes"],
+                found["adapmoe_memory_pressure_ratio"],
+                resident_mb(server.process.pid),
+            )
+        )
+        time.sleep(0.25)
+
+
+def answers_alone(pack: Path, count: int, tokens: int) -> dict[str, str]:
+    """{prompt: greedy answer} of a model that runs alone."""
+    with LLM(pack, experts_resident=0.5, max_context=512) as llm:
+        parts = itertools.islice(pieces(llm, 24), count)
+        prompts = [llm.tokenizer.decode(ids) for ids in parts]
+        return {prompt: llm.generate(prompt, max_tokens=tokens).text for prompt in prompts}
+
+
+def rest(minutes_at: list[tuple[str, float]], seen: Seen) -> Table:
+    """A row per phase; `minutes_at`: names and when they began, the last one's end too."""
+    table = Table(title="phases", title_justify="left")
+    for column in ("phase", "s", "tokens/s", "given back, most", "room, least", "waiting", "RSS"):
+        table.add_column(column, justify="right")
+    for (name, begin), (_, end) in itertools.pairwise(minutes_at):
+        samples = [one for one in seen.samples if begin <= one.at < end]
+        tokens = sum(count for at, count in seen.answers if begin <= at < end)
+        if not samples:
+            continue
+        table.add_row(
+            name,
+            f"{end - begin:.1f}",
+            f"{tokens / (end - begin):.1f}",
+            format_bytes(round(max(one.given_back for one in samples))),
+            format_bytes(round(min(one.room for one in samples))),
+            f"{fmean(one.pressure for one in samples):.1%}",
+            f"{min(one.rss_mb for one in samples):,.0f}-{max(one.rss_mb for one in samples):,.0f}",
+        )
+    return table
+
+
+def settled(seen: Seen, begin: float, end: float) -> float:
+    """Seconds from `begin` until nothing more was given back before `end`."""
+    samples = [one for one in seen.samples if begin <= one.at < end]
+    if not samples:
+        return 0.0
+    most = max(one.given_back for one in samples)
+    return next(one.at for one in samples if one.given_back == most) - begin
+
+
+def recovered(seen: Seen, begin: float) -> float | None:
+    """Seconds from `begin` until everything was taken again; None: not yet."""
+    later = (one.at for one in seen.samples if one.at > begin and one.given_back == 0)
+    at = next(later, None)
+    return None if at is None else at - begin
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--experts-resident", default="75%", help="the server's")
+    parser.add_argument("--limit", type=parse_memory, default=0)
+    parser.add_argument("--leave", type=parse_memory, default=0)
+    parser.add_argument("--take", type=parse_memory, default=3 << 30)
+    parser.add_argument("--speed", type=parse_memory, default=1 << 30, help="of taking, per second")
+    parser.add_argument("--seconds", type=float, default=60, help="of each phase")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--move-pack", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run everything."""
+    if sys.argv[1:2] == ["--hold"]:
+        return take(int(sys.argv[2]), float(sys.argv[3]))
+    arguments = parse()
+    expected = answers_alone(arguments.pack, 8, arguments.tokens)
+    seen, out = Seen(), Console()
+    with ExitStack() as stack:
+        group = None
+        if arguments.limit:
+            group = stack.enter_context(memory_cgroup(arguments.limit))
+        if arguments.leave:
+            available = KernelTree().meminfo("MemAvailable") or 0
+            stack.enter_context(other_process(available - arguments.leave, None, 1e12))
+        options = ["--experts-resident", arguments.experts_resident, "--max-context", "512"]
+        server = stack.enter_context(serving(arguments.pack, options, group))
+        seconds = arguments.seconds
+        end = time.perf_counter() + seconds * (2 * arguments.rounds + 1)
+        threads = [
+            threading.Thread(target=client, args=(server, expected, arguments.tokens, seen, end))
+            for _ in range(arguments.clients)
+        ]
+        threads.append(threading.Thread(target=sample, args=(server, seen, end)))
+        for thread in threads:
+            thread.start()
+        phases = [("before", time.perf_counter())]
+        time.sleep(seconds)
+        for number in range(arguments.rounds):
+            phases.append(("taken", time.perf_counter()))
+            with other_process(arguments.take, group, arguments.speed):
+                if arguments.move_pack and number == 0:
+                    moved = arguments.pack.rename(arguments.pack.with_suffix(".moved"))
+                    time.sleep(seconds / 2)
+                    moved.rename(arguments.pack)
+                time.sleep(max(phases[-1][1] + seconds - time.perf_counter(), 1))
+            phases.append(("given back", time.perf_counter()))
+            time.sleep(max(phases[-1][1] + seconds - time.perf_counter(), 1))
+        for thread in threads:
+            thread.join()
+        phases.append(("end", time.perf_counter()))
+        alive = server.process.poll() is None
+    out.print(rest(phases, seen))
+    for (name, begin), (_, after) in itertools.pairwise(phases):
+        if name == "taken":
+            out.print(f"given back within {settled(seen, begin, after):.1f} s")
+        if name == "given back":
+            again = recovered(seen, begin)
+            out.print(
+                "not all taken again" if again is None else f"taken again after {again:.1f} s"
+            )
+    out.print(f"{len(seen.answers)} answers as alone, {len(seen.wrong)} others; alive: {alive}")
+    for text in seen.wrong[:5]:
+        out.print(json.dumps(text, allow_nan=False)[:300], markup=False)
+    sys.exit(0 if alive and not seen.wrong else 1)
+
+
+if __name__ == "__main__":
+    main()
