@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -153,42 +153,63 @@ def answers_alone(pack: Path, count: int, tokens: int) -> dict[str, str]:
         return {prompt: llm.generate(prompt, max_tokens=tokens).text for prompt in prompts}
 
 
-def rest(minutes_at: list[tuple[str, float]], seen: Seen) -> Table:
-    """A row per phase; `minutes_at`: names and when they began, the last one's end too."""
-    table = Table(title="phases", title_justify="left")
-    for column in ("phase", "s", "tokens/s", "given back, most", "room, least", "waiting", "RSS"):
-        table.add_column(column, justify="right")
-    for (name, begin), (_, end) in itertools.pairwise(minutes_at):
-        samples = [one for one in seen.samples if begin <= one.at < end]
-        tokens = sum(count for at, count in seen.answers if begin <= at < end)
-        if not samples:
-            continue
-        table.add_row(
-            name,
-            f"{end - begin:.1f}",
-            f"{tokens / (end - begin):.1f}",
-            format_bytes(round(max(one.given_back for one in samples))),
-            format_bytes(round(min(one.room for one in samples))),
-            f"{fmean(one.pressure for one in samples):.1%}",
-            f"{min(one.rss_mb for one in samples):,.0f}-{max(one.rss_mb for one in samples):,.0f}",
-        )
-    return table
+@dataclass
+class Phase:
+    """What was seen while nothing changed but the ceiling: bytes, seconds, MB for `rss_mb`.
+
+    Attributes:
+        settled_s: until nothing more was given back.
+        whole_s: until all was taken again; None: it was not.
+    """
+
+    name: str
+    seconds: float
+    tokens_per_s: float
+    given_back: float
+    room: float
+    waiting: float
+    rss_mb: tuple[float, float]
+    settled_s: float
+    whole_s: float | None
 
 
-def settled(seen: Seen, begin: float, end: float) -> float:
-    """Seconds from `begin` until nothing more was given back before `end`."""
+def phase(name: str, begin: float, end: float, seen: Seen) -> Phase:
+    """From what was seen between two times."""
     samples = [one for one in seen.samples if begin <= one.at < end]
-    if not samples:
-        return 0.0
-    most = max(one.given_back for one in samples)
-    return next(one.at for one in samples if one.given_back == most) - begin
+    given_back = max(one.given_back for one in samples)
+    whole = (one.at - begin for one in samples if not one.given_back)
+    return Phase(
+        name,
+        end - begin,
+        sum(count for at, count in seen.answers if begin <= at < end) / (end - begin),
+        given_back,
+        min(one.room for one in samples),
+        fmean(one.pressure for one in samples),
+        (min(one.rss_mb for one in samples), max(one.rss_mb for one in samples)),
+        next(one.at for one in samples if one.given_back == given_back) - begin,
+        next(whole, None) if samples[0].given_back else 0.0,
+    )
 
 
-def recovered(seen: Seen, begin: float) -> float | None:
-    """Seconds from `begin` until everything was taken again; None: not yet."""
-    later = (one.at for one in seen.samples if one.at > begin and one.given_back == 0)
-    at = next(later, None)
-    return None if at is None else at - begin
+def table(phases: list[Phase]) -> Table:
+    """A row per phase."""
+    found = Table()
+    names = ("phase", "s", "tokens/s", "given back", "after s", "whole after s", "least room")
+    for column in (*names, "others wait", "RSS, MB"):
+        found.add_column(column, justify="right")
+    for one in phases:
+        found.add_row(
+            one.name,
+            f"{one.seconds:.0f}",
+            f"{one.tokens_per_s:.1f}",
+            format_bytes(round(one.given_back)),
+            f"{one.settled_s:.1f}" if one.given_back else "",
+            "" if not one.whole_s else f"{one.whole_s:.1f}",
+            format_bytes(round(one.room)),
+            f"{one.waiting:.1%}",
+            f"{one.rss_mb[0]:,.0f} - {one.rss_mb[1]:,.0f}",
+        )
+    return found
 
 
 def parse() -> argparse.Namespace:
@@ -204,7 +225,43 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--move-pack", action="store_true")
+    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
+
+
+def watch(
+    server: Server,
+    group: MemoryCgroup | None,
+    expected: dict[str, str],
+    arguments: argparse.Namespace,
+    seen: Seen,
+) -> list[Phase]:
+    """Let clients ask and the other process come and go; what happened in each phase."""
+    seconds = arguments.seconds
+    end = time.perf_counter() + seconds * (2 * arguments.rounds + 1)
+    threads = [
+        threading.Thread(target=client, args=(server, expected, arguments.tokens, seen, end))
+        for _ in range(arguments.clients)
+    ]
+    threads.append(threading.Thread(target=sample, args=(server, seen, end)))
+    for thread in threads:
+        thread.start()
+    begins = [("before", time.perf_counter())]
+    time.sleep(seconds)
+    for number in range(arguments.rounds):
+        begins.append(("taken", time.perf_counter()))
+        with other_process(arguments.take, group, arguments.speed):
+            if arguments.move_pack and number == 0:
+                moved = arguments.pack.rename(arguments.pack.with_suffix(".moved"))
+                time.sleep(seconds / 2)
+                moved.rename(arguments.pack)
+            time.sleep(max(begins[-1][1] + seconds - time.perf_counter(), 1))
+        begins.append(("left", time.perf_counter()))
+        time.sleep(max(begins[-1][1] + seconds - time.perf_counter(), 1))
+    for thread in threads:
+        thread.join()
+    ends = [at for _, at in begins[1:]] + [time.perf_counter()]
+    return [phase(name, at, to, seen) for (name, at), to in zip(begins, ends, strict=True)]
 
 
 def main() -> None:
@@ -212,9 +269,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--hold"]:
         return take(int(sys.argv[2]), float(sys.argv[3]))
     arguments = parse()
-    expected = answers_alone(arguments.pack, 8, arguments.tokens)
     seen, out = Seen(), Console()
     with ExitStack() as stack:
+        expected = answers_alone(arguments.pack, 8, arguments.tokens)
         group = None
         if arguments.limit:
             group = stack.enter_context(memory_cgroup(arguments.limit))
@@ -223,43 +280,16 @@ def main() -> None:
             stack.enter_context(other_process(available - arguments.leave, None, 1e12))
         options = ["--experts-resident", arguments.experts_resident, "--max-context", "512"]
         server = stack.enter_context(serving(arguments.pack, options, group))
-        seconds = arguments.seconds
-        end = time.perf_counter() + seconds * (2 * arguments.rounds + 1)
-        threads = [
-            threading.Thread(target=client, args=(server, expected, arguments.tokens, seen, end))
-            for _ in range(arguments.clients)
-        ]
-        threads.append(threading.Thread(target=sample, args=(server, seen, end)))
-        for thread in threads:
-            thread.start()
-        phases = [("before", time.perf_counter())]
-        time.sleep(seconds)
-        for number in range(arguments.rounds):
-            phases.append(("taken", time.perf_counter()))
-            with other_process(arguments.take, group, arguments.speed):
-                if arguments.move_pack and number == 0:
-                    moved = arguments.pack.rename(arguments.pack.with_suffix(".moved"))
-                    time.sleep(seconds / 2)
-                    moved.rename(arguments.pack)
-                time.sleep(max(phases[-1][1] + seconds - time.perf_counter(), 1))
-            phases.append(("given back", time.perf_counter()))
-            time.sleep(max(phases[-1][1] + seconds - time.perf_counter(), 1))
-        for thread in threads:
-            thread.join()
-        phases.append(("end", time.perf_counter()))
+        phases = watch(server, group, expected, arguments, seen)
         alive = server.process.poll() is None
-    out.print(rest(phases, seen))
-    for (name, begin), (_, after) in itertools.pairwise(phases):
-        if name == "taken":
-            out.print(f"given back within {settled(seen, begin, after):.1f} s")
-        if name == "given back":
-            again = recovered(seen, begin)
-            out.print(
-                "not all taken again" if again is None else f"taken again after {again:.1f} s"
-            )
-    out.print(f"{len(seen.answers)} answers as alone, {len(seen.wrong)} others; alive: {alive}")
-    for text in seen.wrong[:5]:
-        out.print(json.dumps(text, allow_nan=False)[:300], markup=False)
+    if arguments.json:
+        report = {"phases": [asdict(one) for one in phases], "answers": len(seen.answers)}
+        print(json.dumps(report | {"others": seen.wrong}, allow_nan=False))
+    else:
+        out.print(table(phases))
+        out.print(f"{len(seen.answers)} answers as alone, {len(seen.wrong)} others")
+        for text in seen.wrong[:5]:
+            out.print(text[:300], markup=False)
     sys.exit(0 if alive and not seen.wrong else 1)
 
 
