@@ -71,7 +71,7 @@ def shown(before: Sums, now: Snapshot) -> dict[str, Any]:
     sums = now.sums
     layers, experts = now.states.shape
     tokens = sums.tokens - before.tokens
-    busy_s = sums.stall_s + sums.compute_s - before.stall_s - before.compute_s
+    stall_s = sums.stall_s - before.stall_s
     joules = None
     if sums.joules is not None and before.joules is not None:
         joules = sums.joules - before.joules
@@ -88,7 +88,7 @@ def shown(before: Sums, now: Snapshot) -> dict[str, Any]:
         ),
         "read_bytes": sums.bytes_read,
         "read_bytes_per_s": _ratio(sums.bytes_read - before.bytes_read, seconds) or 0.0,
-        "stall_share": _ratio(sums.stall_s - before.stall_s, busy_s),
+        "stall_share": _ratio(stall_s, stall_s + sums.compute_s - before.compute_s),
         "memory": now.memory,
         "queue": now.queue,
         "joules_per_token": _ratio(joules, tokens),
@@ -97,8 +97,12 @@ def shown(before: Sums, now: Snapshot) -> dict[str, Any]:
 
 
 def _ratio(part: float | None, whole: float) -> float | None:
+    return None if part is None or whole <= 0 else _rounded(part / whole)
+
+
+def _rounded(value: float) -> float:
     """With four digits: more would only tell apart what looks the same."""
-    return None if part is None or whole <= 0 else float(f"{part / whole:.4g}")
+    return float(f"{value:.4g}")
 
 
 class Activity:
@@ -177,7 +181,7 @@ class Activity:
 def _neighbour(facts: NeighbourFacts | None) -> dict[str, Any]:
     """Nothing is known of them: None."""
     return {
-        "room": None if facts is None else facts.room_bytes,
+        "room": None if facts is None else int(_rounded(facts.room_bytes)),
         "given_back": None if facts is None else facts.given_back_bytes,
-        "pressure": None if facts is None else float(f"{facts.pressure:.3g}"),
+        "pressure": None if facts is None else _rounded(facts.pressure),
     }

@@ -16,12 +16,14 @@ _TYPES = {
 }
 _NAMES = (
     "api.js",
+    "chat.css",
     "chat.js",
     "composer.js",
     "feed.js",
     "figures.js",
     "format.js",
     "icon.svg",
+    "machine.css",
     "main.js",
     "map.js",
     "settings.js",

@@ -9,8 +9,11 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 import adapmoe.serve.page as page
+from adapmoe.serve.app import open_app
+from adapmoe.serve.config import Config
 from adapmoe.serve.protection import protect
 from adapmoe.serve.settings import ServeSettings
+from adapmoe.settings import Settings
 
 FOLDER = Path(page.__file__).with_name("page")
 
@@ -87,6 +90,19 @@ def test_the_host_and_the_origin_are_checked_as_always(http):
     assert http.get("/", headers={"host": "evil.example"}).status_code == 403
     assert http.get("/", headers={"origin": "https://evil.example"}).status_code == 403
     assert http.get("/", headers={"origin": "http://127.0.0.1:8000"}).status_code == 200
+
+
+def test_a_server_that_shuts_down_still_has_the_page_but_shows_no_machine(
+    fake_core, tiny_checkpoint
+):
+    config = Config(tiny_checkpoint, Settings(), ServeSettings())
+    with open_app(config) as opened, TestClient(opened.app) as http:
+        opened.begin_drain()
+        assert http.get("/").status_code == 200
+        reply = http.get("/activity")
+        assert reply.status_code == 503
+        assert "shutting down" in reply.json()["error"]["message"]
+        assert not {"/", "/activity"} & http.get("/openapi.json").json()["paths"].keys()
 
 
 def test_the_files_ask_for_nothing_elsewhere_and_make_no_markup_of_text():

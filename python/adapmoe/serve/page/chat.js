@@ -64,7 +64,7 @@ class Answer {
 export class Chat {
   model = ""; // its name, once it is known
   #transcript;
-  #turns = []; // {mode, given, answer, entries}
+  #turns = []; // {mode, given, answer, entries}; those that have ended
   #running = null; // AbortController
 
   constructor(transcript) {
@@ -109,6 +109,7 @@ export class Chat {
    * `given` where nothing came of it, and the turn has been taken back, else "".
    */
   async send(mode, given) {
+    const turns = this.#turns; // others, once the chat begins anew
     const turn = { mode, given, answer: "", entries: [] };
     if (mode === "chat") turn.entries.push(this.#transcript.add("user", "You", given));
     const entry = this.#transcript.add("model", this.model || "Model");
@@ -132,9 +133,9 @@ export class Chat {
     const early = error !== null || controller.signal.aborted;
     if (early && !answer.text) {
       for (const each of turn.entries) this.#transcript.remove(each);
-      return { text: "", error, given };
+      return { text: "", error, given: turns === this.#turns ? given : "" };
     }
-    this.#turns.push(turn);
+    turns.push(turn);
     const how = error ? "cut off" : controller.signal.aborted ? "stopped" : undefined;
     entry.setFoot(answer.describe(how));
     return { text: answer.text, error, given: "" };

@@ -47,7 +47,8 @@ export class Feed {
     let delay = 250;
     while (!signal.aborted) {
       try {
-        if (this.#state !== "lost") this.#tell("connecting");
+        // Every attempt would be read aloud.
+        if (this.#state !== "lost" && this.#state !== "refused") this.#tell("connecting");
         await this.#follow(signal, () => (delay = 250));
         this.#tell("lost"); // the server ended it: it shuts down
       } catch (error) {
