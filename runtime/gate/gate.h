@@ -28,7 +28,7 @@ struct RoutingDecision {
   std::vector<int32_t> experts;
   std::vector<float> weights;
   std::vector<int32_t> left_out = {};  // by the policy, in any order
-  float dropped_share = 0.0F;  // of the weight, by the policy
+  float dropped_share = 0.0F;          // of the weight, by the policy
 };
 
 // The model's own selection: score all experts, keep the top_k best (ties: the lower index),

@@ -30,7 +30,8 @@ RouterSpec spec_of(int32_t top_k, const std::string& score, bool renormalize, fl
 
 nb::dict plan(const std::vector<Decision>& pairs, int64_t num_experts, int64_t top_k) {
   std::vector<RoutingDecision> decisions;
-  for (const Decision& pair : pairs) decisions.push_back({.experts = pair.first, .weights = pair.second});
+  for (const Decision& pair : pairs)
+    decisions.push_back({.experts = pair.first, .weights = pair.second});
   const RoutingPlan p = plan_routing(decisions, num_experts, top_k);
   nb::dict out;
   out["experts"] = p.experts;
@@ -58,8 +59,8 @@ void export_gate(nb::module_& m) {
       nb::arg("renormalize") = true, nb::arg("scale") = 1.0F);
   m.def("drop_insensitive",
         [](const Decision& decision, bool renormalize, float sensitivity, float threshold) {
-          return to_pair(drop_insensitive({.experts = decision.first, .weights = decision.second}, renormalize,
-                                          sensitivity, threshold));
+          return to_pair(drop_insensitive({.experts = decision.first, .weights = decision.second},
+                                          renormalize, sensitivity, threshold));
         });
   m.def(
       "route",
