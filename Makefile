@@ -37,12 +37,13 @@ PAIRED_NARROW := $(BENCH_DIR)/tiny-mixtral-int4.adapmoe
 PAIRED_PACK := $(BENCH_DIR)/mixtral-wide-int4.adapmoe
 PAIRING_OPTIONS ?=
 BENCH_OPTIONS ?= --prompt-tokens 64 --warmup 8 --tokens 32
+BOOT_PACK := build/boot/mid.adapmoe
 STRESS_PACK := build/stress/tiny-mixtral.adapmoe
 STRESS := stress-thread stress-address,undefined
 SANITIZED := build/sanitize-address,undefined/cmake
 RUN_PARTS := $(PYTHON) tests/support/build/run_parts.py
 # Other parts, or none, for these.
-LEFT_OUT := not emulated and not aarch64 and not slow
+LEFT_OUT := not emulated and not aarch64 and not deb and not slow
 ARM_PYTHON := build/aarch64/python
 FUZZERS := manifest_fuzz safetensors_fuzz
 
@@ -53,7 +54,7 @@ PACKAGE_FILES := $(BUILD_FILES) $(PACKAGE_CPP) \
   $(shell find python export/adapmoe_export -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
 .PHONY: demo test check bench venv lint tidy-changed tidy types pytest slow sanitize stress $(STRESS) fuzz try-fuzz \
-  aarch64 try-aarch64 aarch64-wheel gpu-kernels gpu-tests gpu-bundle gpu-rehearsal clean cuda-tools
+  aarch64 try-aarch64 aarch64-wheel deb try-deb boot boot-emulated gpu-kernels gpu-tests gpu-bundle gpu-rehearsal clean cuda-tools
 .DELETE_ON_ERROR:
 
 demo: $(PACK)/manifest.json
@@ -65,7 +66,7 @@ test:
 
 # What takes longer. Both end with the seconds of each part.
 check:
-	@$(RUN_PARTS) check venv slow sanitize stress try-fuzz gpu-kernels try-aarch64 tidy
+	@$(RUN_PARTS) check venv slow sanitize stress try-fuzz gpu-kernels try-aarch64 try-deb boot tidy
 
 # The model of the demo at the size of Mixtral-8x7B's layers, made once in $(BENCH_DIR): 6.8 GB, and
 # 13.1 GB to pair with llama.cpp (all int4, and as GGUF). On a quiet machine; nothing is judged. Rows
@@ -175,6 +176,36 @@ aarch64-wheel: $(STAMPS)/test
 	  -C build-dir=build/aarch64-wheel -C cmake.args=--toolchain=tests/support/build/aarch64.cmake \
 	  -C cmake.define.Python_INCLUDE_DIR=$(ARM_HEADERS) -C cmake.define.ADAPMOE_WERROR=ON \
 	  -C cmake.define.ADAPMOE_CUDA=OFF
+
+try-deb:
+	@if reason="$$(tests/support/build/check_deb.sh $(BIN)/python 2>&1)"; then $(MAKE) deb; \
+	  else echo "$@: skipped, $$reason"; fi
+
+# The Debian packages, and their life in clean roots, which it needs root for; what cannot be had says
+# so and is left out.
+deb: $(STAMPS)/test
+	@tests/support/build/check_deb.sh $(BIN)/python
+	rm -f build/deb/*.deb
+	@for suite in jammy noble; do \
+	  tests/support/deb/make_root.sh $$suite build/deb/roots/$$suite.tar & \
+	done; \
+	tests/support/deb/arm_python.sh build/deb/python-3.13-arm64 & \
+	for target in "3.10 amd64" "3.12 amd64" "3.10 arm64" "3.12 arm64"; do \
+	  set -- $$target; \
+	  if reason="$$(tests/support/build/check_deb.sh $(BIN)/python $$target 2>&1)"; then \
+	    PYTHON=$(BIN)/python jetson/deb/build.sh --python $$1 --arch $$2 || { wait; exit 1; }; \
+	  else echo "deb: no package for Python $$target, $$reason"; fi; \
+	done; wait
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/integration/test_deb.py
+
+# The package's service in a booted systemd: in a container, and by hand in an emulated machine, where
+# limits of memory hold, in ten minutes or more.
+boot boot-emulated: $(BOOT_PACK)/manifest.json
+	@if reason="$$(tests/support/build/check_deb.sh $(BIN)/python 3.10 amd64 2>&1)"; then \
+	  package="$$(PYTHON=$(BIN)/python jetson/deb/build.sh --python 3.10 --arch amd64)" || exit 1; \
+	  $(BIN)/python tests/systemd/boot.py $(patsubst boot-%,--%,$(filter boot-%,$@)) \
+	    "$$(echo "$$package" | tail -n 1)" $(BOOT_PACK); \
+	else echo "boot: skipped, $$reason"; fi
 
 # The GPU kernels, run on the CPU, must give the CPU's bits; and nvcc, where it is, must take them
 # for every GPU that a build serves: one that CUDACXX names must be able to. TENSORRT10_INCLUDE and
@@ -307,6 +338,13 @@ $(PAIRED_PACK)/calibration.json: benchmarks/widen.py | $(PAIRED_NARROW)/calibrat
 	rm -rf $(PAIRED_PACK) $(PAIRED_PACK:.adapmoe=.gguf)
 	$(BIN)/python benchmarks/widen.py $(MODEL) $(PAIRED_PACK) --dense int4 \
 	  --calibration-of $(PAIRED_NARROW)
+
+# Large enough that memory given back shows, small enough for an emulated machine: 124 MB.
+$(BOOT_PACK)/manifest.json: benchmarks/widen.py $(wildcard $(MODEL)/*) | $(STAMPS)/demo
+	rm -rf $(BOOT_PACK)
+	@mkdir -p $(dir $(BOOT_PACK))
+	$(BIN)/python benchmarks/widen.py $(MODEL) $(BOOT_PACK) --hidden-size 512 \
+	  --intermediate-size 2048 --num-attention-heads 16 --num-key-value-heads 4 --head-dim 32
 
 # Several tiles per expert.
 $(STRESS_PACK)/manifest.json: $(STAMPS)/test $(wildcard $(MODEL)/*)

@@ -269,7 +269,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--hold"]:
         return take(int(sys.argv[2]), float(sys.argv[3]))
     arguments = parse()
-    seen, out = Seen(), Console()
+    seen, out = Seen(), Console(width=110)
     with ExitStack() as stack:
         expected = answers_alone(arguments.pack, 8, arguments.tokens)
         group = None

@@ -16,28 +16,7 @@ pytestmark = pytest.mark.aarch64
 
 PYTHON = ROOT / "build/aarch64/python/bin/python"
 EM_AARCH64 = 183
-
-# The package as it is would import NumPy; the module does not need it until there are logits.
-CHECK = """
-import json, sys, time, types
-site, pack = sys.argv[1:]
-package = types.ModuleType("adapmoe")
-package.__path__ = [site + "/adapmoe"]
-sys.modules["adapmoe"] = package
-from adapmoe import _core
-manifest = json.loads(_core.inspect_pack(pack))
-sizes = manifest["config"]["num_hidden_layers"], manifest["config"]["num_local_experts"]
-experts = [(layer, expert) for layer in range(sizes[0]) for expert in range(sizes[1])]
-session = _core.Session(pack, experts_resident=1.0, threads=1, max_context=64)
-begun = session.warm(experts)  # reads every tile and looks at its checksum
-end = time.monotonic() + 60
-while len(session.resident_set()) < len(experts) and time.monotonic() < end:
-    time.sleep(0.05)
-print(json.dumps({
-    "version": _core.__version__, "kernels": _core.build_info()["kernels"], "begun": begun,
-    "resident": len(session.resident_set()), "experts": len(experts), "backend": session.backend,
-}))
-"""
+CHECK = ROOT / "tests/support/build/check_core.py"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +53,7 @@ def test_a_python_for_arm_imports_it_and_reads_a_pack(wheel, tmp_path, pack_fact
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     done = subprocess.run(
-        [PYTHON, "-c", CHECK, tmp_path, pack_factory()], capture_output=True, text=True, timeout=300
+        [PYTHON, CHECK, tmp_path, pack_factory()], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
