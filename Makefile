@@ -66,7 +66,7 @@ test:
 
 # What takes longer. Both end with the seconds of each part.
 check:
-	@$(RUN_PARTS) check venv slow sanitize stress try-fuzz gpu-kernels try-aarch64 try-deb boot tidy
+	@$(RUN_PARTS) check venv slow sanitize stress try-fuzz gpu-kernels try-aarch64 try-deb tidy
 
 # The model of the demo at the size of Mixtral-8x7B's layers, made once in $(BENCH_DIR): 6.8 GB, and
 # 13.1 GB to pair with llama.cpp (all int4, and as GGUF). On a quiet machine; nothing is judged. Rows
@@ -181,9 +181,9 @@ try-deb:
 	@if reason="$$(tests/support/build/check_deb.sh $(BIN)/python 2>&1)"; then $(MAKE) deb; \
 	  else echo "$@: skipped, $$reason"; fi
 
-# The Debian packages, and their life in clean roots, which it needs root for; what cannot be had says
-# so and is left out.
-deb: $(STAMPS)/test
+# The Debian packages, their life in clean roots, which it needs root for, and in a booted systemd,
+# which mostly waits; what cannot be had says so and is left out.
+deb: $(STAMPS)/test $(BOOT_PACK)/manifest.json
 	@tests/support/build/check_deb.sh $(BIN)/python
 	rm -f build/deb/*.deb
 	@for suite in jammy noble; do \
@@ -196,7 +196,12 @@ deb: $(STAMPS)/test
 	    PYTHON=$(BIN)/python jetson/deb/build.sh --python $$1 --arch $$2 || { wait; exit 1; }; \
 	  else echo "deb: no package for Python $$target, $$reason"; fi; \
 	done; wait
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/integration/test_deb.py
+	@package="$$(ls build/deb/*+py3.10_amd64.deb 2>/dev/null)"; booting=; \
+	if [ -n "$$package" ]; then \
+	  $(BIN)/python tests/systemd/boot.py "$$package" $(BOOT_PACK) & booting=$$!; \
+	fi; \
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/integration/test_deb.py; tests=$$?; \
+	wait $$booting && exit $$tests
 
 # The package's service in a booted systemd: in a container, and by hand in an emulated machine, where
 # limits of memory hold, in ten minutes or more.

@@ -24,7 +24,7 @@ sys.path.insert(0, str(machine.ROOT / "tests"))
 from support.disk.faults import build_shim
 
 RESTART = 133  # systemd-nspawn's exit code when the container wants to start again
-LIMIT_S = {container: 240, emulated: 3600}
+LIMIT_S = {container: 480, emulated: 3600}
 
 
 def boot(words, limit_s, report):

@@ -19,6 +19,8 @@ class CleanRoot:
         self.path = folder
         folder.mkdir()
         subprocess.run(["tar", "-C", folder, "-xf", archive], check=True)
+        # Nobody needs these files after a power failure; waiting for the disk takes a minute.
+        (folder / "etc/dpkg/dpkg.cfg.d/unsafe").write_text("force-unsafe-io\n")
 
     def try_(self, *words, timeout=300) -> subprocess.CompletedProcess:
         """Runs a command inside."""
