@@ -27,6 +27,7 @@ def test_a_server_fits_into_the_limit_of_its_unit(pack_factory):
     assert max(phase["outside"] for phase in found["phases"]) > 200 << 20  # bodies were large
 
 
+@pytest.mark.slow
 def test_the_bodies_are_what_they_should_be():
     for name, (path, body) in bodies("m").items():
         assert path.startswith("/v1/"), name
