@@ -63,6 +63,10 @@ class MemoryWatch:
         self._speeds: dict[str, float] = {}  # by file, at which others take memory, bytes/s
         self._own = 0  # bytes of this process then
         self._stalls: dict[str, int] = {}  # by file, microseconds up to then
+        groups = {PurePosixPath(file).parent for file, _, _ in self._limits()}
+        below_root = len(self._tree.root) + 1
+        files = [str(group / "memory.pressure")[below_root:] for group in groups]
+        self._pressure_files = ["proc/pressure/memory", *filter(self._tree.exists, files)]
         self.look()
 
     def look(self) -> MemoryState:
@@ -97,11 +101,8 @@ class MemoryWatch:
         return _core.memory_limits(self._tree.root)
 
     def _stalled(self, seconds: float) -> float:
-        groups = {PurePosixPath(file).parent for file, _, _ in self._limits()}
-        below_root = len(self._tree.root) + 1
-        files = [str(group / "memory.pressure")[below_root:] for group in groups]
         worst = 0.0
-        for file in ["proc/pressure/memory", *files]:
+        for file in self._pressure_files:
             total = _total_us(self._tree.text(file))
             if total is None:
                 continue

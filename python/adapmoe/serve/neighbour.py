@@ -14,7 +14,7 @@ from adapmoe.units import format_bytes
 
 _log = logging.getLogger("adapmoe.serve")
 
-PERIOD_S = 0.1  # between two looks: a disk reads less in it than MOST_BELOW_LIMIT
+PERIOD_S = 0.2  # between two looks, each of which takes a millisecond of a core
 QUIET_S = 10.0  # that memory must have been plentiful before any is taken again
 TAKING_S = 2.0  # between two steps of taking it again
 _STEP = 16  # one step is this part of what may be given back
