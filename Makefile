@@ -112,7 +112,7 @@ slow: $(STAMPS)/test $(STAMPS)/slow-tools
 # do once more what these do.
 SANITIZED_TESTS := tests/native tests/fuzz tests/export/test_checksums.py \
   tests/export/test_packed_matrix.py $(patsubst %,tests/integration/test_%.py,fault_matrix fork \
-  identity_gates interpreter_exit mutated_packs non_finite prefetch python_surface queue_depth \
+  expert_states identity_gates interpreter_exit mutated_packs non_finite prefetch python_surface queue_depth \
   reader_choice session tools trace_replay warm_restart)
 sanitize: $(STAMPS)/sanitize-$(SANITIZE)
 	tests/support/build/sanitized.sh $(SANITIZE) build/sanitize-$(SANITIZE)/site $(BIN)/python -m pytest -q -n 2 --dist worksteal \
