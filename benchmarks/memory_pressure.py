@@ -36,7 +36,7 @@ from adapmoe import LLM
 from adapmoe.machine.procfs import KernelTree
 from adapmoe.units import format_bytes, parse_memory
 from benchmarks.cgroup import MemoryCgroup, memory_cgroup
-from benchmarks.serve_load import Server, pieces, resident_mb
+from benchmarks.serve_load import Server, pieces, resident_mb, serving
 
 _CHUNK = 32 << 20  # bytes that the other process takes at a time
 
@@ -93,22 +93,6 @@ def other_process(size: int, group: MemoryCgroup | None, speed: float) -> Iterat
         process.communicate("")
     if process.returncode:
         raise ChildProcessError(f"the other process ended with {process.returncode}")
-
-
-@contextmanager
-def serving(pack: Path, options: list[str], group: MemoryCgroup | None) -> Iterator[Server]:
-    """A server of `pack`; must end with 0."""
-    command = [sys.executable, "-m", "adapmoe.serve", str(pack), "--port", "0", *options]
-    if group is not None:
-        command = group.command(command)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield Server(process, process.stdout.readline())
-    finally:
-        process.terminate()
-        if process.wait() != 0:
-            raise ChildProcessError(f"the server ended with {process.returncode}")
 
 
 def client(server: Server, expected: dict[str, str], tokens: int, seen: Seen, end: float) -> None:

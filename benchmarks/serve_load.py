@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import adapmoe
+from benchmarks.cgroup import MemoryCgroup
 
 _TEXT = Path(__file__).resolve().parents[1] / "tests" / "text" / "evaluation.txt"
 _SLOTS = 4
@@ -114,16 +115,22 @@ class Server:
 
 
 @contextmanager
-def serving(pack: Path, options: list[str]) -> Iterator[Server]:
-    """A server of `pack`, ended at the end."""
+def serving(pack: Path, options: list[str], group: MemoryCgroup | None = None) -> Iterator[Server]:
+    """A server of `pack`, perhaps in a memory group, ended at the end.
+
+    Raises ChildProcessError if it does not end with 0, such as one that was killed.
+    """
     command = [sys.executable, "-m", "adapmoe.serve", str(pack), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield Server(process, process.stdout.readline())
-    finally:
-        process.terminate()
-        process.wait()
+    if group is not None:
+        command = group.command(command)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Server(process, process.stdout.readline())
+        finally:
+            process.terminate()
+    if process.returncode:
+        raise ChildProcessError(f"the server ended with {process.returncode}")
 
 
 def resident_mb(pid: int) -> float:

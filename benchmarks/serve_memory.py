@@ -12,12 +12,8 @@ root and cgroup v1.
 import argparse
 import asyncio
 import json
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +27,7 @@ from adapmoe.planning.service_memory import SERVER_BYTES
 from adapmoe.serve.body import MAX_BRACKETS
 from adapmoe.units import parse_memory
 from benchmarks.cgroup import MemoryCgroup, memory_cgroup
-from benchmarks.serve_load import Server, load, pieces
+from benchmarks.serve_load import Server, load, pieces, serving
 
 _SLOTS = 4
 _MB = 1e6
@@ -158,18 +154,6 @@ def burst(server: Server, path: str, body: bytes) -> str:
     for sender in senders:
         sender.join()
     return ", ".join(f"{statuses.count(one)} x {one}" for one in sorted(set(statuses)))
-
-
-@contextmanager
-def serving(pack: Path, options: list[str], group: MemoryCgroup) -> Iterator[Server]:
-    """A server of `pack` in a group, ended at the end."""
-    command = [sys.executable, "-m", "adapmoe.serve", str(pack), "--port", "0", *options]
-    with subprocess.Popen(group.command(command), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield Server(process, process.stdout.readline())
-        finally:
-            process.terminate()
 
 
 def measure(pack: Path, memory: int, seconds: float) -> dict[str, Any]:
